@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_BASE_CTX_H
+#define BATON_BASE_CTX_H
+/* ctx.h - one rank's compute: the first argument of all that computes. */
+#include <stdint.h>
+#include "base/arena.h"
+#include "base/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ops;  /* kernels/ops.h */
+struct pool; /* base/pool.h   */
+
+struct ctx {
+    const struct ops *ops;    /* ops_ref, ops_ref64 or ops_cuda                                          */
+    struct pool      *pool;   /* host threads; NULL: the caller alone                                    */
+    struct arena     *work;   /* workspace of ops: taken and released inside one call                    */
+    void             *stream; /* cudaStream_t of the compute stream; NULL on the CPU                     */
+    enum dtype        real;   /* type of activations: F32 with ops_ref, F64 with ops_ref64               */
+    enum space        space;
+    uint64_t          seed;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_CHECKPOINTS_CHECKPOINT_H
+#define BATON_CHECKPOINTS_CHECKPOINT_H
+/* checkpoint.h - a run's state on disk: RUN/checkpoints/step-00000120/.
+ *
+ *   shard-00000-of-00001.safetensors   logical tensors under global names: "param/NAME", "adamw.m/NAME", "adamw.v/NAME"
+ *   manifest.json                      format, step, files with sizes and XXH3-128, tensors with global shape and the
+ *                                      piece each file holds, identity hash, data position, its own SHA-256
+ *   config.yaml                        the resolved configuration
+ * Written under step-N.tmp-<nonce>, every file synced, the folder synced, renamed, the parent synced: a reader sees all
+ * of it or nothing.  Reading trusts no name: it takes the newest folder whose manifest and sizes and sums hold, and says
+ * what it skipped and why.  An old checkpoint goes only after the new one has been read back and verified. */
+#include "base/file.h"
+#include "base/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct state_tensor {
+    char          name[160];
+    int64_t       global[4]; /* whole shape; trailing dims 1       */
+    int           n_dims;
+    int64_t       begin;     /* first row of dim 0 held here       */
+    struct tensor t;         /* the rows held here, packed         */
+};
+struct checkpoint_meta {
+    int64_t     step;     /* finished optimizer steps             */
+    int64_t     tokens;   /* trained on so far                    */
+    uint64_t    seed;
+    char        identity[65];  /* SHA-256 of the identity keys    */
+    const char *identity_text; /* those keys, "key: value" lines  */
+    const char *config;        /* resolved YAML                   */
+};
+/* keep: how many newest checkpoints stay (0: all).  On failure nothing of the new one stays and no old one is touched. */
+enum status checkpoint_save(const char *run_dir, const struct checkpoint_meta *meta, const struct state_tensor *list,
+                            int64_t n, int64_t keep);
+/* The newest valid checkpoint of a run (a run folder), or the one named (a step folder).  ERR_MISSING: none;
+ * skipped gets a line for each folder passed over. */
+enum status checkpoint_find(const char *run_or_step_dir, char path[PATH_BYTES], struct text *skipped);
+
+struct checkpoint; /* open, verified */
+enum status checkpoint_open(struct checkpoint **out, const char *path);
+void        checkpoint_close(struct checkpoint *c);
+const struct checkpoint_meta *checkpoint_about(const struct checkpoint *c);
+/* Every tensor of the list is found with its global shape and filled; types convert.  A name that is missing is an
+ * error that names it; with `all`, so is one that nobody asked for. */
+enum status checkpoint_read(const struct checkpoint *c, const struct state_tensor *list, int64_t n, bool all);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

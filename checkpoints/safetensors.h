@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_CHECKPOINTS_SAFETENSORS_H
+#define BATON_CHECKPOINTS_SAFETENSORS_H
+/* safetensors.h - the file format: u64 header bytes, a JSON header {name: {dtype, shape, data_offsets}}, then the data.
+ * A file is refused unless its header is at most 100,000,000 bytes, starts with '{', has no duplicate key, and its
+ * tensors cover the data exactly once, in order, to the end of the file; sizes are multiplied with overflow checks. */
+#include "base/file.h"
+#include "base/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct shard_entry {
+    const char *name;
+    enum dtype  dtype;
+    int         n_dims;
+    int64_t     shape[4]; /* at most 4 dims are taken; trailing dims 1 */
+    int64_t     begin, bytes; /* in the file */
+};
+struct shard_file {
+    char                path[PATH_BYTES];
+    struct file_map     map;
+    struct shard_entry *entry; /* sorted by name */
+    int64_t             n_entries;
+    void               *header; /* parsed JSON, owns the names */
+};
+enum status               shard_open(struct shard_file *f, const char *path);
+/* The header alone, for tools and fuzzing: checks bytes as if they were a file of that size. */
+enum status               shard_check(const char *where, const void *bytes, int64_t n);
+void                      shard_close(struct shard_file *f);
+const struct shard_entry *shard_find(const struct shard_file *f, const char *name); /* NULL: none */
+/* n elements from element `first` on, converted to `to` (F32 or F64 from F64, F32, BF16, F16; I32/I64 from integers). */
+enum status shard_read(const struct shard_file *f, const struct shard_entry *e, int64_t first, int64_t n, enum dtype to,
+                       void *out);
+
+/* Writing: all entries are known first; data streams in order, hashed on the way. */
+struct shard_writer;
+struct shard_item {
+    const char *name;
+    enum dtype  dtype;
+    int         n_dims;
+    int64_t     shape[4];
+    const void *data; /* packed, little-endian */
+};
+struct shard_sum {
+    int64_t bytes;
+    char    xxh3[33]; /* of the whole file */
+};
+/* Creates path (it must not exist), writes, syncs.  metadata: JSON object text of strings, or NULL. */
+enum status shard_write(const char *path, const struct shard_item *items, int64_t n, const char *metadata,
+                        struct shard_sum *sum);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_LINEAR_H
+#define BATON_KERNELS_LINEAR_H
+/* linear.h - matrix product with a weight stored (out, in).
+ *
+ *   forward    y = x w^T (+ b)               (y += when add)
+ *   backward   dx = dy w  (+= when dx_add)   dw += dy^T x     db += sum_t dy
+ *   shapes     T rows, I inputs, O outputs; x, y, dx, dy may have a pitch; w, dw too
+ *   types      all `real`
+ *   errors     ERR_ARG: shapes or types disagree
+ *   absent     b, db: no bias.  dx, dw: that gradient is not wanted
+ *   CPU        OpenBLAS on one thread, over a grid of tiles fixed by the shape: bits do not depend on the pool */
+#include <stdbool.h>
+#include "base/ctx.h"
+struct linear {
+    struct tensor x, w, b, y;     /* (T, I) (O, I) (O) in;  (T, O) out            */
+    struct tensor dy, dx, dw, db; /* (T, O) in;  (T, I) out;  (O, I) (O) +=       */
+    bool          add, dx_add;
+};
+#endif

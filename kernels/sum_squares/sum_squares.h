@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SUM_SQUARES_H
+#define BATON_KERNELS_SUM_SQUARES_H
+/* sum_squares.h - sum of squares in an order fixed by the length alone.
+ *
+ *   out += the squares of x summed in F64: ascending inside blocks of 4,096 elements, the blocks' sums in a binary tree
+ *          (pairs of neighbours, level by level, an odd one passes up)
+ *   shapes     n elements;  types x `real`, out (1) F64.   A value that is not finite makes out not finite
+ *   errors     ERR_ARG: shapes or types disagree */
+#include "base/ctx.h"
+#define SUM_SQUARES_BLOCK 4096
+struct sum_squares {
+    struct tensor x, out; /* (n) in;  (1) += */
+};
+#endif

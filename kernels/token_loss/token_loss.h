@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_TOKEN_LOSS_H
+#define BATON_KERNELS_TOKEN_LOSS_H
+/* token_loss.h - the loss of each token, in nats, and its sum.
+ *
+ *   forward    loss_t = lse_t - picked_t where target_t >= 0, else 0;    total += sum_t loss_t, ascending, F64
+ *   shapes     T tokens;  types targets I32, total (1) F64, the rest `real`
+ *   errors     ERR_ARG: shapes or types disagree
+ *   absent     loss: only the sum is wanted */
+#include "base/ctx.h"
+struct token_loss {
+    struct tensor lse, picked, targets; /* (T) each, in    */
+    struct tensor loss, total;          /* (T) out; (1) += */
+};
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_MODEL_MODEL_H
+#define BATON_MODEL_MODEL_H
+/* model.h - the stack: embedding, layers, final norm, head and loss, as single-device code. */
+#include "model/config.h"
+#include "model/seams.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The tokens of one micro-batch: targets -1 where there is none. */
+struct batch {
+    struct tensor ids, targets; /* (T) I32 */
+    struct shard  shard;
+};
+
+struct model {
+    const struct model_config *config;
+    struct layer              *layers;
+    int                        n_layers;
+    struct params              params;
+    int                        embedding, final_norm, head; /* parameter indices; tied: head == embedding */
+};
+enum status model_init(struct model *m, const struct model_config *config); /* layers and parameters, no memory for them */
+void        model_term(struct model *m);
+double      model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
+
+/* Memory of a pass, planned from T tokens in R ranges, then placed in one region. */
+struct activations {
+    struct saved *layers;   /* n_layers: the frame's slots and the mixer's                */
+    struct saved  ends;     /* embedding output, final norm, head tile                    */
+    char         *base;     /* the region                                                 */
+    int64_t       bytes, scratch_bytes, work_bytes;
+    int64_t       by_keep[N_KEEPS];
+    int64_t       tile;     /* rows of one head tile                                      */
+    bool          forward_only;
+};
+enum status activations_plan(struct activations *a, const struct model *m, struct ctx *c, int64_t n_tokens,
+                             int64_t n_ranges, bool forward_only);
+enum status activations_place(struct activations *a, struct arena *arena, int n_layers);
+void        activations_term(struct activations *a);
+
+/* What a pass gives beside gradients. */
+struct loss_out {
+    struct tensor scale;    /* (1) F64 in: 1 / valid targets of the step                    */
+    struct tensor total;    /* (1) F64 += sum of token losses, nats                         */
+    struct tensor per_token; /* (T) out, or absent                                          */
+    struct tensor logits;   /* (T, V) out, or absent: kept whole only by parity and sample  */
+};
+enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                          const struct loss_out *out);
+/* After model_forward of the same batch; gradients are +=.  The head runs forward and backward tile by tile inside
+ * model_forward when a backward follows, so that logits never exist whole. */
+enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_MODEL_PARAMS_H
+#define BATON_MODEL_PARAMS_H
+/* params.h - what the model learns: the single source for initialisation, optimizer, checkpoint and norm.
+ *
+ * A parameter that packs several matrices (z|x|B|C|dt, q|k|v, gate|up) lists them as sections of dim 0; files hold
+ * sections apart ("layers.0.in_proj.weight.z"), so that a split by heads never cuts through a pack. */
+#include <stdbool.h>
+#include "base/ctx.h"
+#include "base/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PARAM_NAME   96
+#define SECTIONS_MAX 8
+
+enum init {
+    INIT_ZERO,
+    INIT_ONE,
+    INIT_NORMAL,     /* N(0, std)                                            */
+    INIT_NORMAL_OUT, /* N(0, std / sqrt(2 L)): projections into the residual */
+    INIT_CONV,       /* U(-1, 1) / sqrt(K), K = the last dim                 */
+    INIT_CONV_BIAS,  /* U(-1, 1) / sqrt(init_scale): init_scale = K          */
+    INIT_A_LOG,      /* log U(1, 16)                                         */
+    INIT_DT_BIAS,    /* inverse softplus of a log-uniform dt in [1e-3, 0.1], at least 1e-4 */
+};
+enum param_kind { PARAM_TRAINED, PARAM_STATE };
+
+struct section {
+    const char *name;
+    int64_t     rows; /* of dim 0 */
+};
+struct param {
+    char            name[PARAM_NAME];
+    int64_t         shape[4]; /* trailing dims 1 */
+    int             n_dims;
+    int             n_sections; /* 0: not packed */
+    struct section  section[SECTIONS_MAX];
+    enum init       init;
+    double          init_scale;
+    bool            decay;    /* weight decay applies */
+    double          lr_scale; /* 1 unless set         */
+    enum param_kind kind;
+    int             n_uses;   /* gradients sum over uses */
+    struct tensor   w, g;     /* where they live, packed; set by the owner of the memory (seams need/done) */
+    struct tensor   m, v;     /* AdamW moments           */
+};
+struct params {
+    struct param *list;
+    int           n, room;
+    int64_t       n_elements;
+};
+
+/* A logical tensor: a section of a parameter, or the whole. */
+struct param_part {
+    char    name[PARAM_NAME + 24];
+    int64_t row_begin, rows; /* of dim 0 */
+};
+
+/* Copy p into the list (name already final) and give its index. */
+enum status param_add(struct params *ps, const struct param *p, int *index);
+int         param_find(const struct params *ps, const char *name); /* -1: none */
+int         param_parts(const struct param *p);                    /* n_sections, or 1 */
+void        param_part(const struct param *p, int i, struct param_part *out);
+int64_t     param_count(const struct param *p);
+/* Fill w from (seed, name, element): independent of order and of sharding.  n_layers is the L of INIT_NORMAL_OUT. */
+void param_init(struct param *p, uint64_t seed, double std, int n_layers);
+void params_term(struct params *ps);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
