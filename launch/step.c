@@ -78,6 +78,7 @@ static enum status update(struct trainer *t) {
 enum status train_step(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double begin = prof_seconds();
+    const int64_t allocations = mem_stats().n_calls;
     int64_t valid = 0;
     prof_begin("step");
     *r = (struct step_report){.step = t->step + 1, .mfu = NAN};

@@ -24,21 +24,24 @@ static enum status place_tokens(struct trainer *t) {
     return OK;
 }
 
+struct runner_spec trainer_spec(const struct config *c) {
+    return (struct runner_spec){.precision = c->train.precision,
+                                .threads = c->train.threads,
+                                .n_sequences = c->train.micro_batch,
+                                .tokens = c->train.tokens_per_sequence,
+                                .tile = c->train.head_tile,
+                                .training = true};
+}
+
 enum status trainer_open(struct trainer *t, const struct config *c, const int *stop) {
     enum status st = OK;
-    *t = (struct trainer){.config = c, .saved_step = -1};
+    *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
     t->n_micro = c->train.sequences_per_step / c->train.micro_batch;
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
     TRY_OUT(place_tokens(t));
-    TRY_OUT(runner_init(&t->run, &c->model,
-                        &(struct runner_spec){.precision = c->train.precision,
-                                              .threads = c->train.threads,
-                                              .n_sequences = c->train.micro_batch,
-                                              .tokens = c->train.tokens_per_sequence,
-                                              .tile = c->train.head_tile,
-                                              .training = true},
-                        false));
+    const struct runner_spec spec = trainer_spec(c);
+    TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
     runner_init_params(&t->run, (uint64_t)c->run.seed);
     t->run.step.stop = stop;
     t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
@@ -54,6 +57,7 @@ void trainer_close(struct trainer *t) {
     stream_close(t->valid);
     arena_term(&t->tokens);
     mem_free(t->state);
+    text_term(&t->identity_diff);
     runner_term(&t->run);
     *t = (struct trainer){0};
 }
@@ -63,9 +67,6 @@ static bool due(int64_t step, int64_t every, int64_t last) { return step == last
 /* A save that fails costs nothing but itself: the older checkpoints stay and training goes on. */
 static void save_or_warn(struct trainer *t) {
     if (trainer_save(t) == OK) return;
-    report_note(t->report,
-                "warning: step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on",
-                t->step, status_text());
     log_warn("step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on", t->step,
              status_text());
     status_clear();

@@ -10,6 +10,7 @@
 
 struct trainer {
     const struct config *config;
+    const char *run_dir; /* where checkpoints go: run.dir, or a fork of it */
     struct runner run;
     struct stream *train, *valid;
     struct arena tokens; /* of one whole step, so that its valid targets are known before it */
@@ -22,6 +23,7 @@ struct trainer {
     double flops;               /* of one trained token                                          */
     struct state_tensor *state; /* what a checkpoint holds                                       */
     int64_t n_state;
+    struct text identity_diff; /* of the checkpoint that was restored, where it may differ */
     struct report *report;
 };
 
@@ -34,9 +36,10 @@ enum status train_validate(struct trainer *t, double *loss);
 enum status trainer_list_state(struct trainer *t);
 enum status trainer_save(struct trainer *t);
 /* The newest valid checkpoint of run_dir becomes the state.  ERR_MISSING: there is none.  ERR_CONFIG: its identity
- * differs, with the keys that do. */
+ * differs, with the keys that do.  Identity may differ for a fork: the state is read, nothing of run_dir is touched. */
 enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ);
 
+struct runner_spec trainer_spec(const struct config *c);
 enum status trainer_open(struct trainer *t, const struct config *c, const int *stop);
 /* Steps until config.train.steps or a stop; reports, validates and saves on the way. */
 enum status trainer_run(struct trainer *t);

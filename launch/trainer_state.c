@@ -40,21 +40,22 @@ enum status trainer_save(struct trainer *t) {
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
     TRY(report_sync(t->report));
-    TRY(checkpoint_save(c->run.dir, &meta, t->state, t->n_state, c->checkpoint.keep));
+    TRY(checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep));
     t->saved_step = t->step;
     return OK;
 }
 
-static enum status check_identity(const struct trainer *t, const struct checkpoint_meta *about, const char *path) {
-    struct text diff = {0};
+/* A difference is an error, or what a fork records. */
+static enum status check_identity(struct trainer *t, const struct checkpoint_meta *about, const char *path,
+                                  bool may_differ) {
     if (!strcmp(about->identity, t->config->identity_hash)) return OK;
-    TRY(config_identity_diff(t->config->identity.s, about->identity_text, &diff));
-    const enum status st = status_fail(ERR_CONFIG, __FILE__, __LINE__,
-                                       "%s was made by another run:\n%sGive this run a folder of its own with "
-                                       "run.dir=..., or start a new run from that checkpoint with --fork",
-                                       path, diff.s ? diff.s : "");
-    text_term(&diff);
-    return st;
+    text_term(&t->identity_diff);
+    TRY(config_identity_diff(t->config->identity.s, about->identity_text, &t->identity_diff));
+    FAIL_UNLESS(may_differ, ERR_CONFIG,
+                "%s was made by another run:\n%sGive this run a folder of its own with run.dir=..., or start a new run "
+                "from that checkpoint with --fork",
+                path, t->identity_diff.s ? t->identity_diff.s : "");
+    return OK;
 }
 
 enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ) {
@@ -67,7 +68,7 @@ enum status trainer_restore(struct trainer *t, const char *run_dir, bool identit
     if (st != OK) goto out;
     TRY_OUT(checkpoint_open(&c, path));
     const struct checkpoint_meta *about = checkpoint_about(c);
-    if (!identity_may_differ) TRY_OUT(check_identity(t, about, path));
+    TRY_OUT(check_identity(t, about, path, identity_may_differ));
     TRY_OUT(checkpoint_read(c, t->state, t->n_state, true));
     t->step = about->step;
     t->saved_step = about->step;
