@@ -44,6 +44,7 @@ enum status REF(rmsnorm_fwd)(struct ctx *c, const struct rmsnorm *a) {
 static void backward_rows(void *arg, int64_t item, int worker) {
     const struct rmsnorm_job *j = arg;
     const int64_t D = j->D;
+    const bool add = j->a->dx_add;
     const real *restrict w = j->a->w.data;
     double *restrict line = j->lines ? j->lines + item * D : NULL;
     (void)worker;
@@ -55,12 +56,10 @@ static void backward_rows(void *arg, int64_t item, int worker) {
         const real r = *row(j->a->r, t);
         const double gx = w ? sum_triples(dy, w, x, D) : sum_products(dy, x, D);
         const real pull = (real)(gx / (double)D * (double)r * (double)r);
-        const real keep = j->a->dx_add ? 1 : 0;
-        if (!j->a->dx_add) memset(dx, 0, (size_t)D * sizeof(real)); /* a NaN of an output not yet written times 0 */
-        if (w)
-            for (int64_t d = 0; d < D; d++) dx[d] = keep * dx[d] + r * (dy[d] * w[d] - x[d] * pull);
-        else
-            for (int64_t d = 0; d < D; d++) dx[d] = keep * dx[d] + r * (dy[d] - x[d] * pull);
+        for (int64_t d = 0; d < D; d++) { /* the two conditions leave the loop: four loops that vectorise */
+            const real v = r * ((w ? dy[d] * w[d] : dy[d]) - x[d] * pull);
+            dx[d] = add ? dx[d] + v : v;
+        }
         if (line)
             for (int64_t d = 0; d < D; d++) line[d] += (double)(dy[d] * x[d] * r);
     }
