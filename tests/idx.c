@@ -39,13 +39,13 @@ static void good_index(unsigned char p[GOOD_BYTES], int type, int size) {
 static void test_types(void) {
     static const struct {
         const char *why;
-        int         code, size;
+        int code, size;
     } cases[] = {{"u8", 1, 1}, {"i8", 2, 1}, {"i16", 3, 2}, {"i32", 4, 4}, {"i64", 5, 8}, {"u16", 8, 2}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        unsigned char     idx[GOOD_BYTES], bin[5 * 8];
+        unsigned char idx[GOOD_BYTES], bin[5 * 8];
         struct token_file f;
-        char              prefix[PATH_BYTES];
-        int32_t           got[3];
+        char prefix[PATH_BYTES];
+        int32_t got[3];
         good_index(idx, cases[c].code, cases[c].size);
         for (int i = 0; i < 5; i++) put(bin + i * cases[c].size, 101 + i, cases[c].size);
         save("t.idx", idx, sizeof idx);
@@ -57,21 +57,24 @@ static void test_types(void) {
         MUST(token_file_read(&f, 0, 1, 1, 128, got));
         CHECK(got[0] == 102, "%s: token %d instead of 102", cases[c].why, got[0]);
         MUST(token_file_read(&f, 1, 0, 3, 128, got));
-        CHECK(got[0] == 103 && got[2] == 105, "%s: tokens %d to %d instead of 103 to 105", cases[c].why, got[0], got[2]);
-        CHECK(token_file_read(&f, 1, 0, 3, 105, got) == ERR_DATA, "%s: the token 105 in a vocabulary of 105", cases[c].why);
-        CHECK(strstr(status_text(), "document 1") && strstr(status_text(), "position 2") && strstr(status_text(), "105"),
+        CHECK(got[0] == 103 && got[2] == 105, "%s: tokens %d to %d instead of 103 to 105", cases[c].why, got[0],
+              got[2]);
+        CHECK(token_file_read(&f, 1, 0, 3, 105, got) == ERR_DATA, "%s: the token 105 in a vocabulary of 105",
+              cases[c].why);
+        CHECK(strstr(status_text(), "document 1") && strstr(status_text(), "position 2") &&
+                  strstr(status_text(), "105"),
               "%s: the text does not say where: %s", cases[c].why, status_text());
         token_file_close(&f);
     }
 }
 
 static void test_negative_and_wide(void) {
-    unsigned char     idx[GOOD_BYTES];
-    const int64_t     wide[5] = {1, INT64_C(1) << 32, 0, 0, 0};
-    const int32_t     negative[5] = {-1, 0, 0, 0, 0};
+    unsigned char idx[GOOD_BYTES];
+    const int64_t wide[5] = {1, INT64_C(1) << 32, 0, 0, 0};
+    const int32_t negative[5] = {-1, 0, 0, 0, 0};
     struct token_file f;
-    char              prefix[PATH_BYTES];
-    int32_t           got[2];
+    char prefix[PATH_BYTES];
+    int32_t got[2];
     path_of(prefix, "t");
     good_index(idx, 5, 8);
     save("t.idx", idx, sizeof idx);
@@ -90,8 +93,8 @@ static void test_negative_and_wide(void) {
 static void test_malformed(void) {
     static const struct {
         const char *why;
-        int         at, bytes;
-        int64_t     value;
+        int at, bytes;
+        int64_t value;
         const char *says;
     } cases[] = {
         {"another magic", 0, 1, 'X', "MMIDIDX"},
@@ -116,30 +119,30 @@ static void test_malformed(void) {
         {"documents that end early", AT_STARTS + 16, 8, 2, "end at entry 2"},
     };
     const uint16_t bin[5] = {1, 2, 3, 4, 5};
-    char           prefix[PATH_BYTES];
+    char prefix[PATH_BYTES];
     path_of(prefix, "t");
     save("t.bin", bin, sizeof bin);
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        unsigned char     idx[GOOD_BYTES];
+        unsigned char idx[GOOD_BYTES];
         struct token_file f;
         good_index(idx, 8, 2);
         put(idx + cases[c].at, cases[c].value, cases[c].bytes);
         save("t.idx", idx, sizeof idx);
         const enum status st = token_file_open(&f, prefix);
         CHECK(st == ERR_DATA, "%s: %s", cases[c].why, status_name(st));
-        CHECK(strstr(status_text(), cases[c].says) && strstr(status_text(), prefix), "%s: the text is: %s", cases[c].why,
-              status_text());
+        CHECK(strstr(status_text(), cases[c].says) && strstr(status_text(), prefix), "%s: the text is: %s",
+              cases[c].why, status_text());
         if (st == OK) token_file_close(&f);
     }
 }
 
 /* Cut at every length: refused each time, and nothing behind the end is read (the sanitizers watch). */
 static void test_cut_off(void) {
-    unsigned char  idx[GOOD_BYTES];
+    unsigned char idx[GOOD_BYTES];
     const uint16_t bin[6] = {1, 2, 3, 4, 5, 6};
     for (int n = 0; n < GOOD_BYTES; n++) {
         struct token_file f = {.prefix = "cut"};
-        void             *exact = NULL;
+        void *exact = NULL;
         good_index(idx, 8, 2);
         MUST(mem_take(n, &exact));
         memcpy(exact, idx, (size_t)n);
@@ -156,7 +159,7 @@ static void test_cut_off(void) {
 
 static void test_missing(void) {
     struct token_file f;
-    char              prefix[PATH_BYTES];
+    char prefix[PATH_BYTES];
     path_of(prefix, "nothing");
     CHECK(token_file_open(&f, prefix) == ERR_MISSING && strstr(status_text(), "baton prepare"), "%s", status_text());
     unsigned char idx[GOOD_BYTES];
@@ -173,9 +176,9 @@ static bool there(const char *name) {
 
 static void test_written(int64_t vocab, enum dtype wanted) {
     struct token_writer *w = NULL;
-    struct token_file    f;
-    char                 prefix[PATH_BYTES];
-    static int32_t       tokens[10000], got[10000];
+    struct token_file f;
+    char prefix[PATH_BYTES];
+    static int32_t tokens[10000], got[10000];
     for (int i = 0; i < 10000; i++) tokens[i] = (int32_t)((uint32_t)i * 7919u % (uint32_t)vocab);
     tokens[9999] = (int32_t)vocab - 1;
     path_of(prefix, "w");
@@ -204,8 +207,8 @@ static void test_written(int64_t vocab, enum dtype wanted) {
 
 static void test_dropped(void) {
     struct token_writer *w = NULL;
-    char                 prefix[PATH_BYTES];
-    const int32_t        token = 7;
+    char prefix[PATH_BYTES];
+    const int32_t token = 7;
     path_of(prefix, "d");
     MUST(token_writer_open(&w, prefix, 256));
     MUST(token_writer_add(w, &token, 1));
@@ -218,7 +221,7 @@ static void test_dropped(void) {
 
 /* Every allocation fails once: an error, no file under a final name, and the next try succeeds. */
 static void test_memory(void) {
-    char          prefix[PATH_BYTES];
+    char prefix[PATH_BYTES];
     const int32_t token = 7;
     path_of(prefix, "m");
     for (int64_t k = 1;; k++) {
