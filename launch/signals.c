@@ -3,7 +3,7 @@
 #include "launch/signals.h"
 #include <errno.h>
 #include <signal.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 
 static const struct {
@@ -13,19 +13,19 @@ static const struct {
 enum { N_WATCHED = sizeof watched / sizeof *watched };
 
 /* A handler reaches nothing but globals, and only lock-free atomics are safe in one. */
-static _Atomic int flag;
+static int flag;
 static struct sigaction before[N_WATCHED];
 static int n_installed;
-_Static_assert(ATOMIC_INT_LOCK_FREE == 2, "the flag of a signal handler must be lock-free");
+_Static_assert(__atomic_always_lock_free(sizeof flag, 0), "the flag of a signal handler must be lock-free");
 
 static void note(int number) {
     int none = 0;
-    atomic_compare_exchange_strong(&flag, &none, number);
+    __atomic_compare_exchange_n(&flag, &none, number, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 enum status signals_init(void) {
     ASSERT(n_installed == 0);
-    atomic_store(&flag, 0);
+    __atomic_store_n(&flag, 0, __ATOMIC_RELAXED);
     struct sigaction act = {.sa_handler = note, .sa_flags = SA_RESTART};
     sigemptyset(&act.sa_mask);
     for (int i = 0; i < N_WATCHED; i++) {
@@ -44,10 +44,10 @@ void signals_term(void) {
         n_installed--;
         ASSERT(sigaction(watched[n_installed].number, &before[n_installed], NULL) == 0);
     }
-    atomic_store(&flag, 0);
+    __atomic_store_n(&flag, 0, __ATOMIC_RELAXED);
 }
 
-_Atomic int *signals_flag(void) { return &flag; }
+const int *signals_flag(void) { return &flag; }
 
 const char *signals_name(int number) {
     for (int i = 0; i < N_WATCHED; i++)

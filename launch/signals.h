@@ -10,8 +10,9 @@
 #include "base/status.h"
 
 enum status signals_init(void);
-void signals_term(void);         /* the handlers that were there before; the flag is cleared */
-_Atomic int *signals_flag(void); /* 0, or the number of the first signal */
+void signals_term(void); /* the handlers that were there before; the flag is cleared */
+/* 0, or the number of the first signal; read it atomically: a handler may write it at any time. */
+const int *signals_flag(void);
 const char *signals_name(int number);
 
 #endif
