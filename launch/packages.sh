@@ -6,22 +6,24 @@ packages_build="gcc libc6-dev cmake ninja-build pkg-config libyaml-dev libjansso
 # Headers as C++, the fuzzers and the formatter.
 packages_test="g++ clang-14 libclang-rt-14-dev clang-format-14"
 
-# need_packages NAME...: installs what is missing through apt-get, as root or with sudo.
+# as_root COMMAND...: as root or with sudo.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else echo "this needs root: $*" >&2; return 1
+    fi
+}
+
+apt_update() { as_root apt-get update -qq; }
+
+# need_packages NAME...: installs what is missing through apt-get.
 need_packages() {
-    local name missing=() root=()
+    local name missing=()
     for name in "$@"; do
         dpkg-query -W -f '${Status}\n' "$name" 2>/dev/null | grep -q ' installed$' || missing+=("$name")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || {
-            echo "missing packages; as root: apt-get install --no-install-recommends ${missing[*]}" >&2
-            return 1
-        }
-        root=(sudo)
-    fi
     echo "== installing ${missing[*]}"
-    "${root[@]}" apt-get update -qq &&
-        "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
-            >/dev/null
+    apt_update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
