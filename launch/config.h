@@ -73,10 +73,9 @@ struct config_source {
 };
 enum status config_read(struct config *c, const struct config_source *from, struct text *errors);
 void config_term(struct config *c);
-/* ERR_CONFIG names what of a valid configuration does not run yet, and what to set instead: more than one rank, bf16 on
- * the CPU, f64 on a GPU. */
-enum status config_check_runnable(const struct config *c, bool cuda);
-/* The exact stack, and a line for each symbol of the table. */
+/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: more than one rank, bf16. */
+enum status config_check_runnable(const struct config *c);
+/* The exact stack and what each symbol means, for people. */
 enum status config_print_stack(const struct config *c, struct text *out);
 /* Keys, types, defaults and help of every section, for --help. */
 enum status config_help(struct text *out);
