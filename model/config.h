@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_MODEL_CONFIG_H
 #define BATON_MODEL_CONFIG_H
-/* config.h - the model a configuration describes: sizes, and a layer schedule with a table of what each symbol means. */
+/* config.h - the model a configuration describes: sizes, and a layer schedule with a table of what each symbol means.
+ */
 #include "base/field.h"
 #include "model/layer.h"
 
@@ -13,22 +14,26 @@ extern "C" {
 #define LAYERS_MAX  1024
 
 struct layer_symbol {
-    char                     symbol;
+    char symbol;
     const struct mixer_kind *kind;
-    void                    *config; /* kind->config_bytes, owned */
+    void *config; /* kind->config_bytes, owned */
 };
 struct model_config {
     int64_t width, vocab;
-    bool    tied;             /* one matrix for embedding and head                         */
-    double  norm_eps, init_std;
-    char   *pattern;          /* the stack, one symbol a layer, short forms resolved; owned */
-    int     n_symbols;
+    bool tied; /* one matrix for embedding and head                         */
+    double norm_eps, init_std;
+    char *pattern; /* the stack, one symbol a layer, short forms resolved; owned */
+    int n_symbols;
     struct layer_symbol symbol[SYMBOLS_MAX];
 };
 extern const struct field model_fields[]; /* width, vocab, tied, norm_eps, init_std: the scalar keys under `model` */
 
+/* A symbol is a printable ASCII character, but none of: space, | (a pipeline cut) and / (multi-token prediction), both
+ * of the notation and not supported yet, . and = (they would make overrides ambiguous). */
+bool symbol_allowed(char symbol);
+
 const struct layer_symbol *model_config_symbol(const struct model_config *c, char symbol);
-void                       model_config_term(struct model_config *c);
+void model_config_term(struct model_config *c);
 
 /* One mixer + feed-forward pair of the ratio form: with 1/n, pair i has the rarer symbol where i mod n is n/2 (rounded
  * down) for attention and n - 1 for experts.  Symbols are the table's first of each kind. */

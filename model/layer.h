@@ -21,21 +21,21 @@ struct plan;
 /* This rank's tokens in one micro-batch.  A range is a stretch of consecutive tokens of one sequence; rows of all
  * ranges follow each other.  pos counts tokens since the document's start (or the sequence's, if later). */
 struct shard {
-    int64_t        n_tokens; /* T */
-    int64_t        n_ranges; /* R */
-    struct tensor  range;    /* (R + 1) I64: row where each begins; the last is T */
-    struct tensor  pos;      /* (T) I64                                           */
-    struct tensor  keys;     /* (R, 2) I64: keys each range sees when attention is local: its own rows */
+    int64_t n_tokens;    /* T */
+    int64_t n_ranges;    /* R */
+    struct tensor range; /* (R + 1) I64: row where each begins; the last is T */
+    struct tensor pos;   /* (T) I64                                           */
+    struct tensor keys;  /* (R, 2) I64: keys each range sees when attention is local: its own rows */
     const int64_t *range_host;
 };
 
 struct flow {
-    struct tensor       x;  /* (T, D) residual stream entering the layer          */
-    struct tensor       h;  /* (T, D) its norm: the mixer's input                 */
-    struct tensor       y;  /* (T, D) the mixer's output                          */
-    struct tensor       dx; /* (T, D) gradient of the residual stream, in place   */
-    struct tensor       dy; /* (T, D) gradient of y: a view of dx, read only      */
-    struct tensor       dh; /* (T, D) gradient of h, written by the mixer         */
+    struct tensor x;  /* (T, D) residual stream entering the layer          */
+    struct tensor h;  /* (T, D) its norm: the mixer's input                 */
+    struct tensor y;  /* (T, D) the mixer's output                          */
+    struct tensor dx; /* (T, D) gradient of the residual stream, in place   */
+    struct tensor dy; /* (T, D) gradient of y: a view of dx, read only      */
+    struct tensor dh; /* (T, D) gradient of h, written by the mixer         */
     const struct shard *shard;
 };
 
@@ -43,29 +43,29 @@ struct flow {
 enum keep { KEEP_INPUT, KEEP_GEMM, KEEP_CHEAP, KEEP_BOUNDARY, KEEP_SCRATCH, N_KEEPS };
 #define SAVED_MAX 40
 struct saved_slot {
-    const char   *name;
-    enum keep     tag;
-    int64_t       offset; /* bytes, in the layer's region or, for SCRATCH, in the shared scratch */
-    struct tensor t;      /* data set once memory exists                                         */
+    const char *name;
+    enum keep tag;
+    int64_t offset;  /* bytes, in the layer's region or, for SCRATCH, in the shared scratch */
+    struct tensor t; /* data set once memory exists                                         */
 };
 struct saved {
     struct saved_slot slot[SAVED_MAX]; /* absent slots have rows = 0 */
-    int64_t           bytes[N_KEEPS];
+    int64_t bytes[N_KEEPS];
 };
 
 struct step {
-    struct ctx          *ctx;
-    const struct seams  *seams;
-    void                *seams_state;
-    struct params       *params;
-    bool                 forward_only; /* no backward follows */
-    _Atomic int         *stop;         /* polled between layers; not NULL and not 0: ERR_STOPPED */
+    struct ctx *ctx;
+    const struct seams *seams;
+    void *seams_state;
+    struct params *params;
+    bool forward_only; /* no backward follows */
+    const int *stop;   /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
 };
 
 struct mixer_kind {
-    const char         *name;
-    const struct field *fields;       /* keys beside `kind` in the layer table */
-    size_t              config_bytes; /* sizeof the struct the fields fill     */
+    const char *name;
+    const struct field *fields; /* keys beside `kind` in the layer table */
+    size_t config_bytes;        /* sizeof the struct the fields fill     */
     /* ERR_CONFIG with the reason alone, if the values do not go together. */
     enum status (*check)(const void *config, int64_t width);
     enum status (*declare)(struct layer *l, struct params *ps);
@@ -76,18 +76,18 @@ struct mixer_kind {
     double (*flops)(const struct layer *l, int64_t tokens_per_sequence);
 };
 extern const struct mixer_kind *const mixer_kinds[]; /* ends with NULL */
-const struct mixer_kind              *mixer_kind_find(const char *name);
+const struct mixer_kind *mixer_kind_find(const char *name);
 
 #define LAYER_PARAMS 12
 struct layer {
-    int                      index; /* position in the stack */
-    char                     symbol;
+    int index; /* position in the stack */
+    char symbol;
     const struct mixer_kind *kind;
-    const void              *config;
-    int64_t                  width; /* D */
-    double                   norm_eps;
-    int                      norm;                /* parameter index of the norm's weight          */
-    int                      param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
+    const void *config;
+    int64_t width; /* D */
+    double norm_eps;
+    int norm;                /* parameter index of the norm's weight          */
+    int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };
 
 /* Declaring: the name gets the prefix "layers.<index>.". */
@@ -98,15 +98,16 @@ struct tensor layer_g(const struct step *s, const struct layer *l, int slot);
 
 /* Planning: called once a layer, before memory exists. */
 struct plan {
-    struct ctx   *ctx;
-    int64_t       n_tokens, n_ranges; /* of one micro-batch on this rank */
-    bool          forward_only;
-    struct saved *saved;              /* being filled                    */
-    int64_t       work;               /* most ctx->work any op takes     */
+    struct ctx *ctx;
+    const struct step *step;    /* its params have shapes, no data */
+    const struct flow *flow;    /* shapes, no data                 */
+    int64_t n_tokens, n_ranges; /* of one micro-batch on this rank */
+    struct saved *saved;        /* being filled                   */
+    int64_t work;               /* most ctx->work any op takes    */
 };
-void    plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
-                  int64_t d3);
-void    plan_work(struct plan *p, int64_t bytes);
+void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
+               int64_t d3);
+void plan_work(struct plan *p, int64_t bytes);
 int64_t plan_chunks(const struct plan *p, int64_t chunk); /* most chunks that R ranges of T tokens can make */
 
 #ifdef __cplusplus

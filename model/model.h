@@ -12,41 +12,47 @@ extern "C" {
 /* The tokens of one micro-batch: targets -1 where there is none. */
 struct batch {
     struct tensor ids, targets; /* (T) I32 */
-    struct shard  shard;
+    struct shard shard;
 };
 
 struct model {
     const struct model_config *config;
-    struct layer              *layers;
-    int                        n_layers;
-    struct params              params;
-    int                        embedding, final_norm, head; /* parameter indices; tied: head == embedding */
+    struct layer *layers;
+    int n_layers;
+    struct params params;
+    int embedding, final_norm, head; /* parameter indices; tied: head == embedding */
 };
-enum status model_init(struct model *m, const struct model_config *config); /* layers and parameters, no memory for them */
-void        model_term(struct model *m);
-double      model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
+enum status model_init(struct model *m,
+                       const struct model_config *config); /* layers and parameters, no memory for them */
+void model_term(struct model *m);
+double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
 
-/* Memory of a pass, planned from T tokens in R ranges, then placed in one region. */
-struct activations {
-    struct saved *layers;   /* n_layers: the frame's slots and the mixer's                */
-    struct saved  ends;     /* embedding output, final norm, head tile                    */
-    char         *base;     /* the region                                                 */
-    int64_t       bytes, scratch_bytes, work_bytes;
-    int64_t       by_keep[N_KEEPS];
-    int64_t       tile;     /* rows of one head tile                                      */
-    bool          forward_only;
+/* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
+struct plan_size {
+    int64_t n_tokens, n_ranges;
+    int64_t tile;      /* rows of one tile of head and loss                                 */
+    bool forward_only; /* no backward follows: all layers lie over each other               */
 };
-enum status activations_plan(struct activations *a, const struct model *m, struct ctx *c, int64_t n_tokens,
-                             int64_t n_ranges, bool forward_only);
-enum status activations_place(struct activations *a, struct arena *arena, int n_layers);
-void        activations_term(struct activations *a);
+struct activations {
+    struct saved *layers; /* n_layers                                                          */
+    struct saved ends;    /* final x, its norm, what all layers share, one head tile           */
+    int n_layers;
+    int64_t bytes, scratch_bytes, work_bytes; /* work: what ctx->work must hold          */
+    int64_t layer_bytes;                      /* forward_only: the region layers share   */
+    int64_t by_keep[N_KEEPS];
+    int64_t tile;
+    bool forward_only;
+};
+enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size);
+enum status activations_place(struct activations *a, struct arena *arena); /* takes bytes + scratch_bytes */
+void activations_term(struct activations *a);
 
 /* What a pass gives beside gradients. */
 struct loss_out {
-    struct tensor scale;    /* (1) F64 in: 1 / valid targets of the step                    */
-    struct tensor total;    /* (1) F64 += sum of token losses, nats                         */
+    struct tensor scale;     /* (1) F64 in: 1 / valid targets of the step                    */
+    struct tensor total;     /* (1) F64 += sum of token losses, nats                         */
     struct tensor per_token; /* (T) out, or absent                                          */
-    struct tensor logits;   /* (T, V) out, or absent: kept whole only by parity and sample  */
+    struct tensor logits;    /* (T, V) out, or absent: kept whole only by parity and sample  */
 };
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                           const struct loss_out *out);

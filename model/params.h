@@ -30,41 +30,43 @@ enum param_kind { PARAM_TRAINED, PARAM_STATE };
 
 struct section {
     const char *name;
-    int64_t     rows; /* of dim 0 */
+    int64_t rows; /* of dim 0 */
 };
 struct param {
-    char            name[PARAM_NAME];
-    int64_t         shape[4]; /* trailing dims 1 */
-    int             n_dims;
-    int             n_sections; /* 0: not packed */
-    struct section  section[SECTIONS_MAX];
-    enum init       init;
-    double          init_scale;
-    bool            decay;    /* weight decay applies */
-    double          lr_scale; /* 1 unless set         */
+    char name[PARAM_NAME];
+    int64_t shape[4]; /* trailing dims 1 */
+    int n_dims;
+    int n_sections; /* 0: not packed */
+    struct section section[SECTIONS_MAX];
+    enum init init;
+    double init_scale;
+    bool decay;      /* weight decay applies */
+    double lr_scale; /* 1 unless set         */
     enum param_kind kind;
-    int             n_uses;   /* gradients sum over uses */
-    struct tensor   w, g;     /* where they live, packed; set by the owner of the memory (seams need/done) */
-    struct tensor   m, v;     /* AdamW moments           */
+    int n_uses;         /* gradients sum over uses */
+    struct tensor w, g; /* where they live, packed; set by the owner of the memory (seams need/done) */
+    struct tensor m, v; /* AdamW moments           */
 };
 struct params {
     struct param *list;
-    int           n, room;
-    int64_t       n_elements;
+    int n, room;
+    int64_t n_elements;
 };
 
 /* A logical tensor: a section of a parameter, or the whole. */
 struct param_part {
-    char    name[PARAM_NAME + 24];
+    char name[PARAM_NAME + 24];
     int64_t row_begin, rows; /* of dim 0 */
 };
 
 /* Copy p into the list (name already final) and give its index. */
 enum status param_add(struct params *ps, const struct param *p, int *index);
-int         param_find(const struct params *ps, const char *name); /* -1: none */
-int         param_parts(const struct param *p);                    /* n_sections, or 1 */
-void        param_part(const struct param *p, int i, struct param_part *out);
-int64_t     param_count(const struct param *p);
+int param_find(const struct params *ps, const char *name); /* -1: none */
+int param_parts(const struct param *p);                    /* n_sections, or 1 */
+void param_part(const struct param *p, int i, struct param_part *out);
+int64_t param_count(const struct param *p);
+/* Give w, g, m, v their shapes, of type real, without data. */
+void params_shape(struct params *ps, enum dtype real, enum space space);
 /* Fill w from (seed, name, element): independent of order and of sharding.  n_layers is the L of INIT_NORMAL_OUT. */
 void param_init(struct param *p, uint64_t seed, double std, int n_layers);
 void params_term(struct params *ps);

@@ -23,14 +23,14 @@ enum carry_to { CARRY_FORWARD, CARRY_BACKWARD };
 struct carry {
     enum carry_op op;
     enum carry_to to;
-    int           id;      /* which carry of this layer, from 0: the place cached state is kept under */
+    int id; /* which carry of this layer, from 0: the place cached state is kept under */
     struct tensor decay, state, entering;
 };
 
 /* The keys a layer's queries may see: its own rows k, v, after those of earlier ranges.  all_k, all_v, keys (R, 2) come
  * back as attention.h wants them; window bounds what is needed. */
 struct visible {
-    int64_t       window; /* 0: all */
+    int64_t window; /* 0: all */
     struct tensor k, v;
     struct tensor all_k, all_v, keys;
     struct tensor dall_k, dall_v, dk, dv; /* backward: gradients of all keys go back to their owners' dk, dv */
@@ -63,8 +63,8 @@ extern const struct seams seams_cached;
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;
 enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max);
-void        seams_cache_clear(struct seams_cache *c); /* a new sequence begins */
-void        seams_cache_term(struct seams_cache *c);
+void seams_cache_clear(struct seams_cache *c); /* a new sequence begins */
+void seams_cache_term(struct seams_cache *c);
 
 #ifdef __cplusplus
 }

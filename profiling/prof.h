@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_PROFILING_PROF_H
 #define BATON_PROFILING_PROF_H
-/* prof.h - named ranges around steps, layers, ops and seams: NVTX ranges in the domain "baton" where built with the CUDA
- * Toolkit, nothing elsewhere; and the clock. */
+/* prof.h - named ranges around steps, layers, ops and seams: NVTX ranges in the domain "baton" where built with the
+ * CUDA Toolkit, nothing elsewhere; and the clock. */
 #include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-void   prof_begin(const char *name); /* ranges nest; name must outlive the range */
-void   prof_end(void);
+void prof_begin(const char *name); /* ranges nest; name must outlive the range */
+void prof_end(void);
 double prof_seconds(void); /* monotonic */
 
 #ifdef __cplusplus

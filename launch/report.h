@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_LAUNCH_REPORT_H
+#define BATON_LAUNCH_REPORT_H
+/* report.h - what a run says of each step: a line on stdout (progress.h), an object in RUN/metrics.jsonl (metrics.h)
+ * and a TensorBoard event (tensorboard.h).
+ *
+ * So that after a continue metrics.jsonl holds each step once: report step s, then report_sync, then save the
+ * checkpoint of step s.  A continue from that checkpoint opens with first_step = s + 1, which drops all later lines. */
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/status.h"
+
+struct step_report {
+    int64_t step;     /* finished steps, this one included: from 1                          */
+    double loss;      /* next-token cross entropy alone, nats a token                       */
+    double grad_norm; /* before clipping                                                    */
+    double lr;
+    int64_t tokens;      /* trained on so far                                                  */
+    double tokens_per_s; /* this and the next: of this step                                    */
+    double flops_per_s;
+    double mfu; /* fraction of the device's peak; NAN: unknown, as on the CPU         */
+    double step_ms;
+    int64_t bytes_peak; /* most memory in use so far; 0: unknown                              */
+    bool skipped;       /* bad numbers: parameters were left alone                            */
+    bool validated;     /* valid_loss is there, if only as a value that is not finite         */
+    double valid_loss;
+};
+
+/* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
+struct report_value {
+    const char *key;
+    bool known, integer;
+    int64_t count; /* if integer */
+    double real;   /* always     */
+};
+#define REPORT_VALUES 12
+int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
+
+struct report_spec {
+    const char *run_dir;
+    int64_t first_step, n_steps; /* the first one of this start; the last one of the run */
+    bool tensorboard;
+};
+struct report;
+enum status report_open(struct report **out, const struct report_spec *spec);
+enum status report_step(struct report *r, const struct step_report *s); /* steps ascend; allocates nothing */
+void report_note(struct report *r, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* between steps */
+enum status report_sync(struct report *r);  /* what was reported so far survives a power cut */
+enum status report_close(struct report *r); /* accepts NULL */
+
+int64_t report_bytes_peak(void); /* most resident memory of this process so far; 0: the system does not tell */
+
+#endif

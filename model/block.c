@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/block.h"
+#include <stdio.h>
+#include "kernels/add/add.h"
+#include "kernels/ops.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "model/seams.h"
+#include "profiling/prof.h"
+
+enum status block_declare(struct layer *l, struct params *ps) {
+    struct param norm = {.shape = {l->width}, .n_dims = 1, .init = INIT_ONE};
+    snprintf(norm.name, sizeof norm.name, "layers.%d.norm.weight", l->index);
+    for (int i = 0; i < LAYER_PARAMS; i++) l->param[i] = -1;
+    TRY(param_add(ps, &norm, &l->norm));
+    return l->kind->declare(l, ps);
+}
+
+/* The frame comes first, so that FRAME_X has one offset in all layers: forward-only passes lay them over each other. */
+enum status block_plan(struct plan *p, const struct layer *l) {
+    plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
+    plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
+    plan_slot(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
+    const struct rmsnorm a = {.x = p->saved->slot[FRAME_X].t, .w = tensor_1d(NULL, p->ctx->real, l->width)};
+    plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
+    return l->kind->plan(p, l);
+}
+
+static struct rmsnorm norm_args(const struct step *s, const struct layer *l, const struct flow *f,
+                                const struct saved *v) {
+    return (struct rmsnorm){.x = f->x,
+                            .w = s->params->list[l->norm].w,
+                            .y = v->slot[FRAME_H].t,
+                            .r = v->slot[FRAME_R].t,
+                            .dy = f->dh,
+                            .dx = f->dx,
+                            .dw = s->params->list[l->norm].g,
+                            .eps = l->norm_eps,
+                            .dx_add = true};
+}
+
+enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                          struct tensor x_next) {
+    prof_begin(l->kind->name);
+    TRY(s->seams->need(s, l->index));
+    const struct rmsnorm a = norm_args(s, l, f, v);
+    TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
+    f->h = a.y;
+    TRY(l->kind->forward(s, l, f, v));
+    TRY(s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y, .out = x_next, .scale = 1.0}));
+    prof_end();
+    return OK;
+}
+
+enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    prof_begin(l->kind->name);
+    TRY(s->seams->need(s, l->index));
+    f->x = v->slot[FRAME_X].t;
+    f->h = v->slot[FRAME_H].t;
+    f->dy = f->dx;
+    TRY(l->kind->backward(s, l, f, v));
+    const struct rmsnorm a = norm_args(s, l, f, v);
+    TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
+    TRY(s->seams->done(s, l->index));
+    prof_end();
+    return OK;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/ends.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/fill/fill.h"
+#include "kernels/head/head.h"
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/token_loss/token_loss.h"
+#include "profiling/prof.h"
+
+static struct embedding embed_args(const struct model *m, const struct batch *b, struct tensor x) {
+    const struct param *p = &m->params.list[m->embedding];
+    return (struct embedding){.ids = b->ids, .w = p->w, .y = x, .dy = x, .dw = p->g};
+}
+
+enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, struct tensor x) {
+    const struct embedding a = embed_args(m, b, x);
+    return s->ctx->ops->embedding_fwd(s->ctx, &a);
+}
+
+enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, struct tensor dx) {
+    const struct embedding a = embed_args(m, b, dx);
+    return s->ctx->ops->embedding_bwd(s->ctx, &a);
+}
+
+/* One tile: rows [begin, begin + n). */
+static enum status tile_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                             const struct loss_out *out, int64_t begin, int64_t n) {
+    const struct ops *ops = s->ctx->ops;
+    const struct param *w = &m->params.list[m->head];
+    const struct saved_slot *v = a->ends.slot;
+    const struct head h = {.x = tensor_rows(v[ENDS_H].t, begin, n),
+                           .w = w->w,
+                           .targets = tensor_rows(b->targets, begin, n),
+                           .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
+                           .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
+                           .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
+                           .scale = out->scale,
+                           .dx = s->forward_only ? (struct tensor){0} : tensor_rows(v[ENDS_DH].t, begin, n),
+                           .dw = w->g,
+                           .logit_scale = 1.0};
+    const struct token_loss loss = {.lse = h.lse,
+                                    .picked = h.picked,
+                                    .targets = h.targets,
+                                    .loss = tensor_has(out->per_token) ? tensor_rows(out->per_token, begin, n)
+                                                                       : (struct tensor){0},
+                                    .total = out->total};
+    TRY(ops->head_fwd(s->ctx, &h));
+    TRY(s->seams->total(s, h.lse, AXIS_TENSOR));
+    TRY(s->seams->total(s, h.picked, AXIS_TENSOR));
+    TRY(ops->token_loss_fwd(s->ctx, &loss));
+    if (!s->forward_only) TRY(ops->head_bwd(s->ctx, &h));
+    return OK;
+}
+
+enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                      const struct loss_out *out) {
+    const struct ops *ops = s->ctx->ops;
+    const struct param *norm = &m->params.list[m->final_norm];
+    const struct saved_slot *v = a->ends.slot;
+    const struct rmsnorm n = {.x = v[ENDS_X].t,
+                              .w = norm->w,
+                              .y = v[ENDS_H].t,
+                              .r = v[ENDS_R].t,
+                              .dy = v[ENDS_DH].t,
+                              .dx = v[ENDS_DX].t,
+                              .dw = norm->g,
+                              .eps = m->config->norm_eps};
+    ASSERT(s->forward_only || !a->forward_only);
+    prof_begin("head and loss");
+    TRY(ops->rmsnorm_fwd(s->ctx, &n));
+    if (tensor_has(out->logits))
+        TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = n.y, .w = m->params.list[m->head].w, .y = out->logits}));
+    for (int64_t at = 0; at < b->shard.n_tokens; at += a->tile) {
+        const int64_t left = b->shard.n_tokens - at;
+        TRY(tile_loss(s, m, a, b, out, at, left < a->tile ? left : a->tile));
+    }
+    if (!s->forward_only) TRY(ops->rmsnorm_bwd(s->ctx, &n));
+    prof_end();
+    return OK;
+}

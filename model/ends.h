@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_MODEL_ENDS_H
+#define BATON_MODEL_ENDS_H
+/* ends.h - the two ends of the stack: tokens to x, and x to the loss. */
+#include "model/model.h"
+
+/* Slots of activations.ends.  Y and DH are shared by all layers. */
+enum { ENDS_X, ENDS_H, ENDS_R, ENDS_Y, ENDS_DX, ENDS_DH, ENDS_LOGITS, ENDS_LSE, ENDS_PICKED };
+
+enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, struct tensor x);
+enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, struct tensor dx);
+/* Final norm of ENDS_X, then head and loss tile by tile, with the head's backward behind each tile's forward when a
+ * backward pass follows: ENDS_DX then holds the gradient of ENDS_X. */
+enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                      const struct loss_out *out);
+#endif

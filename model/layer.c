@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/layer.h"
+#include <stdio.h>
+#include <string.h>
+
+enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p) {
+    ASSERT(slot >= 0 && slot < LAYER_PARAMS);
+    char full[PARAM_NAME];
+    const int n = snprintf(full, sizeof full, "layers.%d.%s", l->index, p.name);
+    ASSERT(n > 0 && n < (int)sizeof full);
+    memcpy(p.name, full, sizeof full);
+    return param_add(ps, &p, &l->param[slot]);
+}
+
+struct tensor layer_w(const struct step *s, const struct layer *l, int slot) {
+    return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].w;
+}
+
+struct tensor layer_g(const struct step *s, const struct layer *l, int slot) {
+    return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].g;
+}
+
+void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
+               int64_t d3) {
+    ASSERT(slot >= 0 && slot < SAVED_MAX && !p->saved->slot[slot].name);
+    const int64_t shape[4] = {d0, d1, d2, d3};
+    struct saved_slot *s = &p->saved->slot[slot];
+    *s = (struct saved_slot){.name = name, .tag = tag, .t = tensor_4d(NULL, p->ctx->real, shape)};
+    s->t.space = p->ctx->space;
+    /* Kept slots share the layer's region; scratch has one of its own, shared by all layers. */
+    int64_t *used = &p->saved->bytes[tag];
+    if (tag == KEEP_SCRATCH) s->offset = *used;
+    else
+        for (int k = 0; k < N_KEEPS; k++)
+            if (k != KEEP_SCRATCH) s->offset += p->saved->bytes[k];
+    *used += arena_round(tensor_bytes(s->t));
+}
+
+void plan_work(struct plan *p, int64_t bytes) {
+    if (bytes > p->work) p->work = bytes;
+}
+
+int64_t plan_chunks(const struct plan *p, int64_t chunk) { return p->n_tokens / chunk + p->n_ranges; }

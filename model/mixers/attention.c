@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Causal softmax attention with grouped keys: q, k, v from one projection, rotary positions where asked, out. */
+#include <math.h>
+#include "kernels/attention/attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
+#include "kernels/rope/rope.h"
+#include "model/seams.h"
+
+struct attention_config {
+    int64_t heads, kv_heads, head_width, window;
+    double rope, rope_theta, scale;
+    bool bias;
+};
+enum { W_QKV, W_QKV_BIAS, W_OUT, W_OUT_BIAS };
+enum { S_QKV, S_O, S_LSE, S_DQKV, S_DO };
+
+#define AT(member) offsetof(struct attention_config, member)
+static const struct field attention_fields[] = {
+    {"heads", FIELD_INT, AT(heads), NULL, 1, 65536, NULL, "query heads", false},
+    {"kv_heads", FIELD_INT, AT(kv_heads), NULL, 1, 65536, NULL, "key-value heads; divides heads", false},
+    {"head_width", FIELD_INT, AT(head_width), NULL, 1, 65536, NULL, "channels of one head", false},
+    {"window", FIELD_INT, AT(window), "0", 0, 1e15, NULL, "tokens a query sees, itself included; 0: all", false},
+    {"rope", FIELD_REAL, AT(rope), "0", 0, 1, NULL, "share of head_width with rotary positions", false},
+    {"rope_theta", FIELD_REAL, AT(rope_theta), "10000", 1, 1e15, NULL, "base of the rotary wavelengths", false},
+    {"scale", FIELD_REAL, AT(scale), "0", 0, 1e6, NULL, "factor on scores; 0: head_width^-0.5", false},
+    {"bias", FIELD_BOOL, AT(bias), "false", 0, 0, NULL, "biases on the projections", false},
+    FIELDS_END};
+
+static int64_t rotated(const struct attention_config *c) { return (int64_t)llround(c->rope * (double)c->head_width); }
+
+static enum status check(const void *config, int64_t width) {
+    (void)width;
+    const struct attention_config *c = config;
+    FAIL_UNLESS(c->heads % c->kv_heads == 0, ERR_CONFIG, "kv_heads %lld does not divide heads %lld",
+                (long long)c->kv_heads, (long long)c->heads);
+    FAIL_UNLESS(rotated(c) % 2 == 0, ERR_CONFIG, "rope %g of head_width %lld is %lld channels, which is odd", c->rope,
+                (long long)c->head_width, (long long)rotated(c));
+    return OK;
+}
+
+static void qkv_sections(struct param *p, const struct attention_config *c) {
+    p->n_sections = 3;
+    p->section[0] = (struct section){"q", c->heads * c->head_width};
+    p->section[1] = (struct section){"k", c->kv_heads * c->head_width};
+    p->section[2] = (struct section){"v", c->kv_heads * c->head_width};
+}
+
+static int64_t qkv_rows(const struct attention_config *c) { return (c->heads + 2 * c->kv_heads) * c->head_width; }
+
+static enum status declare(struct layer *l, struct params *ps) {
+    const struct attention_config *c = l->config;
+    const int64_t D = l->width, HP = c->heads * c->head_width;
+    struct param qkv = {
+        .name = "qkv.weight", .shape = {qkv_rows(c), D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param bias = {.name = "qkv.bias", .shape = {qkv_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
+    qkv_sections(&qkv, c);
+    qkv_sections(&bias, c);
+    TRY(layer_param(l, ps, W_QKV, qkv));
+    TRY(layer_param(
+        l, ps, W_OUT,
+        (struct param){.name = "out.weight", .shape = {D, HP}, .n_dims = 2, .init = INIT_NORMAL_OUT, .decay = true}));
+    if (!c->bias) return OK;
+    TRY(layer_param(l, ps, W_QKV_BIAS, bias));
+    return layer_param(l, ps, W_OUT_BIAS,
+                       (struct param){.name = "out.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO});
+}
+
+/* q, k or v of a packed (T, (H + 2 J) P) tensor. */
+static struct tensor q_of(struct tensor t, const struct attention_config *c) {
+    return tensor_cols(t, 0, c->heads * c->head_width);
+}
+static struct tensor k_of(struct tensor t, const struct attention_config *c) {
+    return tensor_cols(t, c->heads * c->head_width, c->kv_heads * c->head_width);
+}
+static struct tensor v_of(struct tensor t, const struct attention_config *c) {
+    return tensor_cols(t, (c->heads + c->kv_heads) * c->head_width, c->kv_heads * c->head_width);
+}
+
+static struct linear qkv_args(const struct step *s, const struct layer *l, const struct flow *f,
+                              const struct saved *v) {
+    return (struct linear){.x = f->h,
+                           .w = layer_w(s, l, W_QKV),
+                           .b = layer_w(s, l, W_QKV_BIAS),
+                           .y = v->slot[S_QKV].t,
+                           .dy = v->slot[S_DQKV].t,
+                           .dx = f->dh,
+                           .dw = layer_g(s, l, W_QKV),
+                           .db = layer_g(s, l, W_QKV_BIAS)};
+}
+
+static struct linear out_args(const struct step *s, const struct layer *l, const struct flow *f,
+                              const struct saved *v) {
+    return (struct linear){.x = v->slot[S_O].t,
+                           .w = layer_w(s, l, W_OUT),
+                           .b = layer_w(s, l, W_OUT_BIAS),
+                           .y = f->y,
+                           .dy = f->dy,
+                           .dx = v->slot[S_DO].t,
+                           .dw = layer_g(s, l, W_OUT),
+                           .db = layer_g(s, l, W_OUT_BIAS)};
+}
+
+static struct attention core_args(const struct layer *l, const struct flow *f, const struct saved *v,
+                                  const struct visible *k) {
+    const struct attention_config *c = l->config;
+    return (struct attention){.heads = c->heads,
+                              .key_heads = c->kv_heads,
+                              .head_width = c->head_width,
+                              .window = c->window,
+                              .scale = c->scale > 0.0 ? c->scale : 1.0 / sqrt((double)c->head_width),
+                              .range = f->shard->range,
+                              .pos = f->shard->pos,
+                              .keys = k->keys,
+                              .q = q_of(v->slot[S_QKV].t, c),
+                              .k = k->all_k,
+                              .v = k->all_v,
+                              .o = v->slot[S_O].t,
+                              .lse = v->slot[S_LSE].t,
+                              .dout = v->slot[S_DO].t,
+                              .dq = q_of(v->slot[S_DQKV].t, c),
+                              .dk = k->dall_k,
+                              .dv = k->dall_v};
+}
+
+static enum status plan(struct plan *p, const struct layer *l) {
+    const struct attention_config *c = l->config;
+    const int64_t T = p->n_tokens, HP = c->heads * c->head_width;
+    plan_slot(p, S_QKV, "qkv", KEEP_GEMM, T, qkv_rows(c), 1, 1);
+    plan_slot(p, S_O, "o", KEEP_GEMM, T, HP, 1, 1);
+    plan_slot(p, S_LSE, "lse", KEEP_GEMM, T, c->heads, 1, 1);
+    plan_slot(p, S_DQKV, "dqkv", KEEP_SCRATCH, T, qkv_rows(c), 1, 1);
+    plan_slot(p, S_DO, "do", KEEP_SCRATCH, T, HP, 1, 1);
+    const struct linear qkv = qkv_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);
+    const struct visible k = {
+        .all_k = k_of(qkv.y, c), .all_v = v_of(qkv.y, c), .keys = tensor_2d(NULL, I64, p->n_ranges, 2)};
+    const struct attention core = core_args(l, p->flow, p->saved, &k);
+    plan_work(p, p->ctx->ops->linear_work(p->ctx, &qkv));
+    plan_work(p, p->ctx->ops->linear_work(p->ctx, &out));
+    plan_work(p, p->ctx->ops->attention_work(p->ctx, &core));
+    return OK;
+}
+
+static struct rope rope_args(const struct attention_config *c, const struct flow *f, struct tensor t, int64_t heads) {
+    return (struct rope){
+        .pos = f->shard->pos, .x = t, .dx = t, .heads = heads, .rot = rotated(c), .theta = c->rope_theta};
+}
+
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    const struct attention_config *c = l->config;
+    const struct ops *ops = s->ctx->ops;
+    const struct linear qkv = qkv_args(s, l, f, v), out = out_args(s, l, f, v);
+    struct visible keys = {.window = c->window, .k = k_of(qkv.y, c), .v = v_of(qkv.y, c)};
+    TRY(ops->linear_fwd(s->ctx, &qkv));
+    const struct rope rk = rope_args(c, f, keys.k, c->kv_heads), rq = rope_args(c, f, q_of(qkv.y, c), c->heads);
+    if (rk.rot > 0) TRY(ops->rope_fwd(s->ctx, &rk));
+    TRY(s->seams->keys_begin(s, l, f, &keys));
+    if (rq.rot > 0) TRY(ops->rope_fwd(s->ctx, &rq));
+    TRY(s->seams->keys_end(s, l, f, &keys));
+    const struct attention core = core_args(l, f, v, &keys);
+    TRY(ops->attention_fwd(s->ctx, &core));
+    return ops->linear_fwd(s->ctx, &out);
+}
+
+static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    const struct attention_config *c = l->config;
+    const struct ops *ops = s->ctx->ops;
+    const struct linear qkv = qkv_args(s, l, f, v), out = out_args(s, l, f, v);
+    struct visible keys = {
+        .window = c->window, .k = k_of(qkv.y, c), .v = v_of(qkv.y, c), .dk = k_of(qkv.dy, c), .dv = v_of(qkv.dy, c)};
+    TRY(ops->linear_bwd(s->ctx, &out));
+    TRY(s->seams->keys_back_begin(s, l, f, &keys));
+    const struct attention core = core_args(l, f, v, &keys);
+    TRY(ops->attention_bwd(s->ctx, &core));
+    TRY(s->seams->keys_back_end(s, l, f, &keys));
+    const struct rope rk = rope_args(c, f, keys.dk, c->kv_heads), rq = rope_args(c, f, core.dq, c->heads);
+    if (rq.rot > 0) TRY(ops->rope_bwd(s->ctx, &rq));
+    if (rk.rot > 0) TRY(ops->rope_bwd(s->ctx, &rk));
+    return ops->linear_bwd(s->ctx, &qkv);
+}
+
+/* Scores and weighted values: 2 products of 2 P flops a visible key; half the sequence is visible on average. */
+static double flops(const struct layer *l, int64_t tokens_per_sequence) {
+    const struct attention_config *c = l->config;
+    double visible = (double)tokens_per_sequence / 2.0;
+    if (c->window > 0 && (double)c->window < visible) visible = (double)c->window;
+    return 4.0 * (double)(c->heads * c->head_width) * visible;
+}
+
+const struct mixer_kind attention_kind = {.name = "attention",
+                                          .fields = attention_fields,
+                                          .config_bytes = sizeof(struct attention_config),
+                                          .check = check,
+                                          .declare = declare,
+                                          .plan = plan,
+                                          .forward = forward,
+                                          .backward = backward,
+                                          .flops = flops};

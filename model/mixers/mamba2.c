@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mamba-2: in_proj -> [z | x B C | dt], short convolution, chunked SSD scan, gated norm, out_proj.
+ *
+ * Two carries cross range edges: the last K-1 rows before the convolution, and the scan's state.  The local half of the
+ * scan stands between begin and end of the second; forward runs left to right, backward right to left. */
+#include <math.h>
+#include "kernels/conv1d/conv1d.h"
+#include "kernels/gated_norm/gated_norm.h"
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
+#include "kernels/ssd/ssd.h"
+#include "kernels/ssd_local/ssd_local.h"
+#include "kernels/tail/tail.h"
+#include "model/seams.h"
+
+struct mamba2_config {
+    int64_t heads, head_width, state, groups, conv, chunk, norm_group;
+    double norm_eps, dt_min, dt_max;
+    bool conv_bias, bias;
+};
+enum { W_IN, W_IN_BIAS, W_CONV, W_CONV_BIAS, W_A_LOG, W_D, W_DT_BIAS, W_NORM, W_OUT, W_OUT_BIAS };
+enum {
+    S_ZXBCDT,
+    S_CONV,
+    S_DTS,
+    S_CUM,
+    S_STATES,
+    S_Y,
+    S_NORM_R,
+    S_U, /* kept                */
+    S_BEFORE,
+    S_S_IN,
+    S_DECAY, /* boundaries          */
+    S_TAIL,
+    S_STATE, /* scratch of forward  */
+    S_DU,
+    S_DY,
+    S_DCONV,
+    S_DZXBCDT,
+    S_DSTATES,
+    S_DSTATE,
+    S_DS_OUT,
+    S_DS_IN,
+    S_DBEFORE,
+    S_DTAIL /* of backward */
+};
+enum { CARRY_CONV, CARRY_STATE };
+
+#define AT(member) offsetof(struct mamba2_config, member)
+static const struct field mamba2_fields[] = {
+    {"heads", FIELD_INT, AT(heads), NULL, 1, 65536, NULL, "heads of the scan", false},
+    {"head_width", FIELD_INT, AT(head_width), "64", 1, 65536, NULL, "channels of one head", false},
+    {"state", FIELD_INT, AT(state), "128", 1, 65536, NULL, "state width of one channel", false},
+    {"groups", FIELD_INT, AT(groups), "1", 1, 65536, NULL, "groups that share B and C; divides heads", false},
+    {"conv", FIELD_INT, AT(conv), "4", 1, 16, NULL, "taps of the convolution", false},
+    {"chunk", FIELD_INT, AT(chunk), "128", 1, 65536, NULL, "tokens of one chunk of the scan", false},
+    {"norm_group", FIELD_INT, AT(norm_group), "0", 0, 1e9, NULL, "channels the gated norm averages; 0: one group's",
+     false},
+    {"norm_eps", FIELD_REAL, AT(norm_eps), "1e-5", 0, 1, NULL, "epsilon of the gated norm", false},
+    {"dt_min", FIELD_REAL, AT(dt_min), "0", 0, 1e30, NULL, "lower limit of dt after softplus", false},
+    {"dt_max", FIELD_REAL, AT(dt_max), "inf", 0, INFINITY, NULL, "upper limit of dt after softplus", false},
+    {"conv_bias", FIELD_BOOL, AT(conv_bias), "true", 0, 0, NULL, "a bias on the convolution", false},
+    {"bias", FIELD_BOOL, AT(bias), "false", 0, 0, NULL, "biases on the projections", false},
+    FIELDS_END};
+
+static int64_t inner(const struct mamba2_config *c) { return c->heads * c->head_width; }
+static int64_t bc_width(const struct mamba2_config *c) { return c->groups * c->state; }
+static int64_t conv_width(const struct mamba2_config *c) { return inner(c) + 2 * bc_width(c); }
+static int64_t in_width(const struct mamba2_config *c) { return inner(c) + conv_width(c) + c->heads; }
+static int64_t norm_group(const struct mamba2_config *c) {
+    return c->norm_group > 0 ? c->norm_group : inner(c) / c->groups;
+}
+
+static enum status check(const void *config, int64_t width) {
+    (void)width;
+    const struct mamba2_config *c = config;
+    FAIL_UNLESS(c->heads % c->groups == 0, ERR_CONFIG, "groups %lld does not divide heads %lld", (long long)c->groups,
+                (long long)c->heads);
+    FAIL_UNLESS(inner(c) % norm_group(c) == 0, ERR_CONFIG, "norm_group %lld does not divide heads x head_width = %lld",
+                (long long)norm_group(c), (long long)inner(c));
+    FAIL_UNLESS(c->dt_min <= c->dt_max, ERR_CONFIG, "dt_min %g is above dt_max %g", c->dt_min, c->dt_max);
+    return OK;
+}
+
+static void in_sections(struct param *p, const struct mamba2_config *c) {
+    p->n_sections = 5;
+    p->section[0] = (struct section){"z", inner(c)};
+    p->section[1] = (struct section){"x", inner(c)};
+    p->section[2] = (struct section){"B", bc_width(c)};
+    p->section[3] = (struct section){"C", bc_width(c)};
+    p->section[4] = (struct section){"dt", c->heads};
+}
+
+static void conv_sections(struct param *p, const struct mamba2_config *c) {
+    p->n_sections = 3;
+    p->section[0] = (struct section){"x", inner(c)};
+    p->section[1] = (struct section){"B", bc_width(c)};
+    p->section[2] = (struct section){"C", bc_width(c)};
+}
+
+static enum status declare_matrix(struct layer *l, struct params *ps, int slot, struct param p,
+                                  void (*sections)(struct param *, const struct mamba2_config *)) {
+    if (sections) sections(&p, l->config);
+    return layer_param(l, ps, slot, p);
+}
+
+static enum status declare(struct layer *l, struct params *ps) {
+    const struct mamba2_config *c = l->config;
+    const int64_t D = l->width, H = c->heads;
+    TRY(declare_matrix(
+        l, ps, W_IN,
+        (struct param){
+            .name = "in_proj.weight", .shape = {in_width(c), D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true},
+        in_sections));
+    TRY(declare_matrix(
+        l, ps, W_CONV,
+        (struct param){
+            .name = "conv.weight", .shape = {conv_width(c), c->conv}, .n_dims = 2, .init = INIT_CONV, .decay = true},
+        conv_sections));
+    if (c->conv_bias)
+        TRY(declare_matrix(l, ps, W_CONV_BIAS,
+                           (struct param){.name = "conv.bias",
+                                          .shape = {conv_width(c)},
+                                          .n_dims = 1,
+                                          .init = INIT_CONV_BIAS,
+                                          .init_scale = (double)c->conv},
+                           conv_sections));
+    TRY(layer_param(l, ps, W_A_LOG, (struct param){.name = "A_log", .shape = {H}, .n_dims = 1, .init = INIT_A_LOG}));
+    TRY(layer_param(l, ps, W_D, (struct param){.name = "D", .shape = {H}, .n_dims = 1, .init = INIT_ONE}));
+    TRY(layer_param(l, ps, W_DT_BIAS,
+                    (struct param){.name = "dt_bias", .shape = {H}, .n_dims = 1, .init = INIT_DT_BIAS}));
+    TRY(layer_param(l, ps, W_NORM,
+                    (struct param){.name = "gated_norm.weight", .shape = {inner(c)}, .n_dims = 1, .init = INIT_ONE}));
+    TRY(layer_param(
+        l, ps, W_OUT,
+        (struct param){
+            .name = "out_proj.weight", .shape = {D, inner(c)}, .n_dims = 2, .init = INIT_NORMAL_OUT, .decay = true}));
+    if (!c->bias) return OK;
+    TRY(declare_matrix(l, ps, W_IN_BIAS,
+                       (struct param){.name = "in_proj.bias", .shape = {in_width(c)}, .n_dims = 1, .init = INIT_ZERO},
+                       in_sections));
+    return layer_param(l, ps, W_OUT_BIAS,
+                       (struct param){.name = "out_proj.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO});
+}
+
+/* Views of a packed (T, in_width) tensor: z | xBC | dt, and of (T, conv_width): x | B | C. */
+static struct tensor z_of(struct tensor t, const struct mamba2_config *c) { return tensor_cols(t, 0, inner(c)); }
+static struct tensor xbc_of(struct tensor t, const struct mamba2_config *c) {
+    return tensor_cols(t, inner(c), conv_width(c));
+}
+static struct tensor dt_of(struct tensor t, const struct mamba2_config *c) {
+    return tensor_cols(t, inner(c) + conv_width(c), c->heads);
+}
+static struct tensor x_of(struct tensor t, const struct mamba2_config *c) { return tensor_cols(t, 0, inner(c)); }
+static struct tensor b_of(struct tensor t, const struct mamba2_config *c) {
+    return tensor_cols(t, inner(c), bc_width(c));
+}
+static struct tensor c_of(struct tensor t, const struct mamba2_config *c) {
+    return tensor_cols(t, inner(c) + bc_width(c), bc_width(c));
+}
+
+static struct linear in_args(const struct step *s, const struct layer *l, const struct flow *f, const struct saved *v) {
+    return (struct linear){.x = f->h,
+                           .w = layer_w(s, l, W_IN),
+                           .b = layer_w(s, l, W_IN_BIAS),
+                           .y = v->slot[S_ZXBCDT].t,
+                           .dy = v->slot[S_DZXBCDT].t,
+                           .dx = f->dh,
+                           .dw = layer_g(s, l, W_IN),
+                           .db = layer_g(s, l, W_IN_BIAS)};
+}
+
+static struct tail tail_args(const struct layer *l, const struct flow *f, const struct saved *v) {
+    return (struct tail){.range = f->shard->range,
+                         .x = xbc_of(v->slot[S_ZXBCDT].t, l->config),
+                         .tail = v->slot[S_TAIL].t,
+                         .dtail = v->slot[S_DTAIL].t,
+                         .dx = xbc_of(v->slot[S_DZXBCDT].t, l->config)};
+}
+
+static struct conv1d conv_args(const struct step *s, const struct layer *l, const struct flow *f,
+                               const struct saved *v) {
+    return (struct conv1d){.range = f->shard->range,
+                           .pos = f->shard->pos,
+                           .x = xbc_of(v->slot[S_ZXBCDT].t, l->config),
+                           .w = layer_w(s, l, W_CONV),
+                           .b = layer_w(s, l, W_CONV_BIAS),
+                           .before = v->slot[S_BEFORE].t,
+                           .y = v->slot[S_CONV].t,
+                           .dy = v->slot[S_DCONV].t,
+                           .dx = xbc_of(v->slot[S_DZXBCDT].t, l->config),
+                           .dw = layer_g(s, l, W_CONV),
+                           .db = layer_g(s, l, W_CONV_BIAS),
+                           .dbefore = v->slot[S_DBEFORE].t,
+                           .silu = true};
+}
+
+static struct ssd_local local_args(const struct step *s, const struct layer *l, const struct flow *f,
+                                   const struct saved *v) {
+    const struct mamba2_config *c = l->config;
+    const struct tensor conv = v->slot[S_CONV].t;
+    return (struct ssd_local){.heads = c->heads,
+                              .head_width = c->head_width,
+                              .state = c->state,
+                              .groups = c->groups,
+                              .chunk = c->chunk,
+                              .dt_min = c->dt_min,
+                              .dt_max = c->dt_max,
+                              .range = f->shard->range,
+                              .pos = f->shard->pos,
+                              .x = x_of(conv, c),
+                              .dt = dt_of(v->slot[S_ZXBCDT].t, c),
+                              .B = b_of(conv, c),
+                              .C = c_of(conv, c),
+                              .A_log = layer_w(s, l, W_A_LOG),
+                              .dt_bias = layer_w(s, l, W_DT_BIAS),
+                              .dts = v->slot[S_DTS].t,
+                              .cum = v->slot[S_CUM].t,
+                              .states = v->slot[S_STATES].t,
+                              .range_decay = v->slot[S_DECAY].t,
+                              .range_state = v->slot[S_STATE].t,
+                              .dy = v->slot[S_DY].t,
+                              .dstates = v->slot[S_DSTATES].t,
+                              .range_dstate = v->slot[S_DSTATE].t};
+}
+
+static struct ssd scan_args(const struct step *s, const struct layer *l, const struct flow *f, const struct saved *v) {
+    const struct mamba2_config *c = l->config;
+    const struct tensor conv = v->slot[S_CONV].t, dconv = v->slot[S_DCONV].t;
+    return (struct ssd){.heads = c->heads,
+                        .head_width = c->head_width,
+                        .state = c->state,
+                        .groups = c->groups,
+                        .chunk = c->chunk,
+                        .dt_min = c->dt_min,
+                        .dt_max = c->dt_max,
+                        .range = f->shard->range,
+                        .pos = f->shard->pos,
+                        .x = x_of(conv, c),
+                        .dt = dt_of(v->slot[S_ZXBCDT].t, c),
+                        .B = b_of(conv, c),
+                        .C = c_of(conv, c),
+                        .A_log = layer_w(s, l, W_A_LOG),
+                        .dt_bias = layer_w(s, l, W_DT_BIAS),
+                        .D = layer_w(s, l, W_D),
+                        .dts = v->slot[S_DTS].t,
+                        .cum = v->slot[S_CUM].t,
+                        .states = v->slot[S_STATES].t,
+                        .s_in = v->slot[S_S_IN].t,
+                        .y = v->slot[S_Y].t,
+                        .dy = v->slot[S_DY].t,
+                        .ds_out = v->slot[S_DS_OUT].t,
+                        .dstates = v->slot[S_DSTATES].t,
+                        .dx = x_of(dconv, c),
+                        .ddt = dt_of(v->slot[S_DZXBCDT].t, c),
+                        .dB = b_of(dconv, c),
+                        .dC = c_of(dconv, c),
+                        .ds_in = v->slot[S_DS_IN].t,
+                        .dA_log = layer_g(s, l, W_A_LOG),
+                        .ddt_bias = layer_g(s, l, W_DT_BIAS),
+                        .dD = layer_g(s, l, W_D)};
+}
+
+static struct gated_norm norm_args(const struct step *s, const struct layer *l, const struct saved *v) {
+    const struct mamba2_config *c = l->config;
+    return (struct gated_norm){.y = v->slot[S_Y].t,
+                               .z = z_of(v->slot[S_ZXBCDT].t, c),
+                               .w = layer_w(s, l, W_NORM),
+                               .out = v->slot[S_U].t,
+                               .r = v->slot[S_NORM_R].t,
+                               .dout = v->slot[S_DU].t,
+                               .dy = v->slot[S_DY].t,
+                               .dz = z_of(v->slot[S_DZXBCDT].t, c),
+                               .dw = layer_g(s, l, W_NORM),
+                               .group = norm_group(c),
+                               .eps = c->norm_eps};
+}
+
+static struct linear out_args(const struct step *s, const struct layer *l, const struct flow *f,
+                              const struct saved *v) {
+    return (struct linear){.x = v->slot[S_U].t,
+                           .w = layer_w(s, l, W_OUT),
+                           .b = layer_w(s, l, W_OUT_BIAS),
+                           .y = f->y,
+                           .dy = f->dy,
+                           .dx = v->slot[S_DU].t,
+                           .dw = layer_g(s, l, W_OUT),
+                           .db = layer_g(s, l, W_OUT_BIAS)};
+}
+
+static enum status plan(struct plan *p, const struct layer *l) {
+    const struct mamba2_config *c = l->config;
+    const struct ops *ops = p->ctx->ops;
+    const int64_t T = p->n_tokens, R = p->n_ranges, H = c->heads, P = c->head_width, N = c->state;
+    const int64_t chunks = plan_chunks(p, c->chunk), C = conv_width(c), K1 = c->conv - 1;
+    plan_slot(p, S_ZXBCDT, "zxBCdt", KEEP_GEMM, T, in_width(c), 1, 1);
+    plan_slot(p, S_CONV, "conv", KEEP_CHEAP, T, C, 1, 1);
+    plan_slot(p, S_DTS, "dts", KEEP_CHEAP, T, H, 1, 1);
+    plan_slot(p, S_CUM, "cum", KEEP_CHEAP, T, H, 1, 1);
+    plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, H, P, N);
+    plan_slot(p, S_Y, "y", KEEP_CHEAP, T, inner(c), 1, 1);
+    plan_slot(p, S_NORM_R, "norm_r", KEEP_CHEAP, T, inner(c) / norm_group(c), 1, 1);
+    plan_slot(p, S_U, "u", KEEP_CHEAP, T, inner(c), 1, 1);
+    plan_slot(p, S_BEFORE, "before", KEEP_BOUNDARY, R, K1, C, 1);
+    plan_slot(p, S_S_IN, "s_in", KEEP_BOUNDARY, R, H, P, N);
+    plan_slot(p, S_DECAY, "decay", KEEP_BOUNDARY, R, H, 1, 1);
+    plan_slot(p, S_TAIL, "tail", KEEP_SCRATCH, R, K1, C, 1);
+    plan_slot(p, S_STATE, "state", KEEP_SCRATCH, R, H, P, N);
+    plan_slot(p, S_DU, "du", KEEP_SCRATCH, T, inner(c), 1, 1);
+    plan_slot(p, S_DY, "dy", KEEP_SCRATCH, T, inner(c), 1, 1);
+    plan_slot(p, S_DCONV, "dconv", KEEP_SCRATCH, T, C, 1, 1);
+    plan_slot(p, S_DZXBCDT, "dzxBCdt", KEEP_SCRATCH, T, in_width(c), 1, 1);
+    plan_slot(p, S_DSTATES, "dstates", KEEP_SCRATCH, chunks, H, P, N);
+    plan_slot(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, H, P, N);
+    plan_slot(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, H, P, N);
+    plan_slot(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, H, P, N);
+    plan_slot(p, S_DBEFORE, "dbefore", KEEP_SCRATCH, R, K1, C, 1);
+    plan_slot(p, S_DTAIL, "dtail", KEEP_SCRATCH, R, K1, C, 1);
+    const struct linear in = in_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);
+    const struct tail tail = tail_args(l, p->flow, p->saved);
+    const struct conv1d conv = conv_args(p->step, l, p->flow, p->saved);
+    const struct ssd_local local = local_args(p->step, l, p->flow, p->saved);
+    const struct ssd scan = scan_args(p->step, l, p->flow, p->saved);
+    const struct gated_norm norm = norm_args(p->step, l, p->saved);
+    plan_work(p, ops->linear_work(p->ctx, &in));
+    plan_work(p, ops->linear_work(p->ctx, &out));
+    plan_work(p, ops->tail_work(p->ctx, &tail));
+    plan_work(p, ops->conv1d_work(p->ctx, &conv));
+    plan_work(p, ops->ssd_local_work(p->ctx, &local));
+    plan_work(p, ops->ssd_work(p->ctx, &scan));
+    plan_work(p, ops->gated_norm_work(p->ctx, &norm));
+    return OK;
+}
+
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    const struct ops *ops = s->ctx->ops;
+    const struct linear in = in_args(s, l, f, v), out = out_args(s, l, f, v);
+    const struct tail tail = tail_args(l, f, v);
+    const struct conv1d conv = conv_args(s, l, f, v);
+    const struct ssd_local local = local_args(s, l, f, v);
+    const struct ssd scan = scan_args(s, l, f, v);
+    const struct gated_norm norm = norm_args(s, l, v);
+    struct carry before = {
+        .op = CARRY_LAST, .to = CARRY_FORWARD, .id = CARRY_CONV, .state = tail.tail, .entering = conv.before};
+    struct carry state = {.op = CARRY_AFFINE,
+                          .to = CARRY_FORWARD,
+                          .id = CARRY_STATE,
+                          .decay = local.range_decay,
+                          .state = local.range_state,
+                          .entering = scan.s_in};
+    TRY(ops->linear_fwd(s->ctx, &in));
+    TRY(ops->tail_fwd(s->ctx, &tail));
+    TRY(s->seams->carry_begin(s, l, f, &before));
+    TRY(s->seams->carry_end(s, l, f, &before));
+    TRY(ops->conv1d_fwd(s->ctx, &conv));
+    TRY(ops->ssd_local_fwd(s->ctx, &local));
+    TRY(s->seams->carry_begin(s, l, f, &state));
+    TRY(s->seams->carry_end(s, l, f, &state));
+    TRY(ops->ssd_fwd(s->ctx, &scan));
+    TRY(ops->gated_norm_fwd(s->ctx, &norm));
+    return ops->linear_fwd(s->ctx, &out);
+}
+
+static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    const struct ops *ops = s->ctx->ops;
+    const struct linear in = in_args(s, l, f, v), out = out_args(s, l, f, v);
+    const struct tail tail = tail_args(l, f, v);
+    const struct conv1d conv = conv_args(s, l, f, v);
+    const struct ssd_local local = local_args(s, l, f, v);
+    const struct ssd scan = scan_args(s, l, f, v);
+    const struct gated_norm norm = norm_args(s, l, v);
+    struct carry state = {.op = CARRY_AFFINE,
+                          .to = CARRY_BACKWARD,
+                          .id = CARRY_STATE,
+                          .decay = local.range_decay,
+                          .state = local.range_dstate,
+                          .entering = scan.ds_out};
+    struct carry before = {
+        .op = CARRY_LAST, .to = CARRY_BACKWARD, .id = CARRY_CONV, .state = conv.dbefore, .entering = tail.dtail};
+    TRY(ops->linear_bwd(s->ctx, &out));
+    TRY(ops->gated_norm_bwd(s->ctx, &norm));
+    TRY(ops->ssd_local_bwd(s->ctx, &local));
+    TRY(s->seams->carry_begin(s, l, f, &state));
+    TRY(s->seams->carry_end(s, l, f, &state));
+    TRY(ops->ssd_bwd(s->ctx, &scan));
+    TRY(ops->conv1d_bwd(s->ctx, &conv));
+    TRY(s->seams->carry_begin(s, l, f, &before));
+    TRY(s->seams->carry_end(s, l, f, &before));
+    TRY(ops->tail_bwd(s->ctx, &tail));
+    return ops->linear_bwd(s->ctx, &in);
+}
+
+/* The scan's share, 7 inner N flops a token forward: Megatron-LM's counting for hybrids. */
+static double flops(const struct layer *l, int64_t tokens_per_sequence) {
+    (void)tokens_per_sequence;
+    const struct mamba2_config *c = l->config;
+    return 7.0 * (double)inner(c) * (double)c->state;
+}
+
+const struct mixer_kind mamba2_kind = {.name = "mamba2",
+                                       .fields = mamba2_fields,
+                                       .config_bytes = sizeof(struct mamba2_config),
+                                       .check = check,
+                                       .declare = declare,
+                                       .plan = plan,
+                                       .forward = forward,
+                                       .backward = backward,
+                                       .flops = flops};

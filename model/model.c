@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "model/model.h"
+#include <string.h>
+#include "model/block.h"
+#include "model/ends.h"
+#include "profiling/prof.h"
+
+static enum status declare_ends(struct model *m) {
+    const int64_t D = m->config->width, V = m->config->vocab;
+    struct param embedding = {.name = "embedding.weight",
+                              .shape = {V, D},
+                              .n_dims = 2,
+                              .init = INIT_NORMAL,
+                              .decay = true,
+                              .n_uses = m->config->tied ? 2 : 1};
+    struct param norm = {.name = "final_norm.weight", .shape = {D}, .n_dims = 1, .init = INIT_ONE};
+    struct param head = {.name = "head.weight", .shape = {V, D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    TRY(param_add(&m->params, &embedding, &m->embedding));
+    TRY(param_add(&m->params, &norm, &m->final_norm));
+    m->head = m->embedding;
+    return m->config->tied ? OK : param_add(&m->params, &head, &m->head);
+}
+
+enum status model_init(struct model *m, const struct model_config *config) {
+    void *mem = NULL;
+    *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
+    TRY(mem_take(m->n_layers * (int64_t)sizeof *m->layers, &mem));
+    m->layers = mem;
+    for (int i = 0; i < m->n_layers; i++) {
+        const struct layer_symbol *symbol = model_config_symbol(config, config->pattern[i]);
+        ASSERT(symbol);
+        m->layers[i] = (struct layer){.index = i,
+                                      .symbol = symbol->symbol,
+                                      .kind = symbol->kind,
+                                      .config = symbol->config,
+                                      .width = config->width,
+                                      .norm_eps = config->norm_eps};
+        TRY(block_declare(&m->layers[i], &m->params));
+    }
+    return declare_ends(m);
+}
+
+void model_term(struct model *m) {
+    mem_free(m->layers);
+    params_term(&m->params);
+    *m = (struct model){0};
+}
+
+/* 2 flops a weight and token in each GEMM forward, twice that backward; the embedding is a lookup. */
+double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence) {
+    double forward = 0.0;
+    for (int i = 0; i < m->params.n; i++) {
+        const struct param *p = &m->params.list[i];
+        if (p->n_dims == 2 && p->init != INIT_CONV && (i != m->embedding || m->config->tied))
+            forward += 2.0 * (double)param_count(p);
+    }
+    for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
+    return 3.0 * forward;
+}
+
+static enum status stop_asked(const struct step *s) {
+    if (!s->stop || __atomic_load_n(s->stop, __ATOMIC_RELAXED) == 0) return OK;
+    FAIL(ERR_STOPPED, "a signal asked to stop");
+}
+
+enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                          const struct loss_out *out) {
+    struct flow f = {.y = a->ends.slot[ENDS_Y].t, .shard = &b->shard};
+    prof_begin("forward");
+    TRY(s->seams->need(s, -1));
+    TRY(ends_embed(s, m, b, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
+    for (int i = 0; i < m->n_layers; i++) {
+        TRY(stop_asked(s));
+        f.x = a->layers[i].slot[FRAME_X].t;
+        const bool last = i + 1 == m->n_layers;
+        TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
+                          last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
+    }
+    TRY(ends_loss(s, m, a, b, out));
+    prof_end();
+    return OK;
+}
+
+enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
+    ASSERT(!a->forward_only);
+    struct flow f = {.dx = a->ends.slot[ENDS_DX].t, .dh = a->ends.slot[ENDS_DH].t, .shard = &b->shard};
+    prof_begin("backward");
+    for (int i = m->n_layers - 1; i >= 0; i--) {
+        TRY(stop_asked(s));
+        TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
+    }
+    TRY(ends_embed_back(s, m, b, f.dx));
+    TRY(s->seams->done(s, -1));
+    prof_end();
+    return OK;
+}

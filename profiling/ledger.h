@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_PROFILING_LEDGER_H
+#define BATON_PROFILING_LEDGER_H
+/* ledger.h - the memory plan: what will be allocated and for what, printed and compared with what the machine has
+ * before the first allocation. */
+#include "base/file.h"
+
+#define LEDGER_ROWS 24
+struct ledger {
+    int n;
+    struct {
+        const char *what;
+        int64_t bytes;
+    } row[LEDGER_ROWS];
+};
+void ledger_add(struct ledger *l, const char *what, int64_t bytes); /* rows of 0 bytes are left out */
+int64_t ledger_total(const struct ledger *l);
+enum status ledger_print(const struct ledger *l, struct text *out);
+/* ERR_OOM when the total is above what this host has free: says what is short. */
+enum status ledger_check_host(const struct ledger *l);
+#endif
