@@ -4,8 +4,9 @@
 /* field.h - the configuration field table: one row per key, and one parser for what a user writes.
  *
  * All scalars of YAML arrive as text and are typed by the row: integers take _ between digits and the suffixes k, M, G
- * (powers of 1000) and KiB, MiB, GiB; reals take 3e-4 and 1/8; booleans are true or false, nothing else.  A default is a
- * text read by the same parser, so `baton train --help` prints what a file would say. */
+ * (powers of 1000) and KiB, MiB, GiB; reals take 3e-4 and 1/8, and inf where max is INFINITY; booleans are true or
+ * false, nothing else.  A default is a text read by the same parser, so `baton train --help` prints what a file would
+ * say. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,6 +17,7 @@ extern "C" {
 #endif
 
 #define FIELD_LIST_MAX 64
+#define FIELD_TEXT_MAX 1024 /* bytes of a TEXT or of one item of a LIST, NUL included */
 enum field_type {
     FIELD_INT,    /* int64_t                                                        */
     FIELD_REAL,   /* double                                                         */
@@ -25,33 +27,37 @@ enum field_type {
     FIELD_LIST,   /* struct field_list of texts                                     */
 };
 struct field_list {
-    int   n;
+    int n;
     char *text[FIELD_LIST_MAX];
 };
 struct field {
-    const char     *key;
+    const char *key;
     enum field_type type;
-    size_t          at;       /* offsetof the target                                */
-    const char     *fallback; /* text of the default; NULL: the key must be given   */
-    double          min, max; /* of INT and REAL; both 0: any value                 */
-    const char     *choices;  /* CHOICE: "constant|cosine|wsd"                      */
-    const char     *help;     /* one line                                           */
-    bool            free;     /* not part of a run's identity                       */
+    size_t at;            /* offsetof the target                                */
+    const char *fallback; /* text of the default (LIST: "" is no item); NULL: the key must be given */
+    double min, max;      /* of INT and REAL; both 0: any value; max may be INFINITY                */
+    const char *choices;  /* CHOICE: "constant|cosine|wsd"                      */
+    const char *help;     /* one line                                           */
+    bool free;            /* not part of a run's identity                       */
 };
 #define FIELDS_END                                                                                                     \
     { .key = NULL }
 
 /* Parse text into base + f->at.  ERR_CONFIG; the text of the failure is the reason alone ("wants an integer, 'abc' is
  * not one"), for the caller to put file:line:column and the key path before it.  A LIST takes one text each call. */
-enum status         field_set(const struct field *f, void *base, const char *text);
-enum status         field_defaults(const struct field *table, void *base); /* rows with a fallback, into zeroed memory */
+enum status field_set(const struct field *f, void *base, const char *text);
+enum status field_defaults(const struct field *table, void *base); /* rows with a fallback, into zeroed memory */
 const struct field *field_find(const struct field *table, const char *key);
 /* Text that field_set reads back to the same value; for a LIST item i. */
 enum status field_print(const struct field *f, const void *base, int i, char *out, size_t room);
-void        field_term(const struct field *table, void *base);
-/* The key of the table nearest to word (Damerau-Levenshtein distance 2 or less), or NULL. */
+bool field_empty(const struct field *f, const void *base); /* the target is as zeroed memory            */
+void field_clear(const struct field *f, void *base);       /* releases what a TEXT or LIST owns         */
+void field_term(const struct field *table, void *base);    /* the same for every row                    */
+/* The key of the table nearest to word (Damerau-Levenshtein distance 2 or less, not all of it different), or NULL. */
 const char *field_nearest(const struct field *table, const char *word);
-int         text_distance(const char *a, const char *b);
+int text_distance(const char *a, const char *b);
+/* The distance where key is worth suggesting for word, else -1: the rule of field_nearest. */
+int text_closeness(const char *word, const char *key);
 
 #ifdef __cplusplus
 }

@@ -15,7 +15,7 @@ enum status json_read_text(const char *where, const char *text, int64_t bytes, j
 }
 
 enum status json_read_file(const char *path, json_t **out) {
-    char   *text = NULL;
+    char *text = NULL;
     int64_t bytes = 0;
     *out = NULL;
     TRY(file_read(path, (int64_t)1 << 30, &text, &bytes));
@@ -80,6 +80,14 @@ enum status json_text_or(const char *where, const json_t *object, const char *ke
                          const char **out) {
     *out = fallback;
     return absent(json_object_get(object, key)) ? OK : json_text(where, object, key, out);
+}
+
+static int add_text(const char *bytes, size_t n, void *out) { return text_add(out, bytes, (int64_t)n) == OK ? 0 : -1; }
+
+enum status json_print(const json_t *value, struct text *out) {
+    FAIL_UNLESS(json_dump_callback(value, add_text, out, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY) == 0,
+                ERR_OOM, "no memory to print JSON");
+    return OK;
 }
 
 void json_print_real(char out[32], double v) {

@@ -24,6 +24,9 @@ enum status json_bool_or(const char *where, const json_t *object, const char *ke
 enum status json_text(const char *where, const json_t *object, const char *key, const char **out);
 enum status json_text_or(const char *where, const json_t *object, const char *key, const char *fallback,
                          const char **out);
+/* Append the value as indented text with sorted keys. */
+struct text; /* base/file.h */
+enum status json_print(const json_t *value, struct text *out);
 /* Text of a double that reads back to the same bits; "null" for a value that is not finite. */
 void json_print_real(char out[32], double v);
 

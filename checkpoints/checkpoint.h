@@ -7,9 +7,9 @@
  *   manifest.json                      format, step, files with sizes and XXH3-128, tensors with global shape and the
  *                                      piece each file holds, identity hash, data position, its own SHA-256
  *   config.yaml                        the resolved configuration
- * Written under step-N.tmp-<nonce>, every file synced, the folder synced, renamed, the parent synced: a reader sees all
- * of it or nothing.  Reading trusts no name: it takes the newest folder whose manifest and sizes and sums hold, and says
- * what it skipped and why.  An old checkpoint goes only after the new one has been read back and verified. */
+ * Written under step-N.tmp-<pid>-<host>, every file synced, read back and verified, the folder synced, renamed, the
+ * parent synced: a reader sees all of it or nothing.  Reading trusts no name: it takes the newest folder whose manifest
+ * and sizes and sums hold, and says what it skipped and why.  An old checkpoint goes only after the new one stands. */
 #include "base/file.h"
 #include "base/tensor.h"
 
@@ -17,10 +17,12 @@
 extern "C" {
 #endif
 
+struct save_io; /* save_io.h */
+
 struct state_tensor {
     char          name[160];
     int64_t       global[4]; /* whole shape; trailing dims 1       */
-    int           n_dims;
+    int           n_dims;    /* 0: a scalar, one row               */
     int64_t       begin;     /* first row of dim 0 held here       */
     struct tensor t;         /* the rows held here, packed         */
 };
@@ -32,11 +34,15 @@ struct checkpoint_meta {
     const char *identity_text; /* those keys, "key: value" lines  */
     const char *config;        /* resolved YAML                   */
 };
-/* keep: how many newest checkpoints stay (0: all).  On failure nothing of the new one stays and no old one is touched. */
+/* keep: how many newest checkpoints stay (0: all).  On failure nothing of the new one stays and no old one is touched.
+ * A valid checkpoint of the same step and run that is already there stays and is enough; one of another run is refused.
+ * run_dir is made if its parent exists.  One process writes a run: leftovers of dead ones are removed first. */
 enum status checkpoint_save(const char *run_dir, const struct checkpoint_meta *meta, const struct state_tensor *list,
                             int64_t n, int64_t keep);
-/* The newest valid checkpoint of a run (a run folder), or the one named (a step folder).  ERR_MISSING: none;
- * skipped gets a line for each folder passed over. */
+enum status checkpoint_save_through(const struct save_io *io, const char *run_dir, const struct checkpoint_meta *meta,
+                                    const struct state_tensor *list, int64_t n, int64_t keep);
+/* The newest valid checkpoint of a run (a run folder), or the one named (a step folder).  ERR_MISSING: there is none;
+ * ERR_DATA: there are some, and none is valid.  skipped gets a line for each folder passed over. */
 enum status checkpoint_find(const char *run_or_step_dir, char path[PATH_BYTES], struct text *skipped);
 
 struct checkpoint; /* open, verified */
@@ -46,6 +52,10 @@ const struct checkpoint_meta *checkpoint_about(const struct checkpoint *c);
 /* Every tensor of the list is found with its global shape and filled; types convert.  A name that is missing is an
  * error that names it; with `all`, so is one that nobody asked for. */
 enum status checkpoint_read(const struct checkpoint *c, const struct state_tensor *list, int64_t n, bool all);
+
+/* What is in it, for people: lists sorted by name; texts live as long as c. */
+struct manifest; /* manifest.h */
+const struct manifest *checkpoint_manifest(const struct checkpoint *c);
 
 #ifdef __cplusplus
 }

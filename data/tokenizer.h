@@ -13,18 +13,20 @@ extern "C" {
 struct tokenizer;
 /* how: "bytes" or a path. */
 enum status tokenizer_open(struct tokenizer **out, const char *how);
-void        tokenizer_close(struct tokenizer *t);
-int64_t     tokenizer_vocab(const struct tokenizer *t); /* largest id + 1 */
+void tokenizer_close(struct tokenizer *t);
+int64_t tokenizer_vocab(const struct tokenizer *t); /* largest id + 1 */
 
 struct token_list {
     int32_t *id;
-    int64_t  n, room;
+    int64_t n, room;
 };
+enum status token_list_room(struct token_list *l, int64_t n); /* room for n more behind the last */
 void token_list_term(struct token_list *l);
-/* Appends to out.  One tokenizer may serve several threads, each with its own scratch (NULL: made and dropped inside). */
+/* Appends to out.  One tokenizer may serve several threads, each with its own scratch (NULL: made and dropped inside).
+ */
 struct tokenizer_scratch;
 enum status tokenizer_scratch_init(struct tokenizer_scratch **out, const struct tokenizer *t);
-void        tokenizer_scratch_term(struct tokenizer_scratch *s);
+void tokenizer_scratch_term(struct tokenizer_scratch *s);
 enum status tokenizer_encode(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text, int64_t bytes,
                              struct token_list *out);
 enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, int64_t n, struct text *out);

@@ -12,18 +12,18 @@ struct command {
 };
 /* One option of a command line: "--name VALUE", "--name=VALUE" or, without a value, "--name". */
 struct option_row {
-    const char  *name;
+    const char *name;
     const char **value; /* receives the text; NULL for a flag */
-    int         *flag;
+    int *flag;
 };
-/* Sort argv[1..] into options, overrides (words with '=') and positional words; ERR_CONFIG names what is wrong, with the
- * nearest option.  words and overrides have room for argc entries. */
+/* Sort argv[1..] into options, overrides (words with '=') and positional words; ERR_CONFIG names what is wrong, with
+ * the nearest option.  words and overrides have room for argc entries. */
 struct command_line {
-    int          n_words, n_overrides;
+    int n_words, n_overrides;
     const char **words, **overrides;
 };
 enum status command_parse(int argc, char **argv, const struct option_row *rows, int n_rows, struct command_line *out);
-void        command_line_term(struct command_line *l);
-int         status_exit_code(enum status st);
+void command_line_term(struct command_line *l);
+int status_exit_code(enum status st);
 
 #endif

@@ -8,12 +8,17 @@
 
 int status_exit_code(enum status st) {
     switch (st) {
-    case OK: return EXIT_DONE;
-    case ERR_CONFIG: return EXIT_USAGE;
-    case ERR_STOPPED: return EXIT_SAVED;
+    case OK:
+        return EXIT_DONE;
+    case ERR_CONFIG:
+        return EXIT_USAGE;
+    case ERR_STOPPED:
+        return EXIT_SAVED;
     case ERR_COMM:
-    case ERR_TIMEOUT: return EXIT_LOST;
-    default: return EXIT_FAILED;
+    case ERR_TIMEOUT:
+        return EXIT_LOST;
+    default:
+        return EXIT_FAILED;
     }
 }
 
@@ -31,8 +36,8 @@ static enum status unknown_option(const char *word, const struct option_row *row
 }
 
 static enum status take_option(int argc, char **argv, int *i, const struct option_row *rows, int n_rows) {
-    const char              *word = argv[*i];
-    const char              *equal = strchr(word, '=');
+    const char *word = argv[*i];
+    const char *equal = strchr(word, '=');
     const struct option_row *r = find_row(word, equal ? (size_t)(equal - word) : strlen(word), rows, n_rows);
     if (!r) return unknown_option(word, rows, n_rows);
     if (r->flag) {

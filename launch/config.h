@@ -21,56 +21,60 @@ struct mesh_config {
 struct train_config {
     int64_t tokens_per_sequence, sequences_per_step, steps;
     int64_t micro_batch; /* sequences in one pass; divides sequences_per_step  */
-    int     precision;   /* enum precision                                     */
+    int precision;       /* enum precision                                     */
     int64_t head_tile;   /* tokens of one tile of the output projection        */
     int64_t valid_every; /* steps between validations; 0: only at the end      */
     int64_t valid_sequences;
-    int64_t threads;     /* host threads; 0: all cores this process may use    */
+    int64_t threads; /* host threads; 0: all cores this process may use    */
 };
 struct optimizer_config {
-    int     kind; /* adamw */
-    double  lr, lr_min_ratio, beta1, beta2, eps, weight_decay, clip_norm;
-    int     schedule; /* enum schedule */
+    int kind; /* adamw */
+    double lr, lr_min_ratio, beta1, beta2, eps, weight_decay, clip_norm;
+    int schedule;                      /* enum schedule */
     int64_t warmup_steps, decay_steps; /* decay_steps: of wsd, at the end */
 };
 struct data_config {
     struct field_list train, valid; /* token file prefixes, relative paths already resolved */
-    int               packing;      /* documents */
+    int packing;                    /* documents */
 };
 struct checkpoint_config {
     int64_t every, keep;
 };
 struct run_config {
-    char   *dir;
+    char *dir;
     int64_t seed;
-    bool    tensorboard;
+    bool tensorboard;
 };
 struct config {
-    struct model_config      model;
-    struct mesh_config       mesh;
-    struct train_config      train;
-    struct optimizer_config  optimizer;
-    struct data_config       data;
+    struct model_config model;
+    struct mesh_config mesh;
+    struct train_config train;
+    struct optimizer_config optimizer;
+    struct data_config data;
     struct checkpoint_config checkpoint;
-    struct run_config        run;
-    int                      numerics; /* fast */
-    struct text              resolved; /* the whole configuration as YAML that reads back to the same  */
-    struct text              identity; /* the identity keys, one "key.path: value" a line, sorted      */
-    char                     identity_hash[SHA256_HEX];
+    struct run_config run;
+    int numerics;         /* fast */
+    struct text resolved; /* the whole configuration as YAML that reads back to the same  */
+    struct text identity; /* the identity keys, one "key.path: value" a line, sorted      */
+    char identity_hash[SHA256_HEX];
 };
 
 /* path: a file, or NULL when text holds the YAML (named `where` in messages).  overrides: "key.path=value".
  * On ERR_CONFIG every mistake is in *errors, one line each (status_text holds the first). */
 struct config_source {
-    const char        *path, *where;
-    const char        *text;
-    int64_t            text_bytes;
-    int                n_overrides;
+    const char *path, *where;
+    const char *text;
+    int64_t text_bytes;
+    int n_overrides;
     const char *const *overrides;
-    bool               model_only; /* a `model` section is enough: parity and eval of imported models */
+    bool model_only; /* a `model` section is enough: parity and eval of imported models */
 };
 enum status config_read(struct config *c, const struct config_source *from, struct text *errors);
-void        config_term(struct config *c);
+void config_term(struct config *c);
+/* ERR_CONFIG, naming the key, for what a file may say and this build cannot do yet: more than one rank, bf16. */
+enum status config_check_runnable(const struct config *c);
+/* The exact stack and what each symbol means, for people. */
+enum status config_print_stack(const struct config *c, struct text *out);
 /* Keys, types, defaults and help of every section, for --help. */
 enum status config_help(struct text *out);
 /* The keys in which two identity texts differ, one line each: "key: this run has A, the checkpoint has B". */

@@ -19,8 +19,9 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 static void usage(FILE *to) {
     fprintf(to, "Baton trains hybrid state-space / attention language models on very long sequences.\n\n");
     for (int i = 0; i < N_COMMANDS; i++) fprintf(to, "  baton %s\n", commands[i]->usage);
-    fprintf(to, "\nbaton COMMAND --help tells more.  Exit codes: 0 done, 1 failed, 2 configuration or usage, 3 saved and\n"
-                "stopped by a signal, 4 a rank or link was lost.\n");
+    fprintf(to,
+            "\nbaton COMMAND --help tells more.  Exit codes: 0 done, 1 failed, 2 configuration or usage, 3 saved and\n"
+            "stopped by a signal, 4 a rank or link was lost.\n");
 }
 
 static bool asks_for_help(int argc, char **argv) {

@@ -28,6 +28,10 @@ struct model_config {
 };
 extern const struct field model_fields[]; /* width, vocab, tied, norm_eps, init_std: the scalar keys under `model` */
 
+/* A symbol is a printable ASCII character, but none of: space, | (a pipeline cut) and / (multi-token prediction), both
+ * of the notation and not supported yet, . and = (they would make overrides ambiguous). */
+bool symbol_allowed(char symbol);
+
 const struct layer_symbol *model_config_symbol(const struct model_config *c, char symbol);
 void model_config_term(struct model_config *c);
 

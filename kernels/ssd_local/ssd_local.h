@@ -11,8 +11,9 @@
  *              that the entering state keeps (0 if a document starts in the range): S_out = decay S_in + state
  *   backward   dstates[c] = what chunk c's own outputs ask of its entering state, and range_dstate[r] = what range r's
  *              outputs ask of the entering state if nothing is asked of its leaving state:
- *              dS_in = range_decay dS_out + range_dstate.  Reads C, dy, cum, range_decay
- *   chunks     chunk c of range r covers Q tokens from the range's start; the last may be shorter
+ *              dS_in = range_decay dS_out + range_dstate.  Reads C, dy, cum
+ *   chunks     chunk c of range r covers Q tokens from the range's start; the last may be shorter.  c may be more than
+ *              the ranges make: the rest is left alone
  *   shapes     T tokens, H heads, P head width, N state, G groups (H % G == 0), R ranges, c chunks in all
  *   types      range, pos I64; the rest `real`; sums of a in F64
  *   errors     ERR_ARG: shapes or types disagree

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "base/arena.h"
+#include "base/hash.h"
+#include "checkpoints/checkpoint.h"
+#include "checkpoints/manifest.h"
+#include "checkpoints/safetensors.h"
+#include "checkpoints/step_folders.h"
+
+#define CONFIG_BYTES ((int64_t)16 << 20)
+
+struct checkpoint {
+    char                       path[PATH_BYTES];
+    struct checkpoint_meta     meta;
+    struct manifest            m;
+    struct shard_file         *shard; /* one a file of the manifest; empty for what is no shard */
+    const struct shard_entry **entry; /* one a piece */
+    char                      *config;
+};
+
+static bool is_shard(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot && !strcmp(dot, ".safetensors");
+}
+
+/* A plain file in the folder: links are refused, for they may lead out of it. */
+static enum status check_plain(const char *path) {
+    struct stat s;
+    if (lstat(path, &s) != 0)
+        FAIL(errno == ENOENT ? ERR_DATA : ERR_IO, "%s: %s", path,
+             errno == ENOENT ? "the manifest lists this file; it is not there" : strerror(errno));
+    FAIL_UNLESS(!S_ISLNK(s.st_mode), ERR_DATA, "%s is a link: refused, a checkpoint holds its files itself", path);
+    FAIL_UNLESS(S_ISREG(s.st_mode), ERR_DATA, "%s is not a plain file", path);
+    return OK;
+}
+
+/* Which tensor a damaged shard hurts, as far as its header can still be read. */
+static enum status name_damage(const struct checkpoint *c, int64_t file, const char *path) {
+    struct shard_file f;
+    char              name[160] = "";
+    char              hex[HASH_HEX];
+    const bool        readable = shard_open(&f, path) == OK;
+    for (int64_t i = 0; readable && i < c->m.n_tensors && !*name; i++) {
+        const struct manifest_tensor *t = &c->m.tensor[i];
+        const struct shard_entry     *e = shard_find(&f, t->name);
+        for (int64_t j = 0; e && j < t->n_pieces; j++) {
+            const struct manifest_piece *p = &c->m.piece[t->first_piece + j];
+            if (p->file != file) continue;
+            hash_xxh3(f.map.data + e->begin, e->bytes, hex);
+            if (strcmp(hex, p->xxh3) != 0) strncat(name, t->name, sizeof name - 1);
+        }
+    }
+    if (readable) shard_close(&f);
+    FAIL_UNLESS(!*name, ERR_DATA, "%s: tensor %s: its checksum does not hold: changed after it was written", path, name);
+    FAIL(ERR_DATA, "%s: its checksum does not hold, in its header or names: changed after it was written", path);
+}
+
+static enum status verify_file(const struct checkpoint *c, int64_t i, const char *path) {
+    const struct manifest_file *f = &c->m.file[i];
+    struct file_map             map;
+    char                        hex[HASH_HEX];
+    TRY(check_plain(path));
+    TRY(file_map_open(&map, path));
+    const int64_t bytes = map.bytes;
+    if (bytes == f->bytes) hash_xxh3(map.data, map.bytes, hex);
+    file_map_close(&map);
+    FAIL_UNLESS(bytes == f->bytes, ERR_DATA, "%s: %" PRId64 " bytes; the manifest says %" PRId64 ": %s", path, bytes,
+                f->bytes, bytes < f->bytes ? "cut short" : "something was added");
+    if (!strcmp(hex, f->xxh3)) return OK;
+    if (is_shard(f->name)) return name_damage(c, i, path);
+    FAIL(ERR_DATA, "%s: its checksum does not hold: changed after it was written", path);
+}
+
+/* The shard's entry for a piece, agreeing with the manifest. */
+static enum status join_piece(struct checkpoint *c, const struct manifest_tensor *t, int64_t i) {
+    const struct manifest_piece *p = &c->m.piece[i];
+    const struct shard_file     *f = &c->shard[p->file];
+    const struct shard_entry    *e = shard_find(f, t->name);
+    FAIL_UNLESS(e, ERR_DATA, "%s: tensor %s: the manifest places it here; it is not", f->path, t->name);
+    FAIL_UNLESS(e->dtype == t->dtype && e->n_dims == t->n_dims && (!t->n_dims || e->shape[0] == p->rows) &&
+                    !memcmp(e->shape + 1, t->shape + 1, 3 * sizeof *e->shape),
+                ERR_DATA, "%s: tensor %s: type or shape differs from the manifest's", f->path, t->name);
+    for (int64_t j = t->first_piece; j < i; j++)
+        FAIL_UNLESS(c->m.piece[j].file != p->file, ERR_DATA, "%s: tensor %s: two pieces of it in one file", f->path,
+                    t->name);
+    c->entry[i] = e;
+    return OK;
+}
+
+static enum status join_pieces(struct checkpoint *c) {
+    int64_t entries = 0;
+    for (int64_t i = 0; i < c->m.n_tensors; i++) {
+        const struct manifest_tensor *t = &c->m.tensor[i];
+        for (int64_t j = t->first_piece; j < t->first_piece + t->n_pieces; j++) TRY(join_piece(c, t, j));
+    }
+    for (int64_t i = 0; i < c->m.n_files; i++) entries += c->shard[i].n_entries;
+    FAIL_UNLESS(entries == c->m.n_pieces, ERR_DATA, "%s: its shards hold %" PRId64 " pieces, the manifest lists %" PRId64,
+                c->path, entries, c->m.n_pieces);
+    return OK;
+}
+
+static enum status open_files(struct checkpoint *c) {
+    char    path[PATH_BYTES];
+    int64_t bytes = 0;
+    void   *mem = NULL;
+    TRY(mem_take((c->m.n_files + 1) * (int64_t)sizeof *c->shard, &mem));
+    c->shard = mem;
+    TRY(mem_take((c->m.n_pieces + 1) * (int64_t)sizeof *c->entry, &mem));
+    c->entry = mem;
+    for (int64_t i = 0; i < c->m.n_files; i++) {
+        TRY(path_print(path, "%s/%s", c->path, c->m.file[i].name));
+        TRY(verify_file(c, i, path));
+        if (is_shard(c->m.file[i].name)) TRY(shard_open(&c->shard[i], path));
+        else if (!strcmp(c->m.file[i].name, "config.yaml")) TRY(file_read(path, CONFIG_BYTES, &c->config, &bytes));
+    }
+    FAIL_UNLESS(c->config, ERR_DATA, "%s: the manifest lists no config.yaml", c->path);
+    return join_pieces(c);
+}
+
+static enum status open_manifest(struct checkpoint *c) {
+    char    path[PATH_BYTES];
+    char   *text = NULL;
+    int64_t bytes = 0;
+    TRY(path_print(path, "%s/" MANIFEST_NAME, c->path));
+    FAIL_UNLESS(file_exists(path), ERR_DATA, "%s: no manifest: not a checkpoint, or one whose files were lost", path);
+    TRY(check_plain(path));
+    TRY(file_read(path, MANIFEST_BYTES, &text, &bytes));
+    const enum status st = manifest_open(&c->m, path, text, bytes);
+    file_free(text);
+    return st;
+}
+
+enum status checkpoint_open(struct checkpoint **out, const char *path) {
+    enum status        st = OK;
+    void              *mem = NULL;
+    struct checkpoint *c;
+    int64_t            step = 0;
+    *out = NULL;
+    TRY(mem_take(sizeof *c, &mem));
+    c = mem;
+    TRY_OUT(path_print(c->path, "%s", path));
+    TRY_OUT(open_manifest(c));
+    const char *slash = strrchr(path, '/');
+    if (step_parse(slash ? slash + 1 : path, &step) && step != c->m.step)
+        FAIL_OUT(ERR_DATA, "%s: the folder is named after step %" PRId64 ", its manifest is of step %" PRId64, path,
+                 step, c->m.step);
+    TRY_OUT(open_files(c));
+    c->meta = (struct checkpoint_meta){.step = c->m.step, .tokens = c->m.tokens, .seed = c->m.seed,
+                                       .identity_text = c->m.identity_text, .config = c->config};
+    memcpy(c->meta.identity, c->m.identity, SHA256_HEX);
+    *out = c;
+    c = NULL;
+out:
+    checkpoint_close(c);
+    return st;
+}
+
+void checkpoint_close(struct checkpoint *c) {
+    if (!c) return;
+    for (int64_t i = 0; c->shard && i < c->m.n_files; i++) shard_close(&c->shard[i]);
+    mem_free(c->shard);
+    mem_free(c->entry);
+    file_free(c->config);
+    manifest_close(&c->m);
+    mem_free(c);
+}
+
+const struct checkpoint_meta *checkpoint_about(const struct checkpoint *c) { return &c->meta; }
+
+const struct manifest *checkpoint_manifest(const struct checkpoint *c) { return &c->m; }
+
+/* ---- reading tensors ---- */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct manifest_tensor *)a)->name, ((const struct manifest_tensor *)b)->name);
+}
+
+static enum status find_tensor(const struct checkpoint *c, const struct state_tensor *s,
+                               const struct manifest_tensor **out) {
+    const struct manifest_tensor key = {.name = s->name};
+    const struct manifest_tensor *t = c->m.n_tensors ? bsearch(&key, c->m.tensor, (size_t)c->m.n_tensors, sizeof key,
+                                                               by_name) : NULL;
+    FAIL_UNLESS(t, ERR_DATA, "%s: no tensor %s in this checkpoint: was it saved by another model?", c->path, s->name);
+    FAIL_UNLESS(t->n_dims == s->n_dims && !memcmp(t->shape, s->global, sizeof t->shape), ERR_DATA,
+                "%s: tensor %s: (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in the checkpoint, (%" PRId64
+                ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in this model",
+                c->path, s->name, t->shape[0], t->shape[1], t->shape[2], t->shape[3], s->global[0], s->global[1],
+                s->global[2], s->global[3]);
+    ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 &&
+           s->begin + s->t.shape[0] <= manifest_rows(t));
+    *out = t;
+    return OK;
+}
+
+static enum status read_tensor(const struct checkpoint *c, const struct state_tensor *s,
+                               const struct manifest_tensor *t) {
+    const int64_t row = t->shape[1] * t->shape[2] * t->shape[3], end = s->begin + s->t.shape[0];
+    int64_t       filled = 0;
+    for (int64_t i = t->first_piece; i < t->first_piece + t->n_pieces; i++) {
+        const struct manifest_piece *p = &c->m.piece[i];
+        const int64_t                from = p->begin > s->begin ? p->begin : s->begin;
+        const int64_t                to = p->begin + p->rows < end ? p->begin + p->rows : end;
+        if (from >= to) continue;
+        char *at = (char *)s->t.data + (from - s->begin) * row * dtype_bytes(s->t.dtype);
+        TRY(shard_read(&c->shard[p->file], c->entry[i], (from - p->begin) * row, (to - from) * row, s->t.dtype, at));
+        filled += to - from;
+    }
+    ASSERT(filled == s->t.shape[0]); /* pieces cover each row once, and stretches of them do not overlap */
+    return OK;
+}
+
+enum status checkpoint_read(const struct checkpoint *c, const struct state_tensor *list, int64_t n, bool all) {
+    enum status                   st = OK;
+    const struct manifest_tensor *t = NULL;
+    void                         *mem = NULL;
+    TRY(mem_take(c->m.n_tensors + 1, &mem));
+    char *asked = mem;
+    for (int64_t i = 0; i < n; i++) {
+        TRY_OUT(find_tensor(c, &list[i], &t));
+        asked[t - c->m.tensor] = 1;
+    }
+    for (int64_t i = 0; all && i < c->m.n_tensors; i++)
+        if (!asked[i])
+            FAIL_OUT(ERR_DATA, "%s: tensor %s is in the checkpoint and not in this model", c->path,
+                     c->m.tensor[i].name);
+    for (int64_t i = 0; i < n; i++) {
+        TRY_OUT(find_tensor(c, &list[i], &t));
+        TRY_OUT(read_tensor(c, &list[i], t));
+    }
+out:
+    mem_free(mem);
+    return st;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/affine/affine.h"
+#include "kernels/check.h"
+#include "kernels/rows.h"
+
+struct affine_job {
+    const struct affine *a;
+    struct blocks cut;
+};
+
+static void affine_block(void *arg, int64_t item, int worker) {
+    const struct affine_job *j = arg;
+    const struct block b = block_at(j->cut, item);
+    (void)worker;
+    for (int64_t n = b.row; n < b.row_end; n++) {
+        const real decay = *row(j->a->decay, n);
+        const real *in = row(j->a->in, n) + b.col, *state = row(j->a->state, n) + b.col;
+        real *out = row(j->a->out, n) + b.col;
+#pragma GCC ivdep /* out may be in: the same element, never a neighbour */
+        for (int64_t i = 0; i < b.cols; i++) out[i] = decay * in[i] + state[i];
+    }
+}
+
+enum status REF(affine_fwd)(struct ctx *c, const struct affine *a) {
+    const int64_t n = a->in.shape[0], M = a->in.shape[1];
+    CHECK_SHAPE(affine, in, REAL, n, M);
+    CHECK_SHAPE(affine, decay, REAL, n);
+    CHECK_SHAPE(affine, state, REAL, n, M);
+    CHECK_SHAPE(affine, out, REAL, n, M);
+    struct affine_job j = {.a = a, .cut = blocks_cut(n, M)};
+    pool_run(c->pool, j.cut.items, affine_block, &j);
+    return OK;
+}
+NO_BACKWARD(affine)
+NO_WORK(affine)

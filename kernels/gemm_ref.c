@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/gemm.h"
+#include <cblas.h>
+#include "kernels/rows.h"
+
+/* Before main: a later call would race with products that already run. */
+__attribute__((constructor)) static void library_on_one_thread(void) { openblas_set_num_threads(1); }
+
+void REF(gemm_library_threads)(int n) { openblas_set_num_threads(n); }
+
+static blasint narrow(int64_t n) {
+    ASSERT(n >= 0 && n <= INT32_MAX);
+    return (blasint)n;
+}
+
+void REF(gemm)(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A, int64_t lda,
+               const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
+    if (m == 0 || n == 0) return;
+    const CBLAS_TRANSPOSE ta = trans_a ? CblasTrans : CblasNoTrans, tb = trans_b ? CblasTrans : CblasNoTrans;
+#ifdef BATON_REAL64
+    cblas_dgemm(CblasRowMajor, ta, tb, narrow(m), narrow(n), narrow(k), alpha, A, narrow(lda), B, narrow(ldb), beta, C,
+                narrow(ldc));
+#else
+    cblas_sgemm(CblasRowMajor, ta, tb, narrow(m), narrow(n), narrow(k), alpha, A, narrow(lda), B, narrow(ldb), beta, C,
+                narrow(ldc));
+#endif
+}
+
+struct product {
+    bool trans_a, trans_b;
+    int64_t m, n, k, lda, ldb, ldc;
+    int64_t tile_m, tile_n, tiles_n;
+    real alpha, beta;
+    const real *A, *B;
+    real *C;
+};
+
+static void one_tile(void *arg, int64_t item, int worker) {
+    const struct product *p = arg;
+    (void)worker;
+    const int64_t i = item / p->tiles_n * p->tile_m, j = item % p->tiles_n * p->tile_n;
+    REF(gemm)
+    (p->trans_a, p->trans_b, least(p->tile_m, p->m - i), least(p->tile_n, p->n - j), p->k, p->alpha,
+     p->A + (p->trans_a ? i : i * p->lda), p->lda, p->B + (p->trans_b ? j * p->ldb : j), p->ldb, p->beta,
+     p->C + i * p->ldc + j, p->ldc);
+}
+
+void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
+                 int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
+    struct product p = {.trans_a = trans_a,
+                        .trans_b = trans_b,
+                        .m = m,
+                        .n = n,
+                        .k = k,
+                        .alpha = alpha,
+                        .A = A,
+                        .lda = lda,
+                        .B = B,
+                        .ldb = ldb,
+                        .beta = beta,
+                        .C = C,
+                        .ldc = ldc,
+                        .tile_m = 512,
+                        .tile_n = 512};
+    p.tiles_n = ceil_div(n, p.tile_n);
+    pool_run(c->pool, ceil_div(m, p.tile_m) * p.tiles_n, one_tile, &p);
+}

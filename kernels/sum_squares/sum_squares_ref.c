@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/sum_squares/sum_squares.h"
+#include "kernels/check.h"
+#include "kernels/rows.h"
+#include "kernels/sums.h"
+
+struct sum_job {
+    const real *x;
+    int64_t n;
+    struct rows cut; /* rows are blocks */
+    double *sums;
+};
+
+static void sum_blocks(void *arg, int64_t item, int worker) {
+    const struct sum_job *j = arg;
+    (void)worker;
+    for (int64_t b = rows_begin(j->cut, item); b < rows_end(j->cut, item); b++) {
+        const real *x = j->x + b * SUM_SQUARES_BLOCK;
+        j->sums[b] = sum_products(x, x, least(SUM_SQUARES_BLOCK, j->n - b * SUM_SQUARES_BLOCK));
+    }
+}
+
+int64_t REF(sum_squares_work)(const struct ctx *c, const struct sum_squares *a) {
+    (void)c;
+    return arena_round(ceil_div(a->x.shape[0], SUM_SQUARES_BLOCK) * (int64_t)sizeof(double));
+}
+
+enum status REF(sum_squares_fwd)(struct ctx *c, const struct sum_squares *a) {
+    const int64_t n = a->x.shape[0], n_blocks = ceil_div(n, SUM_SQUARES_BLOCK);
+    enum status st = OK;
+    void *sums = NULL;
+    CHECK_SHAPE(sum_squares, x, REAL, n);
+    CHECK_SHAPE(sum_squares, out, F64, 1);
+    if (n == 0) return OK;
+    const int64_t mark = arena_mark(c->work);
+    TRY_OUT(arena_take(c->work, n_blocks * (int64_t)sizeof(double), &sums));
+    struct sum_job j = {.x = a->x.data, .n = n, .cut = rows_cut(n_blocks, SUM_SQUARES_BLOCK), .sums = sums};
+    pool_run(c->pool, j.cut.items, sum_blocks, &j);
+    for (int64_t left = n_blocks; left > 1; left = ceil_div(left, 2))
+        for (int64_t i = 0; i < left; i += 2) j.sums[i / 2] = i + 1 < left ? j.sums[i] + j.sums[i + 1] : j.sums[i];
+    *(double *)a->out.data += j.sums[0];
+out:
+    arena_release(c->work, mark);
+    return st;
+}
+NO_BACKWARD(sum_squares)

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/log.h"
+#include "checkpoints/hf.h"
+#include "checkpoints/safetensors.h"
+#include "kernels/ops.h"
+#include "launch/command.h"
+#include "launch/device.h"
+#include "launch/runner.h"
+
+/* Our logits, loss and gradients beside those of golden.safetensors, in F64. */
+struct parity {
+    struct config config;
+    struct hf_folder *hf;
+    struct shard_file golden;
+    struct runner run;
+    struct hf_tensor *map;
+    int n_map;
+    double tol;   /* NAN: none */
+    double floor; /* of a gradient's norm */
+    int n_rows, n_bad;
+};
+
+static enum status golden_entry(const struct parity *p, const char *name, const struct shard_entry **out) {
+    *out = shard_find(&p->golden, name);
+    FAIL_UNLESS(*out, ERR_DATA, "%s: there is no tensor %s", p->golden.path, name);
+    return OK;
+}
+
+static enum status golden_read(const struct parity *p, const char *name, int64_t n, double **out) {
+    const struct shard_entry *e = NULL;
+    void *mem = NULL;
+    TRY(golden_entry(p, name, &e));
+    const int64_t have = e->shape[0] * e->shape[1] * e->shape[2] * e->shape[3];
+    FAIL_UNLESS(have == n, ERR_DATA, "%s: %s has %" PRId64 " elements, ours %" PRId64, p->golden.path, name, have, n);
+    TRY(mem_take(n * 8, &mem));
+    const enum status st = shard_read(&p->golden, e, 0, n, F64, mem);
+    if (st != OK) mem_free(mem);
+    else *out = mem;
+    return st;
+}
+
+static double at(struct tensor t, int64_t i) {
+    return t.dtype == F64 ? ((const double *)t.data)[i] : (double)((const float *)t.data)[i];
+}
+
+/* One row: the largest absolute error, and |a - b| / max(|b|, floor). */
+static void compare(struct parity *p, const char *name, struct tensor ours, const double *theirs, double floor) {
+    double worst = 0.0, diff = 0.0, norm = 0.0;
+    const int64_t n = tensor_count(ours);
+    for (int64_t i = 0; i < n; i++) {
+        const double d = fabs(at(ours, i) - theirs[i]);
+        if (!(d <= worst)) worst = d; /* keeps a NaN */
+        diff += d * d;
+        norm += theirs[i] * theirs[i];
+    }
+    norm = sqrt(norm);
+    const double base = norm > floor ? norm : floor;
+    const double relative = diff == 0.0 ? 0.0 : sqrt(diff) / base;
+    const bool bad = !isnan(p->tol) && !(relative <= p->tol);
+    printf("%-64s %10.3e %10.3e%s\n", name, worst, relative, bad ? "  ABOVE TOL" : "");
+    p->n_rows++;
+    p->n_bad += bad;
+}
+
+static enum status compare_named(struct parity *p, const char *label, const char *name, struct tensor ours,
+                                 double floor) {
+    double *theirs = NULL;
+    TRY(golden_read(p, name, tensor_count(ours), &theirs));
+    compare(p, label, ours, theirs, floor);
+    mem_free(theirs);
+    return OK;
+}
+
+static struct tensor gradient_of(const struct parity *p, const struct hf_tensor *t) {
+    return tensor_rows(p->run.model.params.list[t->param].g, t->row_begin, t->rows);
+}
+
+static void golden_name(char out[200], const struct hf_tensor *t) { snprintf(out, 200, "grad.%s", t->name); }
+
+static enum status largest_gradient(struct parity *p, double *out) {
+    *out = 0.0;
+    for (int i = 0; i < p->n_map; i++) {
+        char name[200];
+        double *g = NULL, sum = 0.0;
+        const int64_t n = tensor_count(gradient_of(p, &p->map[i]));
+        golden_name(name, &p->map[i]);
+        TRY(golden_read(p, name, n, &g));
+        for (int64_t j = 0; j < n; j++) sum += g[j] * g[j];
+        mem_free(g);
+        if (sqrt(sum) > *out) *out = sqrt(sum);
+    }
+    return OK;
+}
+
+/* Every gradient of the golden file must have been compared. */
+static enum status none_left(const struct parity *p) {
+    for (int64_t i = 0; i < p->golden.n_entries; i++) {
+        const char *name = p->golden.entry[i].name;
+        bool found = strncmp(name, "grad.", 5) != 0;
+        for (int j = 0; j < p->n_map && !found; j++) found = !strcmp(name + 5, p->map[j].name);
+        FAIL_UNLESS(found, ERR_DATA, "%s: %s belongs to no parameter of ours", p->golden.path, name);
+    }
+    return OK;
+}
+
+static enum status compare_all(struct parity *p) {
+    struct runner *r = &p->run;
+    double loss = r->total * r->scale;
+    printf("%-64s %10s %10s\n", "tensor", "largest", "relative");
+    TRY(compare_named(p, "logits", "logits", r->out.logits, 0.0));
+    TRY(compare_named(p, "loss", "loss", tensor_1d(&loss, F64, 1), 0.0));
+    TRY(largest_gradient(p, &p->floor));
+    for (int i = 0; i < p->n_map; i++) {
+        char name[200];
+        golden_name(name, &p->map[i]);
+        TRY(compare_named(p, name, name, gradient_of(p, &p->map[i]), 1e-3 * p->floor));
+    }
+    return none_left(p);
+}
+
+static enum status load_inputs(struct parity *p, const char *dir) {
+    const struct shard_entry *ids = NULL;
+    char path[PATH_BYTES];
+    TRY(path_print(path, "%s/golden.safetensors", dir));
+    TRY(shard_open(&p->golden, path));
+    TRY(golden_entry(p, "input_ids", &ids));
+    FAIL_UNLESS(ids->n_dims == 2 && ids->shape[0] > 0 && ids->shape[1] > 0, ERR_DATA,
+                "%s: input_ids must be (sequences, tokens)", path);
+    const struct train_config *c = &p->config.train;
+    TRY(runner_init(&p->run, &p->config.model,
+                    &(struct runner_spec){.precision = c->precision,
+                                          .threads = c->threads,
+                                          .n_sequences = ids->shape[0],
+                                          .tokens = ids->shape[1],
+                                          .tile = c->head_tile,
+                                          .gradients = true,
+                                          .logits = true},
+                    false));
+    TRY(hf_read_params(p->hf, &p->run.model.params));
+    TRY(hf_tensors(p->hf, &p->run.model.params, &p->map, &p->n_map));
+    TRY(shard_read(&p->golden, ids, 0, ids->shape[0] * ids->shape[1], I32, p->run.ids));
+    runner_plain_targets(&p->run);
+    return OK;
+}
+
+static enum status read_config(struct parity *p, const struct command_line *line, bool tol_given) {
+    enum status st = OK;
+    struct text yaml = {0}, errors = {0};
+    const char *overrides[64] = {"train.precision=f64"};
+    FAIL_UNLESS(line->n_overrides < 63, ERR_CONFIG, "more than 62 overrides");
+    for (int i = 0; i < line->n_overrides; i++) overrides[i + 1] = line->overrides[i];
+    TRY_OUT(hf_open(&p->hf, line->words[0]));
+    TRY_OUT(hf_model_yaml(p->hf, &yaml));
+    st = config_read(&p->config,
+                     &(struct config_source){.where = line->words[0],
+                                             .text = yaml.s,
+                                             .text_bytes = yaml.n,
+                                             .n_overrides = line->n_overrides + 1,
+                                             .overrides = overrides,
+                                             .model_only = true},
+                     &errors);
+    if (errors.n > 0) fprintf(stderr, "%s", errors.s);
+    if (st == OK && !tol_given) p->tol = p->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
+out:
+    text_term(&yaml);
+    text_term(&errors);
+    return st;
+}
+
+static enum status parity(struct parity *p, const struct command_line *line, bool tol_given) {
+    TRY(read_config(p, line, tol_given));
+    TRY(load_inputs(p, line->words[0]));
+    TRY(runner_pass(&p->run, true));
+    TRY(compare_all(p));
+    printf("%s: %d of %d tensors within %g (%s)\n", p->n_bad ? "FAILED" : "passed", p->n_rows - p->n_bad, p->n_rows,
+           p->tol, p->run.ctx.ops->name);
+    FAIL_UNLESS(p->n_bad == 0, ERR_DATA, "%d of %d tensors differ by more than --tol %g", p->n_bad, p->n_rows, p->tol);
+    return OK;
+}
+
+static enum status run(int argc, char **argv) {
+    const char *tol = NULL, *ranks = NULL, *device = NULL;
+    const struct option_row rows[] = {{"--tol", &tol, NULL}, {"--ranks", &ranks, NULL}, {"--device", &device, NULL}};
+    struct command_line line;
+    enum status st = OK;
+    struct parity p = {.tol = NAN};
+    TRY(command_parse(argc, argv, rows, 3, &line));
+    if (line.n_words != 1) FAIL_OUT(ERR_CONFIG, "usage: baton %s", "parity HF_DIR [--tol X] [key=value ...]");
+    TRY_OUT(device_choose(device));
+    TRY_OUT(ranks_check(ranks));
+    if (tol) {
+        char *end = NULL;
+        p.tol = strtod(tol, &end);
+        if (*end || end == tol || !(p.tol >= 0.0)) FAIL_OUT(ERR_CONFIG, "--tol %s: wants a number, 0 or more", tol);
+    }
+    st = parity(&p, &line, tol != NULL);
+out:
+    runner_term(&p.run);
+    mem_free(p.map);
+    shard_close(&p.golden);
+    hf_close(p.hf);
+    config_term(&p.config);
+    command_line_term(&line);
+    return st;
+}
+
+const struct command command_parity = {
+    .name = "parity",
+    .usage = "parity HF_DIR [--tol X] [--ranks N] [--device cpu|cuda] [key=value ...]",
+    .help =
+        "Computes logits, loss and every gradient of the model in HF_DIR on the inputs of its golden.safetensors, and\n"
+        "prints one row a tensor: the largest absolute error, and the relative one, |a-b| / max(|b|, 1e-3 of the\n"
+        "model's largest gradient norm; logits and loss: |b|).  Exit code 1 if a relative error is above --tol\n"
+        "(default 1e-9 in f64, 1e-4 in f32).  train.precision=f32 computes in F32; f64 is the default on the cpu.\n",
+    .run = run,
+};

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include "kernels/fill/fill.h"
+#include "kernels/ops.h"
+#include "kernels/sum_squares/sum_squares.h"
+#include "launch/schedule.h"
+#include "launch/trainer.h"
+#include "profiling/prof.h"
+
+/* All sequences of a step, and with them the number of its valid targets. */
+static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
+    const int64_t S = t->run.spec.tokens, n = t->config->train.sequences_per_step;
+    for (int64_t i = 0; i < n; i++)
+        TRY(stream_read(t->train, step * n + i, t->ids + i * S, t->targets + i * S, t->pos + i * S));
+    *valid = 0;
+    for (int64_t i = 0; i < n * S; i++) *valid += t->targets[i] >= 0;
+    return OK;
+}
+
+static void select_micro(struct trainer *t, int64_t micro) {
+    const int64_t T = t->run.batch.shard.n_tokens;
+    memcpy(t->run.ids, t->ids + micro * T, (size_t)T * sizeof *t->ids);
+    memcpy(t->run.targets, t->targets + micro * T, (size_t)T * sizeof *t->targets);
+    memcpy(t->run.pos, t->pos + micro * T, (size_t)T * sizeof *t->pos);
+}
+
+/* Blocks in the order of the parameters, each in its own fixed tree. */
+static enum status gradient_norm(struct trainer *t, double *norm) {
+    struct ctx *c = &t->run.ctx;
+    struct tensor sum = tensor_1d(&t->norm_squared, F64, 1);
+    t->norm_squared = 0.0;
+    for (int i = 0; i < t->run.model.params.n; i++) {
+        const struct tensor g = t->run.model.params.list[i].g;
+        TRY(c->ops->sum_squares_fwd(
+            c, &(struct sum_squares){.x = tensor_1d(g.data, g.dtype, tensor_count(g)), .out = sum}));
+    }
+    TRY(t->run.step.seams->total(&t->run.step, sum, AXIS_DATA | AXIS_SEQ | AXIS_TENSOR));
+    *norm = sqrt(t->norm_squared);
+    return OK;
+}
+
+/* What changes from step to step, in one place; a norm that is not finite skips the update on every rank alike. */
+static void write_knobs(struct trainer *t, const struct step_report *r) {
+    const struct optimizer_config *o = &t->config->optimizer;
+    const double n = (double)r->step;
+    t->knobs[KNOB_LR] = r->lr;
+    t->knobs[KNOB_CLIP] = o->clip_norm > 0.0 && r->grad_norm > o->clip_norm ? o->clip_norm / r->grad_norm : 1.0;
+    t->knobs[KNOB_FIX1] = 1.0 / (1.0 - pow(o->beta1, n));
+    t->knobs[KNOB_FIX2] = 1.0 / (1.0 - pow(o->beta2, n));
+    t->knobs[KNOB_SKIP] = r->skipped;
+}
+
+static struct tensor flat(struct tensor t) { return tensor_1d(t.data, t.dtype, tensor_count(t)); }
+
+static enum status update(struct trainer *t) {
+    const struct optimizer_config *o = &t->config->optimizer;
+    struct ctx *c = &t->run.ctx;
+    for (int i = 0; i < t->run.model.params.n; i++) {
+        const struct param *p = &t->run.model.params.list[i];
+        if (p->kind != PARAM_TRAINED) continue;
+        const struct adamw a = {.w = flat(p->w),
+                                .m = flat(p->m),
+                                .v = flat(p->v),
+                                .g = flat(p->g),
+                                .knobs = tensor_1d(t->knobs, F64, N_KNOBS),
+                                .beta1 = o->beta1,
+                                .beta2 = o->beta2,
+                                .eps = o->eps,
+                                .decay = p->decay ? o->weight_decay : 0.0,
+                                .lr_scale = p->lr_scale};
+        TRY(c->ops->adamw_fwd(c, &a));
+    }
+    return OK;
+}
+
+enum status train_step(struct trainer *t, struct step_report *r) {
+    struct runner *run = &t->run;
+    const double begin = prof_seconds();
+    const int64_t allocations = mem_stats().n_calls;
+    int64_t valid = 0;
+    prof_begin("step");
+    *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
+    r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
+    TRY(load_step(t, t->step, &valid));
+    run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
+    run->total = 0.0;
+    TRY(run->ctx.ops->fill_fwd(&run->ctx, &(struct fill){.x = run->grads, .value = 0.0}));
+    for (int64_t i = 0; i < t->n_micro; i++) {
+        select_micro(t, i);
+        TRY(runner_pass(run, true));
+    }
+    TRY(gradient_norm(t, &r->grad_norm));
+    r->loss = run->total * run->scale;
+    r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
+    write_knobs(t, r);
+    TRY(update(t));
+    t->step = r->step;
+    ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */
+    prof_end();
+
+    const double seconds = prof_seconds() - begin;
+    const int64_t tokens = t->config->train.sequences_per_step * run->spec.tokens;
+    r->tokens = t->step * tokens;
+    r->step_ms = 1e3 * seconds;
+    r->tokens_per_s = (double)tokens / seconds;
+    r->flops_per_s = t->flops * r->tokens_per_s;
+    r->bytes_peak = report_bytes_peak();
+    return OK;
+}
+
+enum status train_validate(struct trainer *t, double *loss) {
+    struct runner *run = &t->run;
+    const int64_t S = run->spec.tokens, per_pass = run->spec.n_sequences;
+    int64_t n = t->config->train.valid_sequences, valid = 0;
+    if (n > stream_sequences(t->valid)) n = stream_sequences(t->valid);
+    run->total = 0.0;
+    for (int64_t at = 0; at < n; at += per_pass) {
+        for (int64_t i = 0; i < per_pass; i++) {
+            const int64_t row = i * S;
+            TRY(stream_read(t->valid, (at + i) % n, run->ids + row, run->targets + row, run->pos + row));
+            for (int64_t j = 0; j < S; j++) {
+                if (at + i >= n) run->targets[row + j] = -1; /* the last pass is filled up: count nothing twice */
+                valid += run->targets[row + j] >= 0;
+            }
+        }
+        TRY(runner_pass(run, false));
+    }
+    *loss = valid > 0 ? run->total / (double)valid : NAN;
+    return OK;
+}

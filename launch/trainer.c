@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "launch/trainer.h"
+#include <inttypes.h>
+#include <math.h>
+#include "base/log.h"
+
+static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
+                               bool shuffle) {
+    const struct stream_spec spec = {.n_prefixes = files->n,
+                                     .prefixes = files->text,
+                                     .tokens_per_sequence = c->train.tokens_per_sequence,
+                                     .vocab = c->model.vocab,
+                                     .seed = (uint64_t)c->run.seed,
+                                     .shuffle = shuffle};
+    return stream_open(out, &spec);
+}
+
+static enum status place_tokens(struct trainer *t) {
+    const int64_t n = t->config->train.sequences_per_step * t->config->train.tokens_per_sequence;
+    void *mem[3] = {0};
+    TRY(arena_init(&t->tokens, "the tokens of a step", 2 * arena_round(4 * n) + arena_round(8 * n)));
+    for (int i = 0; i < 3; i++) TRY(arena_take(&t->tokens, (i < 2 ? 4 : 8) * n, &mem[i]));
+    t->ids = mem[0], t->targets = mem[1], t->pos = mem[2];
+    return OK;
+}
+
+struct runner_spec trainer_spec(const struct config *c) {
+    return (struct runner_spec){.precision = c->train.precision,
+                                .threads = c->train.threads,
+                                .n_sequences = c->train.micro_batch,
+                                .tokens = c->train.tokens_per_sequence,
+                                .tile = c->train.head_tile,
+                                .training = true};
+}
+
+enum status trainer_open(struct trainer *t, const struct config *c, const int *stop) {
+    enum status st = OK;
+    *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
+    t->n_micro = c->train.sequences_per_step / c->train.micro_batch;
+    TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
+    if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
+    TRY_OUT(place_tokens(t));
+    const struct runner_spec spec = trainer_spec(c);
+    TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
+    runner_init_params(&t->run, (uint64_t)c->run.seed);
+    t->run.step.stop = stop;
+    t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
+    TRY_OUT(trainer_list_state(t));
+out:
+    if (st != OK) trainer_close(t);
+    return st;
+}
+
+void trainer_close(struct trainer *t) {
+    report_close(t->report);
+    stream_close(t->train);
+    stream_close(t->valid);
+    arena_term(&t->tokens);
+    mem_free(t->state);
+    text_term(&t->identity_diff);
+    runner_term(&t->run);
+    *t = (struct trainer){0};
+}
+
+static bool due(int64_t step, int64_t every, int64_t last) { return step == last || (every > 0 && step % every == 0); }
+
+/* A save that fails costs nothing but itself: the older checkpoints stay and training goes on. */
+static void save_or_warn(struct trainer *t) {
+    if (trainer_save(t) == OK) return;
+    log_warn("step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on", t->step,
+             status_text());
+    status_clear();
+}
+
+/* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
+static enum status one_step(struct trainer *t) {
+    const struct config *c = t->config;
+    struct step_report r;
+    TRY(train_step(t, &r));
+    enum status st = OK;
+    if (t->valid && due(t->step, c->train.valid_every, c->train.steps)) {
+        st = train_validate(t, &r.valid_loss);
+        r.validated = st == OK;
+    }
+    TRY(report_step(t->report, &r));
+    if (r.skipped)
+        report_note(t->report, "warning: step %" PRId64 " skipped: loss %g, gradient norm %g; nothing was changed",
+                    r.step, r.loss, r.grad_norm);
+    TRY(st);
+    if (t->step < c->train.steps && due(t->step, c->checkpoint.every, -1)) save_or_warn(t);
+    return OK;
+}
+
+enum status trainer_run(struct trainer *t) {
+    enum status st = OK;
+    while (st == OK && t->step < t->config->train.steps) st = one_step(t);
+    if (st != OK && st != ERR_STOPPED) return st;
+    if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t));
+    if (st == ERR_STOPPED && t->step > 0)
+        report_note(t->report, "stopped by a signal; step %" PRId64 " is saved, the same command continues", t->step);
+    else if (st == ERR_STOPPED)
+        report_note(t->report, "stopped by a signal before the first step had ended: nothing to save");
+    return st;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_LAUNCH_TRAINER_H
+#define BATON_LAUNCH_TRAINER_H
+/* trainer.h - owns everything of a training run; lives in main. */
+#include "checkpoints/checkpoint.h"
+#include "data/stream.h"
+#include "kernels/adamw/adamw.h"
+#include "launch/report.h"
+#include "launch/runner.h"
+
+struct trainer {
+    const struct config *config;
+    const char *run_dir; /* where checkpoints go: run.dir, or a fork of it */
+    struct runner run;
+    struct stream *train, *valid;
+    struct arena tokens; /* of one whole step, so that its valid targets are known before it */
+    int32_t *ids, *targets;
+    int64_t *pos;
+    double knobs[N_KNOBS], norm_squared;
+    int64_t n_micro;            /* micro-batches of one step                                     */
+    int64_t step;               /* finished optimizer steps                                      */
+    int64_t saved_step;         /* the newest on disk; -1: none                                  */
+    double flops;               /* of one trained token                                          */
+    struct state_tensor *state; /* what a checkpoint holds                                       */
+    int64_t n_state;
+    struct text identity_diff; /* of the checkpoint that was restored, where it may differ */
+    struct report *report;
+};
+
+/* One training step that reads on one screen (step.c).  On ERR_STOPPED nothing of the state has changed. */
+enum status train_step(struct trainer *t, struct step_report *r);
+/* Mean loss over the validation sequences. */
+enum status train_validate(struct trainer *t, double *loss);
+
+/* The checkpoint's view of the state (trainer_state.c). */
+enum status trainer_list_state(struct trainer *t);
+enum status trainer_save(struct trainer *t);
+/* The newest valid checkpoint of run_dir becomes the state.  ERR_MISSING: there is none.  ERR_CONFIG: its identity
+ * differs, with the keys that do.  Identity may differ for a fork: the state is read, nothing of run_dir is touched. */
+enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ);
+
+struct runner_spec trainer_spec(const struct config *c);
+enum status trainer_open(struct trainer *t, const struct config *c, const int *stop);
+/* Steps until config.train.steps or a stop; reports, validates and saves on the way. */
+enum status trainer_run(struct trainer *t);
+void trainer_close(struct trainer *t);
+
+#endif

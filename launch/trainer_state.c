@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/log.h"
+#include "launch/trainer.h"
+
+static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part, struct tensor whole) {
+    struct param_part piece;
+    param_part(p, part, &piece);
+    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_rows(whole, piece.row_begin, piece.rows)};
+    snprintf(s->name, sizeof s->name, "%s/%s", group, piece.name);
+    memcpy(s->global, s->t.shape, sizeof s->global);
+}
+
+enum status trainer_list_state(struct trainer *t) {
+    const struct params *ps = &t->run.model.params;
+    void *mem = NULL;
+    int64_t n = 0;
+    for (int i = 0; i < ps->n; i++) n += 3 * param_parts(&ps->list[i]);
+    TRY(mem_take(n * (int64_t)sizeof *t->state, &mem));
+    t->state = mem;
+    for (int i = 0; i < ps->n; i++) {
+        const struct param *p = &ps->list[i];
+        for (int part = 0; part < param_parts(p); part++) {
+            list_part(&t->state[t->n_state++], "param", p, part, p->w);
+            list_part(&t->state[t->n_state++], "adamw.m", p, part, p->m);
+            list_part(&t->state[t->n_state++], "adamw.v", p, part, p->v);
+        }
+    }
+    return OK;
+}
+
+enum status trainer_save(struct trainer *t) {
+    const struct config *c = t->config;
+    struct checkpoint_meta meta = {.step = t->step,
+                                   .tokens = t->step * c->train.sequences_per_step * c->train.tokens_per_sequence,
+                                   .seed = (uint64_t)c->run.seed,
+                                   .identity_text = c->identity.s,
+                                   .config = c->resolved.s};
+    memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
+    TRY(report_sync(t->report));
+    TRY(checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep));
+    t->saved_step = t->step;
+    return OK;
+}
+
+/* A difference is an error, or what a fork records. */
+static enum status check_identity(struct trainer *t, const struct checkpoint_meta *about, const char *path,
+                                  bool may_differ) {
+    if (!strcmp(about->identity, t->config->identity_hash)) return OK;
+    text_term(&t->identity_diff);
+    TRY(config_identity_diff(t->config->identity.s, about->identity_text, &t->identity_diff));
+    FAIL_UNLESS(may_differ, ERR_CONFIG,
+                "%s was made by another run:\n%sGive this run a folder of its own with run.dir=..., or start a new run "
+                "from that checkpoint with --fork",
+                path, t->identity_diff.s ? t->identity_diff.s : "");
+    return OK;
+}
+
+enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ) {
+    enum status st = OK;
+    struct text skipped = {0};
+    struct checkpoint *c = NULL;
+    char path[PATH_BYTES];
+    st = checkpoint_find(run_dir, path, &skipped);
+    if (skipped.n > 0) log_warn("%.*s", (int)(skipped.n - (skipped.s[skipped.n - 1] == '\n')), skipped.s);
+    if (st != OK) goto out;
+    TRY_OUT(checkpoint_open(&c, path));
+    const struct checkpoint_meta *about = checkpoint_about(c);
+    TRY_OUT(check_identity(t, about, path, identity_may_differ));
+    TRY_OUT(checkpoint_read(c, t->state, t->n_state, true));
+    t->step = about->step;
+    t->saved_step = about->step;
+    log_note("continuing from %s: step %" PRId64 " of %" PRId64, path, t->step, t->config->train.steps);
+out:
+    checkpoint_close(c);
+    text_term(&skipped);
+    return st;
+}
