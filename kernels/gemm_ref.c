@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/gemm.h"
 #include <cblas.h>
+#include "kernels/rows.h"
 
 /* Before main: a later call would race with products that already run. */
 __attribute__((constructor)) static void library_on_one_thread(void) { openblas_set_num_threads(1); }
@@ -34,8 +35,6 @@ struct product {
     real *C;
 };
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 static void one_tile(void *arg, int64_t item, int worker) {
     const struct product *p = arg;
     (void)worker;
@@ -45,8 +44,6 @@ static void one_tile(void *arg, int64_t item, int worker) {
      p->A + (p->trans_a ? i : i * p->lda), p->lda, p->B + (p->trans_b ? j * p->ldb : j), p->ldb, p->beta,
      p->C + i * p->ldc + j, p->ldc);
 }
-
-static int64_t pieces(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
 
 void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
                  int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
@@ -65,6 +62,6 @@ void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n
                         .ldc = ldc,
                         .tile_m = 512,
                         .tile_n = 512};
-    p.tiles_n = pieces(n, p.tile_n);
-    pool_run(c->pool, pieces(m, p.tile_m) * p.tiles_n, one_tile, &p);
+    p.tiles_n = ceil_div(n, p.tile_n);
+    pool_run(c->pool, ceil_div(m, p.tile_m) * p.tiles_n, one_tile, &p);
 }
