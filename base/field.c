@@ -230,14 +230,19 @@ enum status field_defaults(const struct field *table, void *base) {
     return OK;
 }
 
-/* The shortest decimal that reads back to the same bits. */
+/* The shortest decimal that reads back to the same bits, its exponent as people write it: 1e-5, not 1e-05. */
 static int print_real(double v, char *out, size_t room) {
-    int n = 0;
+    char made[40];
     for (int digits = 15; digits <= 17; digits++) {
-        n = snprintf(out, room, "%.*g", digits, v);
-        if (strtod(out, NULL) == v) break;
+        snprintf(made, sizeof made, "%.*g", digits, v);
+        if (strtod(made, NULL) == v) break;
     }
-    return n;
+    char *e = strchr(made, 'e');
+    if (!e) return snprintf(out, room, "%s", made);
+    const char *power = e + 2 + strspn(e + 2, "0");
+    const bool negative = e[1] == '-';
+    *e = '\0';
+    return snprintf(out, room, "%se%s%s", made, negative ? "-" : "", power);
 }
 
 enum status field_print(const struct field *f, const void *base, int i, char *out, size_t room) {
