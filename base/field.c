@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "base/field.h"
 #include <ctype.h>
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "base/arena.h"
 
 #define WORD_MAX 64 /* longer words are far from every key */
@@ -39,7 +41,8 @@ int text_distance(const char *a, const char *b) {
 int text_closeness(const char *word, const char *key) {
     const size_t n_word = strlen(word), n_key = strlen(key);
     const int d = text_distance(word, key);
-    return d <= 2 && (size_t)d < (n_word > n_key ? n_word : n_key) ? d : -1;
+    if (d > 2) return -1;
+    return (size_t)d < (n_word > n_key ? n_word : n_key) || !strcasecmp(word, key) ? d : -1;
 }
 
 const struct field *field_find(const struct field *table, const char *key) {

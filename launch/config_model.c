@@ -140,7 +140,7 @@ static enum status compare_rows(struct model_reading *s, const struct node *n, c
     for (int i = 0; i < 128; i++) {
         const struct node *row = s->row[i];
         char path[KEY_PATH], symbol[2] = {(char)i, '\0'};
-        if (!row || s->r->tree.broken || strchr(pattern, i)) continue;
+        if (!row || strchr(pattern, i)) continue;
         if (drop && row->key_at.override < 0) {
             drop_row(s->m, (char)i);
             continue;
@@ -156,6 +156,7 @@ static enum status compare_rows(struct model_reading *s, const struct node *n, c
 static enum status compare_symbols(struct model_reading *s, const struct node *whole, const struct node *n,
                                    const char *path, const char *pattern) {
     bool told[256] = {false};
+    if (s->r->tree.broken) return OK;
     for (int i = 0; pattern[i]; i++) {
         const unsigned char c = (unsigned char)pattern[i];
         if (told[c] || (c < 128 && s->row[c])) continue;
