@@ -20,17 +20,17 @@ extern "C" {
 struct save_io; /* save_io.h */
 
 struct state_tensor {
-    char          name[160];
-    int64_t       global[4]; /* whole shape; trailing dims 1       */
-    int           n_dims;    /* 0: a scalar, one row               */
-    int64_t       begin;     /* first row of dim 0 held here       */
-    struct tensor t;         /* the rows held here, packed         */
+    char name[160];
+    int64_t global[4]; /* whole shape; trailing dims 1       */
+    int n_dims;        /* 0: a scalar, one row               */
+    int64_t begin;     /* first row of dim 0 held here       */
+    struct tensor t;   /* the rows held here, packed         */
 };
 struct checkpoint_meta {
-    int64_t     step;     /* finished optimizer steps             */
-    int64_t     tokens;   /* trained on so far                    */
-    uint64_t    seed;
-    char        identity[65];  /* SHA-256 of the identity keys    */
+    int64_t step;   /* finished optimizer steps             */
+    int64_t tokens; /* trained on so far                    */
+    uint64_t seed;
+    char identity[65];         /* SHA-256 of the identity keys    */
     const char *identity_text; /* those keys, "key: value" lines  */
     const char *config;        /* resolved YAML                   */
 };
@@ -47,11 +47,14 @@ enum status checkpoint_find(const char *run_or_step_dir, char path[PATH_BYTES], 
 
 struct checkpoint; /* open, verified */
 enum status checkpoint_open(struct checkpoint **out, const char *path);
-void        checkpoint_close(struct checkpoint *c);
+void checkpoint_close(struct checkpoint *c);
 const struct checkpoint_meta *checkpoint_about(const struct checkpoint *c);
 /* Every tensor of the list is found with its global shape and filled; types convert.  A name that is missing is an
  * error that names it; with `all`, so is one that nobody asked for. */
 enum status checkpoint_read(const struct checkpoint *c, const struct state_tensor *list, int64_t n, bool all);
+
+/* Manifest and sizes alone, nothing hashed: is it worth keeping? */
+enum status checkpoint_glance(const char *path);
 
 /* What is in it, for people: lists sorted by name; texts live as long as c. */
 struct manifest; /* manifest.h */

@@ -22,8 +22,8 @@ static enum status verify_listed(const char *path) {
 }
 
 static bool names_step(const char *dir) {
-    char        manifest[PATH_BYTES];
-    int64_t     step = 0;
+    char manifest[PATH_BYTES];
+    int64_t step = 0;
     const char *slash = strrchr(dir, '/');
     if (step_parse(slash ? slash + 1 : dir, &step)) return true;
     return path_print(manifest, "%s/" MANIFEST_NAME, dir) == OK && file_exists(manifest);
@@ -43,7 +43,7 @@ static enum status newest_valid(const char *folder, const struct step_list *l, c
 }
 
 enum status checkpoint_find(const char *run_or_step_dir, char path[PATH_BYTES], struct text *skipped) {
-    char             dir[PATH_BYTES], folder[PATH_BYTES];
+    char dir[PATH_BYTES], folder[PATH_BYTES];
     struct step_list l;
     TRY(path_print(dir, "%s", run_or_step_dir));
     for (size_t n = strlen(dir); n > 1 && dir[n - 1] == '/'; n--) dir[n - 1] = '\0';

@@ -15,12 +15,12 @@
 #define CONFIG_BYTES ((int64_t)16 << 20)
 
 struct checkpoint {
-    char                       path[PATH_BYTES];
-    struct checkpoint_meta     meta;
-    struct manifest            m;
-    struct shard_file         *shard; /* one a file of the manifest; empty for what is no shard */
+    char path[PATH_BYTES];
+    struct checkpoint_meta meta;
+    struct manifest m;
+    struct shard_file *shard;         /* one a file of the manifest; empty for what is no shard */
     const struct shard_entry **entry; /* one a piece */
-    char                      *config;
+    char *config;
 };
 
 static bool is_shard(const char *name) {
@@ -42,12 +42,12 @@ static enum status check_plain(const char *path) {
 /* Which tensor a damaged shard hurts, as far as its header can still be read. */
 static enum status name_damage(const struct checkpoint *c, int64_t file, const char *path) {
     struct shard_file f;
-    char              name[160] = "";
-    char              hex[HASH_HEX];
-    const bool        readable = shard_open(&f, path) == OK;
+    char name[160] = "";
+    char hex[HASH_HEX];
+    const bool readable = shard_open(&f, path) == OK;
     for (int64_t i = 0; readable && i < c->m.n_tensors && !*name; i++) {
         const struct manifest_tensor *t = &c->m.tensor[i];
-        const struct shard_entry     *e = shard_find(&f, t->name);
+        const struct shard_entry *e = shard_find(&f, t->name);
         for (int64_t j = 0; e && j < t->n_pieces; j++) {
             const struct manifest_piece *p = &c->m.piece[t->first_piece + j];
             if (p->file != file) continue;
@@ -56,21 +56,28 @@ static enum status name_damage(const struct checkpoint *c, int64_t file, const c
         }
     }
     if (readable) shard_close(&f);
-    FAIL_UNLESS(!*name, ERR_DATA, "%s: tensor %s: its checksum does not hold: changed after it was written", path, name);
+    FAIL_UNLESS(!*name, ERR_DATA, "%s: tensor %s: its checksum does not hold: changed after it was written", path,
+                name);
     FAIL(ERR_DATA, "%s: its checksum does not hold, in its header or names: changed after it was written", path);
+}
+
+static enum status check_size(const struct manifest_file *f, const char *path) {
+    int64_t bytes = 0;
+    TRY(check_plain(path));
+    TRY(file_size(path, &bytes));
+    FAIL_UNLESS(bytes == f->bytes, ERR_DATA, "%s: %" PRId64 " bytes; the manifest says %" PRId64 ": %s", path, bytes,
+                f->bytes, bytes < f->bytes ? "cut short" : "something was added");
+    return OK;
 }
 
 static enum status verify_file(const struct checkpoint *c, int64_t i, const char *path) {
     const struct manifest_file *f = &c->m.file[i];
-    struct file_map             map;
-    char                        hex[HASH_HEX];
-    TRY(check_plain(path));
+    struct file_map map;
+    char hex[HASH_HEX];
+    TRY(check_size(f, path));
     TRY(file_map_open(&map, path));
-    const int64_t bytes = map.bytes;
-    if (bytes == f->bytes) hash_xxh3(map.data, map.bytes, hex);
+    hash_xxh3(map.data, map.bytes, hex);
     file_map_close(&map);
-    FAIL_UNLESS(bytes == f->bytes, ERR_DATA, "%s: %" PRId64 " bytes; the manifest says %" PRId64 ": %s", path, bytes,
-                f->bytes, bytes < f->bytes ? "cut short" : "something was added");
     if (!strcmp(hex, f->xxh3)) return OK;
     if (is_shard(f->name)) return name_damage(c, i, path);
     FAIL(ERR_DATA, "%s: its checksum does not hold: changed after it was written", path);
@@ -79,8 +86,8 @@ static enum status verify_file(const struct checkpoint *c, int64_t i, const char
 /* The shard's entry for a piece, agreeing with the manifest. */
 static enum status join_piece(struct checkpoint *c, const struct manifest_tensor *t, int64_t i) {
     const struct manifest_piece *p = &c->m.piece[i];
-    const struct shard_file     *f = &c->shard[p->file];
-    const struct shard_entry    *e = shard_find(f, t->name);
+    const struct shard_file *f = &c->shard[p->file];
+    const struct shard_entry *e = shard_find(f, t->name);
     FAIL_UNLESS(e, ERR_DATA, "%s: tensor %s: the manifest places it here; it is not", f->path, t->name);
     FAIL_UNLESS(e->dtype == t->dtype && e->n_dims == t->n_dims && (!t->n_dims || e->shape[0] == p->rows) &&
                     !memcmp(e->shape + 1, t->shape + 1, 3 * sizeof *e->shape),
@@ -99,15 +106,15 @@ static enum status join_pieces(struct checkpoint *c) {
         for (int64_t j = t->first_piece; j < t->first_piece + t->n_pieces; j++) TRY(join_piece(c, t, j));
     }
     for (int64_t i = 0; i < c->m.n_files; i++) entries += c->shard[i].n_entries;
-    FAIL_UNLESS(entries == c->m.n_pieces, ERR_DATA, "%s: its shards hold %" PRId64 " pieces, the manifest lists %" PRId64,
-                c->path, entries, c->m.n_pieces);
+    FAIL_UNLESS(entries == c->m.n_pieces, ERR_DATA,
+                "%s: its shards hold %" PRId64 " pieces, the manifest lists %" PRId64, c->path, entries, c->m.n_pieces);
     return OK;
 }
 
 static enum status open_files(struct checkpoint *c) {
-    char    path[PATH_BYTES];
+    char path[PATH_BYTES];
     int64_t bytes = 0;
-    void   *mem = NULL;
+    void *mem = NULL;
     TRY(mem_take((c->m.n_files + 1) * (int64_t)sizeof *c->shard, &mem));
     c->shard = mem;
     TRY(mem_take((c->m.n_pieces + 1) * (int64_t)sizeof *c->entry, &mem));
@@ -123,8 +130,8 @@ static enum status open_files(struct checkpoint *c) {
 }
 
 static enum status open_manifest(struct checkpoint *c) {
-    char    path[PATH_BYTES];
-    char   *text = NULL;
+    char path[PATH_BYTES];
+    char *text = NULL;
     int64_t bytes = 0;
     TRY(path_print(path, "%s/" MANIFEST_NAME, c->path));
     FAIL_UNLESS(file_exists(path), ERR_DATA, "%s: no manifest: not a checkpoint, or one whose files were lost", path);
@@ -135,11 +142,29 @@ static enum status open_manifest(struct checkpoint *c) {
     return st;
 }
 
-enum status checkpoint_open(struct checkpoint **out, const char *path) {
-    enum status        st = OK;
-    void              *mem = NULL;
+enum status checkpoint_glance(const char *path) {
+    enum status st = OK;
+    void *mem = NULL;
+    char file[PATH_BYTES];
     struct checkpoint *c;
-    int64_t            step = 0;
+    TRY(mem_take(sizeof *c, &mem));
+    c = mem;
+    TRY_OUT(path_print(c->path, "%s", path));
+    TRY_OUT(open_manifest(c));
+    for (int64_t i = 0; i < c->m.n_files; i++) {
+        TRY_OUT(path_print(file, "%s/%s", path, c->m.file[i].name));
+        TRY_OUT(check_size(&c->m.file[i], file));
+    }
+out:
+    checkpoint_close(c);
+    return st;
+}
+
+enum status checkpoint_open(struct checkpoint **out, const char *path) {
+    enum status st = OK;
+    void *mem = NULL;
+    struct checkpoint *c;
+    int64_t step = 0;
     *out = NULL;
     TRY(mem_take(sizeof *c, &mem));
     c = mem;
@@ -150,8 +175,11 @@ enum status checkpoint_open(struct checkpoint **out, const char *path) {
         FAIL_OUT(ERR_DATA, "%s: the folder is named after step %" PRId64 ", its manifest is of step %" PRId64, path,
                  step, c->m.step);
     TRY_OUT(open_files(c));
-    c->meta = (struct checkpoint_meta){.step = c->m.step, .tokens = c->m.tokens, .seed = c->m.seed,
-                                       .identity_text = c->m.identity_text, .config = c->config};
+    c->meta = (struct checkpoint_meta){.step = c->m.step,
+                                       .tokens = c->m.tokens,
+                                       .seed = c->m.seed,
+                                       .identity_text = c->m.identity_text,
+                                       .config = c->config};
     memcpy(c->meta.identity, c->m.identity, SHA256_HEX);
     *out = c;
     c = NULL;
@@ -183,16 +211,15 @@ static int by_name(const void *a, const void *b) {
 static enum status find_tensor(const struct checkpoint *c, const struct state_tensor *s,
                                const struct manifest_tensor **out) {
     const struct manifest_tensor key = {.name = s->name};
-    const struct manifest_tensor *t = c->m.n_tensors ? bsearch(&key, c->m.tensor, (size_t)c->m.n_tensors, sizeof key,
-                                                               by_name) : NULL;
+    const struct manifest_tensor *t =
+        c->m.n_tensors ? bsearch(&key, c->m.tensor, (size_t)c->m.n_tensors, sizeof key, by_name) : NULL;
     FAIL_UNLESS(t, ERR_DATA, "%s: no tensor %s in this checkpoint: was it saved by another model?", c->path, s->name);
     FAIL_UNLESS(t->n_dims == s->n_dims && !memcmp(t->shape, s->global, sizeof t->shape), ERR_DATA,
                 "%s: tensor %s: (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in the checkpoint, (%" PRId64
                 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in this model",
                 c->path, s->name, t->shape[0], t->shape[1], t->shape[2], t->shape[3], s->global[0], s->global[1],
                 s->global[2], s->global[3]);
-    ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 &&
-           s->begin + s->t.shape[0] <= manifest_rows(t));
+    ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 && s->begin + s->t.shape[0] <= manifest_rows(t));
     *out = t;
     return OK;
 }
@@ -200,11 +227,11 @@ static enum status find_tensor(const struct checkpoint *c, const struct state_te
 static enum status read_tensor(const struct checkpoint *c, const struct state_tensor *s,
                                const struct manifest_tensor *t) {
     const int64_t row = t->shape[1] * t->shape[2] * t->shape[3], end = s->begin + s->t.shape[0];
-    int64_t       filled = 0;
+    int64_t filled = 0;
     for (int64_t i = t->first_piece; i < t->first_piece + t->n_pieces; i++) {
         const struct manifest_piece *p = &c->m.piece[i];
-        const int64_t                from = p->begin > s->begin ? p->begin : s->begin;
-        const int64_t                to = p->begin + p->rows < end ? p->begin + p->rows : end;
+        const int64_t from = p->begin > s->begin ? p->begin : s->begin;
+        const int64_t to = p->begin + p->rows < end ? p->begin + p->rows : end;
         if (from >= to) continue;
         char *at = (char *)s->t.data + (from - s->begin) * row * dtype_bytes(s->t.dtype);
         TRY(shard_read(&c->shard[p->file], c->entry[i], (from - p->begin) * row, (to - from) * row, s->t.dtype, at));
@@ -215,9 +242,9 @@ static enum status read_tensor(const struct checkpoint *c, const struct state_te
 }
 
 enum status checkpoint_read(const struct checkpoint *c, const struct state_tensor *list, int64_t n, bool all) {
-    enum status                   st = OK;
+    enum status st = OK;
     const struct manifest_tensor *t = NULL;
-    void                         *mem = NULL;
+    void *mem = NULL;
     TRY(mem_take(c->m.n_tensors + 1, &mem));
     char *asked = mem;
     for (int64_t i = 0; i < n; i++) {

@@ -14,21 +14,24 @@ extern "C" {
 #endif
 
 struct hf_folder;
-enum status hf_open(struct hf_folder **out, const char *dir); /* refuses an unknown model_type, or a field it cannot honour, by name */
-void        hf_close(struct hf_folder *f);
+enum status hf_open(struct hf_folder **out,
+                    const char *dir); /* refuses an unknown model_type, or a field it cannot honour, by name */
+void hf_close(struct hf_folder *f);
 /* "model:\n  width: ..." as in a configuration file. */
 enum status hf_model_yaml(const struct hf_folder *f, struct text *yaml);
 /* Fill every parameter's w from the folder's tensors.  Every tensor of ours must be found with its shape, and every one
  * of theirs used; else ERR_DATA names it. */
 enum status hf_read_params(const struct hf_folder *f, struct params *ps);
-/* The tensors of the files, one by one, as rows of ours: tensor i is their `name`, and covers rows [row_begin, row_begin
+/* The tensors of the files, one by one, as rows of ours: tensor i is their `name`, and covers rows [row_begin,
+ * row_begin
  * + rows) of parameter index param. */
 struct hf_tensor {
-    char    name[160];
-    int     param;
+    char name[160];
+    int param;
     int64_t row_begin, rows;
 };
-enum status hf_tensors(const struct hf_folder *f, const struct params *ps, struct hf_tensor **out, int *n); /* mem_free(*out) */
+enum status hf_tensors(const struct hf_folder *f, const struct params *ps, struct hf_tensor **out,
+                       int *n); /* mem_free(*out) */
 
 #ifdef __cplusplus
 }

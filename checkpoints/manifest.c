@@ -44,7 +44,7 @@ static enum status parse_files(struct manifest *m, const char *where, const json
     TRY(take_list((int64_t)json_array_size(list), sizeof *m->file, &mem));
     m->file = mem;
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t         *v = json_array_get(list, i);
+        const json_t *v = json_array_get(list, i);
         struct manifest_file *f = &m->file[m->n_files++];
         TRY(json_text(where, v, "name", &f->name));
         FAIL_UNLESS(manifest_name_ok(f->name), ERR_DATA, "%s: \"%.80s\" is not a plain file name: refused", where,
@@ -59,8 +59,8 @@ static enum status parse_files(struct manifest *m, const char *where, const json
 
 static enum status parse_shape(struct manifest_tensor *t, const char *where, const json_t *info) {
     const json_t *shape = json_object_get(info, "shape");
-    const char   *type = NULL;
-    int64_t       bytes = 0;
+    const char *type = NULL;
+    int64_t bytes = 0;
     TRY(json_text(where, info, "dtype", &type));
     FAIL_UNLESS(shard_dtype(type, &t->dtype), ERR_DATA, "%s: tensor %s: no type is called %s", where, t->name, type);
     FAIL_UNLESS(json_is_array(shape) && json_array_size(shape) <= 4, ERR_DATA,
@@ -86,18 +86,18 @@ static int by_begin(const void *a, const void *b) {
 /* Every row of the tensor once. */
 static enum status check_pieces(const struct manifest *m, const struct manifest_tensor *t, const char *where) {
     struct manifest_piece *p = m->piece + t->first_piece;
-    int64_t                at = 0;
+    int64_t at = 0;
     if (t->n_pieces > 1) qsort(p, (size_t)t->n_pieces, sizeof *p, by_begin);
     FAIL_UNLESS(t->n_pieces > 0, ERR_DATA, "%s: tensor %s: no piece of it is listed", where, t->name);
     for (int64_t i = 0; i < t->n_pieces; i++) {
         FAIL_UNLESS(p[i].begin == at && p[i].rows <= manifest_rows(t) - at, ERR_DATA,
-                    "%s: tensor %s: rows from %" PRId64 " on come next, but a piece holds %" PRId64 " rows from %" PRId64
-                    " on: not each row once",
+                    "%s: tensor %s: rows from %" PRId64 " on come next, but a piece holds %" PRId64
+                    " rows from %" PRId64 " on: not each row once",
                     where, t->name, at, p[i].rows, p[i].begin);
         at += p[i].rows;
     }
-    FAIL_UNLESS(at == manifest_rows(t), ERR_DATA, "%s: tensor %s: %" PRId64 " of %" PRId64 " rows are in no file", where,
-                t->name, manifest_rows(t) - at, manifest_rows(t));
+    FAIL_UNLESS(at == manifest_rows(t), ERR_DATA, "%s: tensor %s: %" PRId64 " of %" PRId64 " rows are in no file",
+                where, t->name, manifest_rows(t) - at, manifest_rows(t));
     return OK;
 }
 
@@ -106,7 +106,7 @@ static enum status parse_pieces(struct manifest *m, struct manifest_tensor *t, c
     t->first_piece = m->n_pieces;
     t->n_pieces = (int64_t)json_array_size(list);
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t          *v = json_array_get(list, i);
+        const json_t *v = json_array_get(list, i);
         struct manifest_piece *p = &m->piece[m->n_pieces++];
         TRY(count_of(where, v, "file", &p->file));
         TRY(count_of(where, v, "begin", &p->begin));
@@ -132,9 +132,9 @@ static int by_name(const void *a, const void *b) {
 
 static enum status parse_tensors(struct manifest *m, const char *where, json_t *all) {
     const char *name;
-    json_t     *info;
-    int64_t     pieces = 0;
-    void       *tensors = NULL, *list = NULL;
+    json_t *info;
+    int64_t pieces = 0;
+    void *tensors = NULL, *list = NULL;
     FAIL_UNLESS(json_is_object(all), ERR_DATA, "%s: \"tensors\" is missing or not an object", where);
     json_object_foreach(all, name, info) pieces += (int64_t)json_array_size(json_object_get(info, "pieces"));
     TRY(take_list((int64_t)json_object_size(all), sizeof *m->tensor, &tensors));
@@ -155,7 +155,8 @@ static enum status parse_head(struct manifest *m, const char *where, const json_
     const char *format = NULL, *seed = NULL;
     FAIL_UNLESS(json_is_object(root), ERR_DATA, "%s: not an object", where);
     TRY(json_text(where, root, "format", &format));
-    FAIL_UNLESS(!strcmp(format, FORMAT), ERR_DATA, "%s: its format is %.40s; this program reads " FORMAT, where, format);
+    FAIL_UNLESS(!strcmp(format, FORMAT), ERR_DATA, "%s: its format is %.40s; this program reads " FORMAT, where,
+                format);
     TRY(count_of(where, root, "step", &m->step));
     TRY(count_of(where, root, "tokens", &m->tokens));
     TRY(json_text(where, root, "seed", &seed)); /* a text: JSON integers here have 63 bits */
@@ -168,7 +169,7 @@ static enum status parse_head(struct manifest *m, const char *where, const json_
 
 enum status manifest_parse(struct manifest *m, const char *where, const char *text, int64_t bytes) {
     enum status st = OK;
-    json_t     *root = NULL;
+    json_t *root = NULL;
     *m = (struct manifest){0};
     TRY(json_read_text(where, text, bytes, &root));
     m->json = root;
@@ -192,7 +193,7 @@ void manifest_close(struct manifest *m) {
 
 static enum status layout(const json_t *root, struct text *out) {
     const size_t n = json_dumpb(root, NULL, 0, LAYOUT_FLAGS);
-    void        *mem = NULL;
+    void *mem = NULL;
     FAIL_UNLESS(n > 0, ERR_OOM, "cannot print a manifest: no memory");
     TRY(mem_take((int64_t)n + 1, &mem));
     json_dumpb(root, mem, n, LAYOUT_FLAGS);
@@ -203,14 +204,15 @@ static enum status layout(const json_t *root, struct text *out) {
 
 /* root gets the member sha256 over the text without it; out the text with it. */
 static enum status seal(json_t *root, struct text *out) {
-    char        hex[SHA256_HEX];
+    char hex[SHA256_HEX];
     struct text bare = {0};
     json_object_del(root, "sha256");
     enum status st = layout(root, &bare);
     if (st == OK) st = hash_sha256(bare.s, bare.n, hex);
     text_term(&bare);
     TRY(st);
-    FAIL_UNLESS(json_object_set_new(root, "sha256", json_string(hex)) == 0, ERR_OOM, "cannot seal a manifest: no memory");
+    FAIL_UNLESS(json_object_set_new(root, "sha256", json_string(hex)) == 0, ERR_OOM,
+                "cannot seal a manifest: no memory");
     TRY(layout(root, out));
     return text_add(out, "\n", 1);
 }
@@ -267,8 +269,8 @@ static json_t *tensors_json(const struct manifest *m) {
 
 enum status manifest_print(const struct manifest *m, struct text *out) {
     struct manifest check = {0};
-    char            seed[24];
-    const int64_t   from = out->n;
+    char seed[24];
+    const int64_t from = out->n;
     snprintf(seed, sizeof seed, "%" PRIu64, m->seed);
     json_t *root = json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:o, s:o}", "format", FORMAT, "step", (json_int_t)m->step,
                              "tokens", (json_int_t)m->tokens, "seed", seed, "identity", m->identity, "identity_text",

@@ -4,10 +4,9 @@
 /* manifest.h - manifest.json: what a checkpoint holds, sealed.
  *
  *   {"files":   [{"bytes": 1, "name": "shard-00000-of-00001.safetensors", "xxh3": "..."}, ...],
- *    "format":  "baton-checkpoint-1", "identity": "...", "identity_text": "...", "seed": "1", "sha256": "...", "step": 1,
- *    "tensors": {"param/NAME": {"dtype": "F32", "shape": [6, 4],
- *                               "pieces": [{"begin": 0, "file": 0, "rows": 6, "xxh3": "..."}]}},
- *    "tokens":  1}
+ *    "format":  "baton-checkpoint-1", "identity": "...", "identity_text": "...", "seed": "1", "sha256": "...", "step":
+ * 1, "tensors": {"param/NAME": {"dtype": "F32", "shape": [6, 4], "pieces": [{"begin": 0, "file": 0, "rows": 6, "xxh3":
+ * "..."}]}}, "tokens":  1}
  *
  * Keys are sorted and the layout is one; sha256 is that of the same text without its own member, so a changed byte
  * anywhere is seen.  Pieces are rows of dim 0 (a scalar is one row) and cover each tensor exactly once. */
@@ -23,40 +22,40 @@ extern "C" {
 
 struct manifest_file {
     const char *name; /* plain: no folder, no leading dot */
-    int64_t     bytes;
+    int64_t bytes;
     const char *xxh3;
 };
 struct manifest_piece {
-    int64_t     file;        /* index into files */
-    int64_t     begin, rows; /* of dim 0 */
-    const char *xxh3;        /* of the piece's bytes alone: tells which tensor a damaged file hurts */
+    int64_t file;        /* index into files */
+    int64_t begin, rows; /* of dim 0 */
+    const char *xxh3;    /* of the piece's bytes alone: tells which tensor a damaged file hurts */
 };
 struct manifest_tensor {
     const char *name;
-    enum dtype  dtype;
-    int         n_dims;
-    int64_t     shape[4]; /* whole; trailing dims 1 */
-    int64_t     first_piece, n_pieces;
+    enum dtype dtype;
+    int n_dims;
+    int64_t shape[4]; /* whole; trailing dims 1 */
+    int64_t first_piece, n_pieces;
 };
 struct manifest {
-    int64_t                 step, tokens;
-    uint64_t                seed;
-    const char             *identity, *identity_text;
-    struct manifest_file   *file;   /* sorted by name */
+    int64_t step, tokens;
+    uint64_t seed;
+    const char *identity, *identity_text;
+    struct manifest_file *file;     /* sorted by name */
     struct manifest_tensor *tensor; /* sorted by name once parsed */
-    struct manifest_piece  *piece;  /* those of one tensor follow each other, by begin once parsed */
-    int64_t                 n_files, n_tensors, n_pieces;
-    void                   *json; /* owns texts once parsed */
+    struct manifest_piece *piece;   /* those of one tensor follow each other, by begin once parsed */
+    int64_t n_files, n_tensors, n_pieces;
+    void *json; /* owns texts once parsed */
 };
 /* The sealed text of m. */
 enum status manifest_print(const struct manifest *m, struct text *out);
 /* Structure alone (for fuzzing), and structure with seal.  Nothing outlives a failure. */
 enum status manifest_parse(struct manifest *m, const char *where, const char *text, int64_t bytes);
 enum status manifest_open(struct manifest *m, const char *where, const char *text, int64_t bytes);
-void        manifest_close(struct manifest *m); /* of a parsed one; accepts the empty one */
+void manifest_close(struct manifest *m); /* of a parsed one; accepts the empty one */
 /* Rows of dim 0, and elements in one. */
 int64_t manifest_rows(const struct manifest_tensor *t);
-bool    manifest_name_ok(const char *name); /* fit for a file of a checkpoint */
+bool manifest_name_ok(const char *name); /* fit for a file of a checkpoint */
 
 #ifdef __cplusplus
 }

@@ -58,7 +58,7 @@ static enum status read_offsets(const char *where, const json_t *info, struct sh
 
 static enum status read_entry(const char *where, const char *name, const json_t *info, struct shard_entry *e) {
     const char *type = NULL;
-    int64_t     bytes = 0;
+    int64_t bytes = 0;
     *e = (struct shard_entry){.name = name};
     for (const unsigned char *p = (const unsigned char *)name; *p; p++)
         FAIL_UNLESS(*p >= ' ' && *p != 127, ERR_DATA, "%s: a tensor's name holds a control character", where);
@@ -78,7 +78,7 @@ static enum status read_entry(const char *where, const char *name, const json_t 
 
 static enum status check_metadata(const char *where, const json_t *map) {
     const char *key;
-    json_t     *v;
+    json_t *v;
     FAIL_UNLESS(json_is_object(map), ERR_DATA, "%s: __metadata__ is not an object", where);
     json_object_foreach((json_t *)(uintptr_t)map, key, v)
         FAIL_UNLESS(json_is_string(v), ERR_DATA, "%s: __metadata__: \"%s\" is not a text", where, key);
@@ -116,9 +116,9 @@ static enum status check_cover(struct shard_file *f, const char *where, int64_t 
 }
 
 static enum status read_entries(struct shard_file *f, const char *where) {
-    json_t     *header = f->header, *info;
+    json_t *header = f->header, *info;
     const char *name;
-    void       *mem = NULL;
+    void *mem = NULL;
     FAIL_UNLESS(json_is_object(header), ERR_DATA, "%s: the header is not an object", where);
     TRY(mem_take((int64_t)(json_object_size(header) * sizeof *f->entry), &mem));
     f->entry = mem;
@@ -132,7 +132,7 @@ static enum status read_entries(struct shard_file *f, const char *where) {
 /* f holds what was taken, also on failure: the caller closes. */
 static enum status parse(struct shard_file *f, const char *where, const unsigned char *bytes, int64_t n) {
     uint64_t header = 0;
-    json_t  *root = NULL;
+    json_t *root = NULL;
     FAIL_UNLESS(n >= 8, ERR_DATA, "%s: %" PRId64 " bytes: too short for a safetensors file", where, n);
     memcpy(&header, bytes, 8);
     FAIL_UNLESS(header <= HEADER_MAX, ERR_DATA, "%s: a header of %" PRIu64 " bytes; at most %" PRIu64, where, header,

@@ -9,8 +9,8 @@ enum { BLOCK = 512 };
 
 static double from_f16(uint16_t h) {
     const uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = (h >> 10) & 31u, fraction = h & 1023u;
-    uint32_t       bits = sign | (exponent + 112u) << 23 | fraction << 13;
-    float          v;
+    uint32_t bits = sign | (exponent + 112u) << 23 | fraction << 13;
+    float v;
     if (exponent == 0) return (sign ? -1.0 : 1.0) * (double)fraction * 0x1p-24;
     if (exponent == 31) bits = sign | 0x7f800000u | fraction << 13;
     memcpy(&v, &bits, 4);
@@ -19,7 +19,7 @@ static double from_f16(uint16_t h) {
 
 static double from_bf16(uint16_t h) {
     const uint32_t bits = (uint32_t)h << 16;
-    float          v;
+    float v;
     memcpy(&v, &bits, 4);
     return (double)v;
 }
@@ -34,23 +34,35 @@ static double from_bf16(uint16_t h) {
 
 static bool widen_real(enum dtype t, const unsigned char *in, int64_t n, double *out) {
     switch (t) {
-    case F64: WIDEN(double, v);
-    case F32: WIDEN(float, (double)v);
-    case BF16: WIDEN(uint16_t, from_bf16(v));
-    case F16: WIDEN(uint16_t, from_f16(v));
-    default: return false;
+    case F64:
+        WIDEN(double, v);
+    case F32:
+        WIDEN(float, (double)v);
+    case BF16:
+        WIDEN(uint16_t, from_bf16(v));
+    case F16:
+        WIDEN(uint16_t, from_f16(v));
+    default:
+        return false;
     }
 }
 
 static bool widen_integer(enum dtype t, const unsigned char *in, int64_t n, int64_t *out) {
     switch (t) {
-    case I64: WIDEN(int64_t, v);
-    case I32: WIDEN(int32_t, v);
-    case I16: WIDEN(int16_t, v);
-    case I8: WIDEN(int8_t, v);
-    case U16: WIDEN(uint16_t, v);
-    case U8: WIDEN(uint8_t, v);
-    default: return false;
+    case I64:
+        WIDEN(int64_t, v);
+    case I32:
+        WIDEN(int32_t, v);
+    case I16:
+        WIDEN(int16_t, v);
+    case I8:
+        WIDEN(int8_t, v);
+    case U16:
+        WIDEN(uint16_t, v);
+    case U8:
+        WIDEN(uint8_t, v);
+    default:
+        return false;
     }
 }
 
@@ -80,7 +92,7 @@ static enum status convert_integers(const struct shard_file *f, const struct sha
 
 enum status shard_read(const struct shard_file *f, const struct shard_entry *e, int64_t first, int64_t n, enum dtype to,
                        void *out) {
-    const int64_t        size = dtype_bytes(e->dtype), count = e->bytes / size;
+    const int64_t size = dtype_bytes(e->dtype), count = e->bytes / size;
     FAIL_UNLESS(first >= 0 && n >= 0 && first <= count && n <= count - first, ERR_ARG,
                 "%s: tensor %s: elements %" PRId64 " to %" PRId64 " asked of %" PRId64, f->path, e->name, first,
                 first + n, count);

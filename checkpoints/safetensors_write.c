@@ -9,7 +9,7 @@
 
 static int by_width_then_name(const void *a, const void *b) {
     const struct shard_item *x = *(const struct shard_item *const *)a, *y = *(const struct shard_item *const *)b;
-    const int64_t            wx = dtype_bytes(x->dtype), wy = dtype_bytes(y->dtype);
+    const int64_t wx = dtype_bytes(x->dtype), wy = dtype_bytes(y->dtype);
     if (wx != wy) return wx > wy ? -1 : 1;
     return strcmp(x->name, y->name);
 }
@@ -29,7 +29,7 @@ static enum status put_item(json_t *header, const char *path, const struct shard
     FAIL_UNLESS(strcmp(it->name, "__metadata__") != 0 && !json_object_get(header, it->name), ERR_ARG,
                 "%s: two tensors are called %s", path, it->name);
     json_t *shape = json_array();
-    int     bad = !shape;
+    int bad = !shape;
     for (int d = 0; d < it->n_dims && !bad; d++) bad = json_array_append_new(shape, json_integer(it->shape[d]));
     if (bad) {
         json_decref(shape);
@@ -44,9 +44,9 @@ static enum status put_item(json_t *header, const char *path, const struct shard
 
 /* Length, header, and spaces up to a multiple of 8. */
 static enum status print_header(const json_t *header, struct text *out) {
-    const size_t   n = json_dumpb(header, NULL, 0, JSON_COMPACT);
+    const size_t n = json_dumpb(header, NULL, 0, JSON_COMPACT);
     const uint64_t padded = (n + 7) / 8 * 8;
-    void          *mem = NULL;
+    void *mem = NULL;
     FAIL_UNLESS(n > 0, ERR_OOM, "cannot print a header: no memory");
     TRY(mem_take((int64_t)padded, &mem));
     memset(mem, ' ', padded);
@@ -60,7 +60,7 @@ static enum status print_header(const json_t *header, struct text *out) {
 static enum status make_header(const char *path, const struct shard_item *const *items, int64_t n, const char *metadata,
                                struct text *out, int64_t *data_bytes) {
     enum status st = OK;
-    json_t     *header = json_object(), *map = NULL;
+    json_t *header = json_object(), *map = NULL;
     *data_bytes = 0;
     FAIL_UNLESS(header, ERR_OOM, "%s: no memory for the header", path);
     if (metadata) {
@@ -87,12 +87,12 @@ static enum status write_file(struct save_file *file, const struct text *header,
 
 enum status shard_write_through(const struct save_io *io, const char *path, const struct shard_item *items, int64_t n,
                                 const char *metadata, struct shard_sum *sum) {
-    enum status               st = OK;
-    struct text               header = {0};
-    struct save_file          file = {.fd = -1};
+    enum status st = OK;
+    struct text header = {0};
+    struct save_file file = {.fd = -1};
     const struct shard_item **order = NULL;
-    void                     *mem = NULL;
-    int64_t                   data_bytes = 0;
+    void *mem = NULL;
+    int64_t data_bytes = 0;
     TRY(mem_take((n + 1) * (int64_t)sizeof *order, &mem));
     order = mem;
     for (int64_t i = 0; i < n; i++) order[i] = &items[i];

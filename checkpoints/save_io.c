@@ -121,10 +121,16 @@ enum status save_rename(const struct save_io *io, const char *from, const char *
     return OK;
 }
 
+enum status save_free_bytes(const struct save_io *io, const char *folder, int64_t *out) {
+    AGAIN(*out, io->free_bytes(folder));
+    FAIL_UNLESS(*out >= 0, ERR_IO, "cannot learn how much room there is at %s: %s", folder, strerror(errno));
+    return OK;
+}
+
 static enum status remove_files(const struct save_io *io, const char *path, DIR *d) {
     for (const struct dirent *e; (e = readdir(d));) {
         char inner[PATH_BYTES];
-        int  bad;
+        int bad;
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
         TRY(path_print(inner, "%s/%s", path, e->d_name));
         AGAIN(bad, io->unlink(inner));

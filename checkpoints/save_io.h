@@ -27,19 +27,20 @@ extern const struct save_io save_io_posix;
 /* A new file being written: it must not exist; hashed on the way; durable once ended. */
 struct save_file {
     const struct save_io *io;
-    int                   fd;
-    int64_t               bytes, whole; /* written; announced, for the message of a full disk */
-    struct hash_stream   *hash;         /* XXH3-128 */
-    char                  path[PATH_BYTES];
+    int fd;
+    int64_t bytes, whole;     /* written; announced, for the message of a full disk */
+    struct hash_stream *hash; /* XXH3-128 */
+    char path[PATH_BYTES];
 };
 enum status save_open(struct save_file *f, const struct save_io *io, const char *path, int64_t whole);
 enum status save_add(struct save_file *f, const void *data, int64_t bytes);
 enum status save_end(struct save_file *f, char xxh3[HASH_HEX]);
-void        save_drop(struct save_file *f); /* after any failure; accepts what was never opened, as zeros with fd -1 */
+void save_drop(struct save_file *f); /* after any failure; accepts what was never opened, as zeros with fd -1 */
 
 enum status save_make_folder(const struct save_io *io, const char *path, bool may_exist);
 enum status save_sync_folder(const struct save_io *io, const char *path);
 enum status save_rename(const struct save_io *io, const char *from, const char *to);
+enum status save_free_bytes(const struct save_io *io, const char *folder, int64_t *out);
 /* The folder and the files in it; a folder inside it is an error, for nothing here makes one. */
 enum status save_remove_folder(const struct save_io *io, const char *path);
 

@@ -15,7 +15,7 @@ enum { HOST_BYTES = 65 };
 /* Letters and digits of the host's name: it becomes part of a folder's. */
 static void host_name(char out[HOST_BYTES]) {
     char name[HOST_BYTES] = "";
-    int  n = 0;
+    int n = 0;
     gethostname(name, sizeof name - 1);
     for (const char *p = name; *p; p++)
         if (strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", *p)) out[n++] = *p;
@@ -54,7 +54,7 @@ static int newest_first(const void *a, const void *b) {
 static enum status add_step(struct step_list *l, int64_t step) {
     if (l->n == l->room) {
         const int64_t size = (int64_t)sizeof *l->step, room = l->room ? 2 * l->room : 64;
-        void         *p = l->step;
+        void *p = l->step;
         TRY(mem_grow(&p, l->room * size, room * size));
         l->step = p;
         l->room = room;
@@ -86,8 +86,8 @@ void step_list_term(struct step_list *l) {
 
 static bool is_leftover(const char *name, const char *host) {
     const char *rest;
-    char       *end;
-    int64_t     step = 0;
+    char *end;
+    int64_t step = 0;
     if (!parse_number(name, &step, &rest)) return false;
     if (strncmp(rest, ".tmp-", 5) != 0 && strncmp(rest, ".old-", 5) != 0) return false;
     const long pid = strtol(rest + 5, &end, 10);
@@ -97,7 +97,7 @@ static bool is_leftover(const char *name, const char *host) {
 }
 
 enum status step_leftovers(const char *folder, struct text *names) {
-    char        host[HOST_BYTES];
+    char host[HOST_BYTES];
     enum status st = OK;
     host_name(host);
     DIR *d = opendir(folder);

@@ -59,8 +59,10 @@ struct config {
     char identity_hash[SHA256_HEX];
 };
 
-/* path: a file, or NULL when text holds the YAML (named `where` in messages).  overrides: "key.path=value".
- * On ERR_CONFIG every mistake is in *errors, one line each (status_text holds the first). */
+/* path: a file, or NULL when text holds the YAML (named `where` in messages).  overrides: "key.path=value", the items
+ * of a list as a,b; the last of several wins over the earlier ones and over the file. On ERR_CONFIG every mistake is in
+ * *errors (may be NULL), one line each; status_text holds the first.  On any failure *c is empty.  Paths in *c are
+ * absolute: data of the file start from its folder, data of overrides and run.dir from the current one. */
 struct config_source {
     const char *path, *where;
     const char *text;
@@ -71,7 +73,7 @@ struct config_source {
 };
 enum status config_read(struct config *c, const struct config_source *from, struct text *errors);
 void config_term(struct config *c);
-/* ERR_CONFIG, naming the key, for what a file may say and this build cannot do yet: more than one rank, bf16. */
+/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: more than one rank, bf16. */
 enum status config_check_runnable(const struct config *c);
 /* The exact stack and what each symbol means, for people. */
 enum status config_print_stack(const struct config *c, struct text *out);

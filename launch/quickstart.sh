@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# bash launch/quickstart.sh: from a bare Debian 12 to a small hybrid model that was trained, evaluated and sampled on this
-# machine's cores, within ten minutes.  Needs no GPU, and no root beyond apt-get.  All it writes is under build/ and
-# runs/quickstart/; started again, it takes up what is there.
+# bash launch/quickstart.sh: from a bare Debian 12 to a small hybrid model that was trained, evaluated and sampled on
+# this machine's cores, within ten minutes.  Needs no GPU, and no root beyond apt-get.  All it writes is under build/
+# and runs/quickstart/; started again, it takes up what is there.
 set -eu
 cd "$(dirname "$0")/.."
 . launch/packages.sh
@@ -23,8 +23,8 @@ build() {
     cmake --build --preset release --target baton corpus
 }
 
-# The text: the chapters of a long collection of questions and answers, in English prose, that Debian ships as the package
-# anarchism.  It is unpacked here, not installed.
+# The text: the chapters of a long collection of questions and answers, in English prose, that Debian ships as the
+# package anarchism.  It is unpacked here, not installed.
 fetch_text() {
     local page
     mkdir -p $home/package
@@ -37,7 +37,7 @@ fetch_text() {
     rm -rf $home/text
     mkdir -p $home/text/train $home/text/valid
     local n=0 side
-    for page in $home/package/usr/share/doc/anarchism/markdown/sec*.md.gz; do
+    for page in "$home"/package/usr/share/doc/anarchism/markdown/sec*.md.gz; do
         n=$((n + 1)) side=train
         [ $((n % 16)) -ne 8 ] || side=valid
         plain_text "$page" >"$home/text/$side/$(basename "$page" .md.gz).txt"

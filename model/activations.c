@@ -28,14 +28,20 @@ static void plan_ends_work(struct plan *p, const struct model *m) {
     const struct params *ps = &m->params;
     const struct saved_slot *v = p->saved->slot;
     const struct tensor ids = tensor_1d(NULL, I32, p->n_tokens);
-    const struct embedding embed = {.ids = ids, .w = ps->list[m->embedding].w, .y = v[ENDS_X].t};
-    const struct rmsnorm norm = {.x = v[ENDS_X].t, .w = ps->list[m->final_norm].w, .y = v[ENDS_H].t};
-    const struct head head = {.x = tensor_rows(v[ENDS_H].t, 0, v[ENDS_LOGITS].t.shape[0]),
-                              .w = ps->list[m->head].w,
-                              .targets = tensor_rows(ids, 0, v[ENDS_LOGITS].t.shape[0]),
+    const struct param *e = &ps->list[m->embedding], *n = &ps->list[m->final_norm], *w = &ps->list[m->head];
+    const struct tensor x = v[ENDS_X].t, tile = tensor_rows(x, 0, v[ENDS_LOGITS].t.shape[0]);
+    const struct embedding embed = {.ids = ids, .w = e->w, .y = x, .dy = x, .dw = e->g};
+    const struct rmsnorm norm = {.x = x, .w = n->w, .y = x, .r = v[ENDS_R].t, .dy = x, .dx = x, .dw = n->g};
+    const struct head head = {.x = tile,
+                              .w = w->w,
+                              .targets = tensor_rows(ids, 0, tile.shape[0]),
                               .logits = v[ENDS_LOGITS].t,
+                              .lse = v[ENDS_LSE].t,
+                              .picked = v[ENDS_PICKED].t,
+                              .dx = tile,
+                              .dw = w->g,
                               .logit_scale = 1.0};
-    const struct token_loss loss = {.lse = v[ENDS_LSE].t};
+    const struct token_loss loss = {.lse = v[ENDS_LSE].t, .picked = v[ENDS_PICKED].t, .targets = head.targets};
     plan_work(p, ops->embedding_work(p->ctx, &embed));
     plan_work(p, ops->rmsnorm_work(p->ctx, &norm));
     plan_work(p, ops->head_work(p->ctx, &head));

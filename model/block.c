@@ -15,16 +15,6 @@ enum status block_declare(struct layer *l, struct params *ps) {
     return l->kind->declare(l, ps);
 }
 
-/* The frame comes first, so that FRAME_X has one offset in all layers: forward-only passes lay them over each other. */
-enum status block_plan(struct plan *p, const struct layer *l) {
-    plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
-    plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
-    plan_slot(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
-    const struct rmsnorm a = {.x = p->saved->slot[FRAME_X].t, .w = tensor_1d(NULL, p->ctx->real, l->width)};
-    plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
-    return l->kind->plan(p, l);
-}
-
 static struct rmsnorm norm_args(const struct step *s, const struct layer *l, const struct flow *f,
                                 const struct saved *v) {
     return (struct rmsnorm){.x = f->x,
@@ -36,6 +26,16 @@ static struct rmsnorm norm_args(const struct step *s, const struct layer *l, con
                             .dw = s->params->list[l->norm].g,
                             .eps = l->norm_eps,
                             .dx_add = true};
+}
+
+/* The frame comes first, so that FRAME_X has one offset in all layers: forward-only passes lay them over each other. */
+enum status block_plan(struct plan *p, const struct layer *l) {
+    plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
+    plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
+    plan_slot(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
+    const struct rmsnorm a = norm_args(p->step, l, p->flow, p->saved);
+    plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
+    return l->kind->plan(p, l);
 }
 
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,

@@ -172,7 +172,8 @@ function is_op_contract(path,    part) {
 }
 function file_end() {
     if (n_lines > 500) print file ":500: file of " n_lines " lines, above 500"
-    if ((file ~ core || is_op_contract(file)) && n_lines > 80) print file ":80: header of " n_lines " lines; a contract has at most 80"
+    if ((file ~ core || is_op_contract(file)) && n_lines > 80)
+        print file ":80: header of " n_lines " lines; a contract has at most 80"
     if (file != "" && !has_licence) print file ":1: the first line must hold SPDX-License-Identifier: Apache-2.0"
 }
 

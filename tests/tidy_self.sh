@@ -18,8 +18,8 @@ fresh_tree() {
         echo "# $folder" >"$tree/$folder/README.md"
     done
     printf '%s\n#ifndef A_H\n#define A_H\nint a_one(int b);\n#endif\n' "$licence" >"$tree/base/a.h"
-    printf '%s\n#include "base/a.h"\n\n/* One more: b = b + 1; the sum is what a caller asks for. */\n' "$licence" >"$tree/base/a.c"
-    printf 'int a_one(int b) { return b + 1; }\n' >>"$tree/base/a.c"
+    printf '%s\n' "$licence" '#include "base/a.h"' '' '/* One more: b = b + 1; the sum is what a caller asks for. */' \
+        'int a_one(int b) { return b + 1; }' >"$tree/base/a.c"
 }
 
 expect() { # expect WHY PATTERN: the tree has this one violation
@@ -41,7 +41,10 @@ plant() { # plant WHY PATTERN FILE TEXT: a file with the licence line and TEXT (
 lines() { local i; for ((i = 0; i < $1; i++)); do printf '%s\\n' "$2"; done; }
 
 fresh_tree
-bash "$here/tidy.sh" "$tree" >"$tree/out" || { echo "tidy_self: the tree in order is refused:"; cat "$tree/out"; failures=1; }
+out=$(bash "$here/tidy.sh" "$tree") || {
+    echo "tidy_self: the tree in order is refused: $out"
+    failures=1
+}
 
 plant 'an arrow that turns back' '2: base/ must not include model/x.h' base/b.c '#include "model/x.h"\n'
 plant 'model knows no ranks' '2: model/ must not' model/b.c '#include "dist/mesh.h"\n'
@@ -60,14 +63,17 @@ plant 'environment in the middle' '2: getenv and exit' model/b.c 'char *b(void) 
 plant 'exit in the middle' '2: getenv and exit' kernels/b.c 'void b(void) { exit(1); }\n'
 plant 'a statement in a comment' '2: commented-out code' base/b.c '/* b = a_one(3); */\nint b;\n'
 plant 'a call behind slashes' '2: commented-out code' base/b.c '// a_one(3);\nint b;\n'
-plant 'a loop in a long comment' '3: commented-out code' base/b.c '/* Once upon a time:\n * for (;;) {\n * } */\nint b;\n'
+plant 'a loop in a long comment' '3: commented-out code' base/b.c \
+    '/* Once upon a time:\n * for (;;) {\n * } */\nint b;\n'
 plant 'a block switched off' '2: code switched off' base/b.c '#if 0\n#endif\n'
 plant 'a left-over note' '2: a left-over note' base/b.c '/* TO''DO: all of it. */\nint b;\n'
 plant 'a typedef of a struct' '2: types are named' base/b.c 'typedef struct b c;\n'
 plant 'a long line' '2: line of 121 columns' configs/b.yaml "$(printf '#%.0s' {1..121})\\n"
-plant 'a long function' '3: function of 71 lines' base/b.c "\nint b(int c) {\n$(lines 68 '    c++;')    return c;\n}\n"
+body="$(lines 68 '    c++;')    return c;\n}\n"
+plant 'a long function' '3: function of 71 lines' base/b.c \
+    "\nint b(int c) {\n$body"
 plant 'a long function over two lines' '2: function of 72 lines' base/b.c \
-    "int b(int $(printf 'd%.0s' {1..60}),\n      int $(printf 'e%.0s' {1..60})) {\n$(lines 68 '    c++;')    return c;\n}\n"
+    "int b(int $(printf 'd%.0s' {1..60}),\n      int $(printf 'e%.0s' {1..60})) {\n$body"
 plant 'a long file' '500: file of 501 lines' base/b.h "$(lines 500 'struct b;')"
 plant 'a long contract' '80: header of 81 lines' kernels/b/b.h "$(lines 80 'struct b;')"
 plant 'a header that needs another' '3:.*int64_t' base/b.h '#ifndef __cplusplus\nint64_t b(void);\n#endif\n'

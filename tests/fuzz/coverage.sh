@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# coverage.sh PROGRAM OBJECT_FOLDER CORPUS: the share of a reader's lines that its kept corpus reaches, of all its source
-# files together; below 90 % is a failure.  PROGRAM is a replay of the corpus built by gcc with --coverage.
+# coverage.sh PROGRAM OBJECT_FOLDER CORPUS: the share of a reader's lines that its kept corpus reaches, of all its
+# source files together; below 90 % is a failure.  PROGRAM is a replay of the corpus built by gcc with --coverage.
 set -eu
 program=$1 objects=$2 corpus=$3
 export LC_ALL=C

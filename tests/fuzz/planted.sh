@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# planted.sh PROGRAM CORPUS: a fuzzer whose reader has a bug planted in it finds the bug within 60 s of fuzzing that starts
-# from the kept corpus; the corpus alone must not show it.
+# planted.sh PROGRAM CORPUS: a fuzzer whose reader has a bug planted in it finds the bug within 60 s of fuzzing that
+# starts from the kept corpus; the corpus alone must not show it.
 set -u
 program=$1 corpus=$2
 work=$(mktemp -d)

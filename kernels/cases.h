@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_CASES_H
+#define BATON_KERNELS_CASES_H
+/* cases.h - the test table of an op, kernels/<op>/<op>_cases.h, and how a row becomes arguments in memory.
+ *
+ * A cases file holds, for an op named foo,
+ *   struct foo_case            the columns; the first is `const char *why`
+ *   foo_cases[], foo_bench[]   rows for the tests, and a few training-like rows for `baton bench`
+ *   foo_build(t, a, k)         static inline: sets a's counts and options from row k, t->bound, and names every tensor
+ *                              of the row with TENSOR or REALS; tensors not named are absent
+ * and cases.c includes it.  Everything else - values, guard bands, checks, timing - is made from the roles. */
+#include "base/ctx.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum pass { FORWARD, BACKWARD };
+/* What a pass does with a tensor.  IN and OUT together: += or in place.  None: scratch of a hook. */
+enum role { F_IN = 1, F_OUT = 2, F_ADD = 3, B_IN = 4, B_OUT = 8, B_ADD = 12, IN = F_IN | B_IN, KEPT = F_OUT | B_IN };
+
+struct values {
+    double lo, hi;       /* uniform in [lo, hi); of integers: lo to hi, both included */
+    double spread;       /* not 0: normal with this deviation around lo               */
+    const int64_t *list; /* not NULL: these                                           */
+};
+#define NORMAL(deviation) ((struct values){0.0, 0.0, (deviation), NULL})
+#define UNIFORM(from, to) ((struct values){(from), (to), 0.0, NULL})
+#define CONSTANT(value)   ((struct values){(value), (value), 0.0, NULL})
+#define LISTED(array)     ((struct values){0.0, 0.0, 0.0, (array)}) /* from case_memory or static */
+struct dims {
+    int64_t n[4]; /* outermost first; a 0 behind the first means 1 */
+};
+
+struct case_tensor {
+    const char *name, *gradient; /* gradient: the field of its gradient, or of an output's; "d" + name unless set */
+    struct tensor *at;
+    unsigned roles;
+    struct values values;
+    int64_t gap;            /* set by a row with a pitch: elements between rows                              */
+    const double *weight;   /* of an output without a gradient field: its elements' weights in the scalar    */
+    bool any_shape;         /* the op takes any shape here: no error to expect                               */
+    enum status bad_status; /* not OK: the op must fail so when the last element is bad_value                */
+    int64_t bad_value;
+    char *block; /* the memory with its guard bands; owned by the trial                           */
+};
+
+#define TRIAL_TENSORS 48
+#define TRIAL_MEMORY  32
+struct trial {
+    const struct case_op *op;
+    const char *why;
+    enum dtype real;
+    void *args;                /* struct <op>                                                            */
+    double bound;              /* of match: |f32 - f64|2 / |f64|2 of every output                        */
+    double grad_bound;         /* of grad; 1e-7 unless set                                             */
+    double flops[2], bytes[2]; /* of a pass, for the benchmark; bytes: from the roles unless set */
+    /* What must run before a pass of this op, for instance the op that makes its inputs. */
+    enum status (*before[2])(struct ctx *c, struct trial *t);
+    void *user; /* for the hooks                                                          */
+    int n_tensors, n_memory;
+    struct case_tensor tensor[TRIAL_TENSORS];
+    void *memory[TRIAL_MEMORY];
+};
+
+/* For build functions. */
+struct case_tensor *case_tensor(struct trial *t, const char *name, struct tensor *at, unsigned roles, struct values v,
+                                enum dtype type, struct dims dims);
+void *case_memory(struct trial *t, int64_t bytes); /* zeroed, lives as long as the trial */
+#define TENSOR(field, roles, values, type, ...)                                                                        \
+    case_tensor(t, #field, &a->field, (roles), (values), (type), (struct dims){{__VA_ARGS__}})
+#define REALS(field, roles, values, ...) TENSOR(field, roles, values, t->real, __VA_ARGS__)
+
+/* One op of ops.def with its cases; rows [0, n_cases) are for tests, [n_cases, n_cases + n_bench) for the benchmark. */
+struct case_op {
+    const char *name;
+    unsigned flags; /* enum op_flag */
+    int n_cases, n_bench;
+    int64_t args_bytes;
+    void (*build)(struct trial *t, int row);
+    enum status (*run)(struct ctx *c, enum pass p, const void *args);
+    int64_t (*work)(const struct ctx *c, const void *args);
+};
+extern const struct case_op case_ops[];
+extern const int n_case_ops;
+
+/* Row `row` of the op in memory, every tensor between guard bands. */
+enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real);
+void trial_close(struct trial *t);
+/* Inputs get their values (the same in every type: rounded to F32), everything else NaN. */
+void trial_fill(struct trial *t);
+/* The hook of the pass, if any, and the pass; c->work is set to an arena of exactly the planned bytes. */
+enum status trial_hook(struct trial *t, struct ctx *c, enum pass p);
+enum status trial_run(struct trial *t, struct ctx *c, enum pass p);
+double trial_bytes(const struct trial *t, enum pass p); /* read once and written once, by role */
+
+struct case_tensor *trial_find(struct trial *t, const char *name); /* NULL: absent in this row */
+/* Element i of a tensor in row-major order without the gaps. */
+double trial_get(const struct case_tensor *x, int64_t i);
+void trial_set(const struct case_tensor *x, int64_t i, double v);
+/* The whole block of a tensor, guard bands and gaps included. */
+int64_t trial_block_bytes(const struct case_tensor *x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_RMSNORM_CASES_H
+#define BATON_KERNELS_RMSNORM_CASES_H
+#include "kernels/cases.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+
+struct rmsnorm_case {
+    const char *why;
+    int64_t T, D, gap;
+    bool weight, add;
+    double bound;
+};
+static const struct rmsnorm_case rmsnorm_cases[] = {
+    {"one row", 1, 64, 0, true, false, 3e-7},    {"a row that ends inside a lane block", 5, 67, 0, true, false, 3e-7},
+    {"one channel", 3, 1, 0, true, false, 3e-7}, {"rows with a pitch, dx added to", 7, 64, 32, true, true, 3e-7},
+    {"no weight", 9, 33, 0, false, false, 3e-7}, {"no weight, dx added to", 9, 33, 5, false, true, 3e-7},
+    {"no rows", 0, 16, 0, true, false, 3e-7},    {"several items of the pool", 200, 515, 0, true, true, 3e-7},
+};
+static const struct rmsnorm_case rmsnorm_bench[] = {
+    {"T 4096, D 1024", 4096, 1024, 0, true, true, 3e-7},
+    {"T 4096, D 4096", 4096, 4096, 0, true, true, 3e-7},
+};
+
+static inline void rmsnorm_build(struct trial *t, struct rmsnorm *a, const struct rmsnorm_case *k) {
+    a->eps = 1e-5;
+    a->dx_add = k->add;
+    t->bound = k->bound;
+    REALS(x, IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    if (k->weight) REALS(w, IN, NORMAL(1.0), k->D);
+    REALS(y, F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    REALS(r, KEPT, NORMAL(1.0), k->T);
+    REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    REALS(dx, k->add ? B_ADD : B_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    if (k->weight) REALS(dw, B_ADD, NORMAL(1.0), k->D);
+}
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "launch/config_fields.h"
+#include <string.h>
+
+#define STEPS_MAX 1e12
+#define FREE      true
+#define IDENTITY  false
+
+#define AT(key) offsetof(struct mesh_config, key)
+static const struct field mesh_fields[] = {
+    {"data", FIELD_INT, AT(data), "1", 1, 65536, NULL, "ranks that share the sequences of a step", FREE},
+    {"seq", FIELD_INT, AT(seq), "1", 1, 65536, NULL, "ranks that share the tokens of a sequence", FREE},
+    {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL, "ranks that share the heads and channels of a layer", FREE},
+    {"expert", FIELD_INT, AT(expert), "1", 1, 65536, NULL, "ranks that share the experts; divides data x seq", FREE},
+    {"pipe", FIELD_INT, AT(pipe), "1", 1, 65536, NULL, "ranks that share the layers", FREE},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct train_config, key)
+static const struct field train_fields[] = {
+    {"tokens_per_sequence", FIELD_INT, AT(tokens_per_sequence), NULL, 1, 1e12, NULL, "tokens of one sequence",
+     IDENTITY},
+    {"sequences_per_step", FIELD_INT, AT(sequences_per_step), NULL, 1, 1e9, NULL, "sequences of one optimizer step",
+     IDENTITY},
+    {"steps", FIELD_INT, AT(steps), NULL, 1, STEPS_MAX, NULL, "optimizer steps of the run", FREE},
+    {"micro_batch", FIELD_INT, AT(micro_batch), "1", 1, 1e9, NULL, "sequences of one pass; divides sequences_per_step",
+     FREE},
+    {"precision", FIELD_CHOICE, AT(precision), "f32", 0, 0, PRECISION_CHOICES,
+     "numbers of weights and activations: f64 on the CPU, f32, bf16 on a GPU", IDENTITY},
+    {"head_tile", FIELD_INT, AT(head_tile), "1024", 1, 1 << 24, NULL, "tokens of one tile of the output projection",
+     FREE},
+    {"valid_every", FIELD_INT, AT(valid_every), "0", 0, STEPS_MAX, NULL,
+     "steps between validations; 0: only at the end", FREE},
+    {"valid_sequences", FIELD_INT, AT(valid_sequences), "16", 1, 1e9, NULL, "sequences of one validation", FREE},
+    {"threads", FIELD_INT, AT(threads), "0", 0, 4096, NULL, "host threads; 0: all cores this process may use", FREE},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct optimizer_config, key)
+static const struct field optimizer_fields[] = {
+    {"kind", FIELD_CHOICE, AT(kind), "adamw", 0, 0, "adamw", "the optimizer", IDENTITY},
+    {"lr", FIELD_REAL, AT(lr), "3e-4", 0, 10, NULL, "learning rate after the warm-up", IDENTITY},
+    {"lr_min_ratio", FIELD_REAL, AT(lr_min_ratio), "0.1", 0, 1, NULL, "the decay ends at lr times this", IDENTITY},
+    {"beta1", FIELD_REAL, AT(beta1), "0.9", 0, 0.999999, NULL, "decay of the first moment", IDENTITY},
+    {"beta2", FIELD_REAL, AT(beta2), "0.95", 0, 0.999999, NULL, "decay of the second moment", IDENTITY},
+    {"eps", FIELD_REAL, AT(eps), "1e-8", 1e-30, 1, NULL, "added to the root of the second moment", IDENTITY},
+    {"weight_decay", FIELD_REAL, AT(weight_decay), "0.1", 0, 10, NULL, "decoupled weight decay", IDENTITY},
+    {"clip_norm", FIELD_REAL, AT(clip_norm), "1.0", 0, 1e30, NULL, "largest gradient norm; 0: no clipping", IDENTITY},
+    {"schedule", FIELD_CHOICE, AT(schedule), "wsd", 0, 0, SCHEDULE_CHOICES,
+     "learning rate after the warm-up: constant, cosine, or wsd (stable, then a linear decay)", IDENTITY},
+    {"warmup_steps", FIELD_INT, AT(warmup_steps), "0", 0, STEPS_MAX, NULL, "steps of linear warm-up", IDENTITY},
+    {"decay_steps", FIELD_INT, AT(decay_steps), "0", 0, STEPS_MAX, NULL, "steps of wsd's decay; 0: no decay", IDENTITY},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct data_config, key)
+static const struct field data_fields[] = {
+    {"train", FIELD_LIST, AT(train), NULL, 0, 0, NULL, "prefixes of token files (PREFIX.bin, PREFIX.idx)", IDENTITY},
+    {"valid", FIELD_LIST, AT(valid), "", 0, 0, NULL, "the same, for validation", IDENTITY},
+    {"packing", FIELD_CHOICE, AT(packing), "documents", 0, 0, "documents",
+     "documents follow each other in a sequence, each seeing only itself", IDENTITY},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct checkpoint_config, key)
+static const struct field checkpoint_fields[] = {
+    {"every", FIELD_INT, AT(every), "100", 0, STEPS_MAX, NULL, "steps between checkpoints; 0: only at the end", FREE},
+    {"keep", FIELD_INT, AT(keep), "3", 1, 1e6, NULL, "newest checkpoints that stay", FREE},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct run_config, key)
+static const struct field run_fields[] = {
+    {"dir", FIELD_TEXT, AT(dir), NULL, 0, 0, NULL, "folder of the run, made if it does not exist", FREE},
+    {"seed", FIELD_INT, AT(seed), "1", 0, 9e15, NULL, "seed of initial weights and data order", IDENTITY},
+    {"tensorboard", FIELD_BOOL, AT(tensorboard), "true", 0, 0, NULL, "write TensorBoard event files too", FREE},
+    FIELDS_END};
+#undef AT
+
+const struct config_section config_sections[] = {{"model", model_fields, offsetof(struct config, model)},
+                                                 {"mesh", mesh_fields, offsetof(struct config, mesh)},
+                                                 {"train", train_fields, offsetof(struct config, train)},
+                                                 {"optimizer", optimizer_fields, offsetof(struct config, optimizer)},
+                                                 {"data", data_fields, offsetof(struct config, data)},
+                                                 {"checkpoint", checkpoint_fields, offsetof(struct config, checkpoint)},
+                                                 {"run", run_fields, offsetof(struct config, run)},
+                                                 {NULL, NULL, 0}};
+
+const struct field config_root_fields[] = {{"numerics", FIELD_CHOICE, offsetof(struct config, numerics), "fast", 0, 0,
+                                            "fast", "fast: sums in the order that is fastest on this mesh", IDENTITY},
+                                           FIELDS_END};
+
+#define AT(key) offsetof(struct repeat_form, key)
+const struct field repeat_fields[] = {
+    {"repeat", FIELD_TEXT, AT(repeat), NULL, 0, 0, NULL, "the symbols that repeat", IDENTITY},
+    {"times", FIELD_INT, AT(times), NULL, 1, LAYERS_MAX, NULL, "how often", IDENTITY},
+    FIELDS_END};
+#undef AT
+
+#define AT(key) offsetof(struct ratio_form, key)
+const struct field ratio_fields[] = {
+    {"attention", FIELD_REAL, AT(attention), "0", 0, 1, NULL, "1/n: attention in one of n pairs; 0: none", IDENTITY},
+    {"moe", FIELD_REAL, AT(moe), "0", 0, 1, NULL, "1/n: experts in one of n pairs; 0: none", IDENTITY},
+    {"layers", FIELD_INT, AT(layers), NULL, 1, LAYERS_MAX / 2, NULL, "pairs of a mixer and a feed-forward", IDENTITY},
+    FIELDS_END};
+#undef AT
+
+bool field_is_path(const struct field *f, const struct config_section *s) {
+    if (!s) return false;
+    return f->type == FIELD_LIST || (f->type == FIELD_TEXT && s->fields == run_fields);
+}

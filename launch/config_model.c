@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The section `model`: sizes, the layer table and the pattern in its three forms. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/arena.h"
+#include "launch/config_reading.h"
+
+struct model_reading {
+    struct reading *r;
+    struct model_config *m;
+    const struct node *map, *layers;
+    const struct node *row[128]; /* by symbol: its row of the layer table, right or wrong */
+};
+
+static enum status wrong_symbol(struct reading *r, const struct node *n, const char *path) {
+    const char *key = tree_key(&r->tree, n);
+    if (!strcmp(key, "|"))
+        return mistake_add(&r->tree.mistakes, n->key_at, path, "'|' cuts a pipeline in a pattern; it is no symbol");
+    if (!strcmp(key, "/"))
+        return mistake_add(&r->tree.mistakes, n->key_at, path,
+                           "'/' begins multi-token prediction in a pattern; it is no symbol");
+    return mistake_add(&r->tree.mistakes, n->key_at, path,
+                       "a symbol is one printable ASCII character, but no space, '|', '/', '.' or '='");
+}
+
+static enum status read_kind(struct reading *r, const struct node *row, const char *path,
+                             const struct mixer_kind **kind) {
+    const struct node *n = tree_child(&r->tree, row, "kind");
+    char key[KEY_PATH], all[256] = "";
+    *kind = NULL;
+    join_path(key, path, "kind");
+    if (!n && r->tree.broken) return OK;
+    if (!n) return mistake_add(&r->tree.mistakes, row->key_at, key, "missing (what this symbol means)");
+    if (n->refused) return OK;
+    const char *name = tree_text(&r->tree, n);
+    if (n->type == NODE_SCALAR) *kind = mixer_kind_find(name);
+    if (*kind) return OK;
+    struct nearest near = {.word = name};
+    size_t used = 0;
+    for (const struct mixer_kind *const *k = mixer_kinds; *k && used < sizeof all; k++) {
+        nearest_try(&near, (*k)->name);
+        used += (size_t)snprintf(all + used, sizeof all - used, "%s%s", used ? ", " : "", (*k)->name);
+    }
+    if (n->type != NODE_SCALAR)
+        return mistake_add(&r->tree.mistakes, n->at, key, "wants one of %s, %s here", all,
+                           n->type == NODE_LIST ? "a list is" : "keys are");
+    return mistake_add(&r->tree.mistakes, n->at, key, "unknown kind '%.40s', there are %s%s%s%s", name, all,
+                       near.best ? "; did you mean '" : "", near.best ? near.best : "", near.best ? "'?" : "");
+}
+
+static enum status read_row(struct model_reading *s, const struct node *row, const char *path,
+                            struct layer_symbol *out) {
+    static const char *const beside[] = {"kind", NULL};
+    struct reading *r = s->r;
+    const int n_before = r->tree.mistakes.n;
+    TRY(read_kind(r, row, path, &out->kind));
+    if (!out->kind) return OK;
+    TRY(mem_take((int64_t)out->kind->config_bytes, &out->config));
+    const struct table t = {
+        .path = path, .map = row, .fields = out->kind->fields, .beside = beside, .base = out->config};
+    TRY(read_table(r, &t));
+    if (r->tree.mistakes.n > n_before || r->tree.broken || s->m->width < 1) return OK;
+    return mistake_of(r, out->kind->check(out->config, s->m->width), row->key_at, path);
+}
+
+static enum status read_layers(struct model_reading *s) {
+    struct reading *r = s->r;
+    s->layers = tree_child(&r->tree, s->map, "layers");
+    if (!s->layers) {
+        const struct place top = s->map && s->map->key_at.override < 0 ? s->map->key_at : r->tree.nodes[0].at;
+        if (r->tree.broken) return OK;
+        return mistake_add(&r->tree.mistakes, top, "model.layers", "missing (what each symbol of the pattern means)");
+    }
+    if (s->layers->refused) return OK;
+    if (s->layers->type != NODE_MAP)
+        return mistake_add(&r->tree.mistakes, s->layers->at, "model.layers", "wants symbols, each with its kind");
+    for (const struct node *n = tree_first(&r->tree, s->layers); n; n = tree_next(&r->tree, n)) {
+        const char *key = tree_key(&r->tree, n);
+        char path[KEY_PATH];
+        join_path(path, "model.layers", key);
+        if (strlen(key) != 1 || !symbol_allowed(*key)) {
+            TRY(wrong_symbol(r, n, path));
+            continue;
+        }
+        s->row[(int)*key] = n;
+        if (n->refused) continue;
+        if (n->type != NODE_MAP) TRY(mistake_add(&r->tree.mistakes, n->at, path, "wants {kind: ..., ...}"));
+        else if (s->m->n_symbols == SYMBOLS_MAX)
+            TRY(mistake_add(&r->tree.mistakes, n->key_at, path, "more than %d symbols", SYMBOLS_MAX));
+        else {
+            struct layer_symbol *symbol = &s->m->symbol[s->m->n_symbols++];
+            symbol->symbol = *key;
+            TRY(read_row(s, n, path, symbol));
+        }
+    }
+    return OK;
+}
+
+static char other_case(char c) { return (char)((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ? c ^ 0x20 : c); }
+
+static enum status unknown_symbol(struct model_reading *s, struct place at, const char *path, char c) {
+    struct mistakes *m = &s->r->tree.mistakes;
+    char all[2 * 128 + 1] = "";
+    int used = 0;
+    if (c == '|') return mistake_add(m, at, path, "'|' cuts a pipeline into stages, which is not supported yet");
+    if (c == '/') return mistake_add(m, at, path, "'/' begins multi-token prediction, which is not supported yet");
+    if (!symbol_allowed(c)) return mistake_add(m, at, path, "no symbol is a space, '.', '=' or outside ASCII");
+    const char other = other_case(c);
+    if (s->row[(int)other])
+        return mistake_add(m, at, path, "symbol '%c' has no row in model.layers; did you mean '%c'?", c, other);
+    for (int i = 0; i < 128; i++)
+        if (s->row[i]) used += snprintf(all + used, sizeof all - (size_t)used, " %c", i);
+    return mistake_add(m, at, path, "symbol '%c' has no row in model.layers, which has%s", c, used ? all : " none");
+}
+
+/* Every symbol has a row and every row a symbol. */
+static enum status compare_symbols(struct model_reading *s, const struct node *n, const char *path,
+                                   const char *pattern) {
+    bool told[256] = {false};
+    for (int i = 0; pattern[i]; i++) {
+        const unsigned char c = (unsigned char)pattern[i];
+        if (told[c] || (c < 128 && s->row[c])) continue;
+        told[c] = true;
+        struct place at = n->at;
+        if (n->one_to_one && at.override < 0) at.column += n->quoted + i;
+        TRY(unknown_symbol(s, at, path, (char)c));
+    }
+    for (int i = 0; i < 128; i++) {
+        char row_path[KEY_PATH], symbol[2] = {(char)i, '\0'};
+        if (!s->row[i] || s->r->tree.broken || strchr(pattern, i)) continue;
+        join_path(row_path, "model.layers", symbol);
+        TRY(mistake_add(&s->r->tree.mistakes, s->row[i]->key_at, row_path,
+                        "the pattern never uses this symbol; use it or take its row out"));
+    }
+    return OK;
+}
+
+static enum status read_repeat(struct model_reading *s, const struct node *n) {
+    struct reading *r = s->r;
+    enum status st = OK;
+    struct repeat_form form = {0};
+    const int n_before = r->tree.mistakes.n;
+    const struct table t = {.path = "model.pattern", .map = n, .fields = repeat_fields, .base = &form};
+    TRY_OUT(read_table(r, &t));
+    const struct node *unit = tree_child(&r->tree, n, "repeat");
+    if (r->tree.mistakes.n > n_before || !unit || r->tree.broken) goto out;
+    TRY_OUT(mistake_of(r, pattern_repeat(form.repeat, form.times, &s->m->pattern), unit->at, "model.pattern.repeat"));
+    TRY_OUT(compare_symbols(s, unit, "model.pattern.repeat", form.repeat));
+out:
+    field_term(repeat_fields, &form);
+    return st;
+}
+
+/* n of 1/n; 0 for 0. */
+static enum status every_of(struct reading *r, const struct node *map, const char *key, double ratio, int64_t *every) {
+    char path[KEY_PATH];
+    *every = ratio > 0.0 ? (int64_t)llround(fmin(1.0 / ratio, 1e9)) : 0;
+    if (ratio == 0.0 || fabs(ratio * (double)*every - 1.0) < 1e-9) return OK;
+    join_path(path, "model.ratio", key);
+    const struct node *n = tree_child(&r->tree, map, key);
+    return mistake_add(&r->tree.mistakes, n ? n->at : map->at, path, "wants 1/n with a whole n, or 0, not %.40s",
+                       n ? tree_text(&r->tree, n) : "this");
+}
+
+static enum status read_ratio(struct model_reading *s, const struct node *n) {
+    struct reading *r = s->r;
+    struct ratio_form form = {0};
+    struct pattern_ratio ratio = {0};
+    const int n_before = r->tree.mistakes.n;
+    const struct table t = {.path = "model.ratio", .map = n, .fields = ratio_fields, .base = &form};
+    if (n->type != NODE_MAP)
+        return mistake_add(&r->tree.mistakes, n->at, "model.ratio", "wants {attention: 1/n, moe: 1/n, layers: n}");
+    TRY(read_table(r, &t));
+    TRY(every_of(r, n, "attention", form.attention, &ratio.attention_every));
+    TRY(every_of(r, n, "moe", form.moe, &ratio.moe_every));
+    ratio.pairs = form.layers;
+    if (r->tree.mistakes.n > n_before || r->tree.broken) return OK;
+    TRY(mistake_of(r, pattern_from_ratio(s->m, &ratio, &s->m->pattern), n->key_at, "model.ratio"));
+    return s->m->pattern ? compare_symbols(s, n, "model.ratio", s->m->pattern) : OK;
+}
+
+static enum status read_pattern(struct model_reading *s) {
+    struct reading *r = s->r;
+    const struct node *pattern = tree_child(&r->tree, s->map, "pattern"),
+                      *ratio = tree_child(&r->tree, s->map, "ratio");
+    if (pattern && ratio && (pattern->key_at.override < 0) == (ratio->key_at.override < 0))
+        return mistake_add(&r->tree.mistakes, ratio->key_at, "model.ratio", "stands in the place of pattern; give one");
+    if (pattern && ratio && pattern->key_at.override < 0) pattern = NULL;
+    if (!pattern && !ratio) {
+        const struct place top = s->map && s->map->key_at.override < 0 ? s->map->key_at : r->tree.nodes[0].at;
+        return r->tree.broken ? OK
+                              : mistake_add(&r->tree.mistakes, top, "model.pattern", "missing (the stack of layers)");
+    }
+    if (!pattern) return ratio->refused ? OK : read_ratio(s, ratio);
+    if (pattern->refused) return OK;
+    if (pattern->type == NODE_MAP) return read_repeat(s, pattern);
+    if (pattern->type == NODE_LIST)
+        return mistake_add(&r->tree.mistakes, pattern->at, "model.pattern", "wants one text, a list is here");
+    const char *text = tree_text(&r->tree, pattern);
+    TRY(mistake_of(r, pattern_repeat(text, 1, &s->m->pattern), pattern->at, "model.pattern"));
+    return s->m->pattern ? compare_symbols(s, pattern, "model.pattern", text) : OK;
+}
+
+enum status read_model(struct reading *r, const struct node *map) {
+    static const char *const beside[] = {"pattern", "ratio", "layers", NULL};
+    struct model_reading s = {.r = r, .m = &r->c->model, .map = map};
+    const struct table t = {.path = "model", .map = map, .fields = model_fields, .beside = beside, .base = s.m};
+    TRY(read_table(r, &t));
+    TRY(read_layers(&s));
+    return read_pattern(&s);
+}
