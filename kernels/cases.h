@@ -16,8 +16,19 @@ extern "C" {
 #endif
 
 enum pass { FORWARD, BACKWARD };
-/* What a pass does with a tensor.  IN and OUT together: += or in place.  None: scratch of a hook. */
-enum role { F_IN = 1, F_OUT = 2, F_ADD = 3, B_IN = 4, B_OUT = 8, B_ADD = 12, IN = F_IN | B_IN, KEPT = F_OUT | B_IN };
+/* What a pass does with a tensor.  IN and OUT together: += or in place.  None: scratch of a hook.  OPTIONAL: the op
+ * runs without it. */
+enum role {
+    F_IN = 1,
+    F_OUT = 2,
+    F_ADD = 3,
+    B_IN = 4,
+    B_OUT = 8,
+    B_ADD = 12,
+    IN = F_IN | B_IN,
+    KEPT = F_OUT | B_IN,
+    OPTIONAL = 16
+};
 
 struct values {
     double lo, hi;         /* uniform in [lo, hi); of integers: lo to hi, both included */

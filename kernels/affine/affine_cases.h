@@ -11,7 +11,7 @@ struct affine_case {
     double bound;
 };
 static const struct affine_case affine_cases[] = {
-    {"one head of one number", 1, 1, 0, false, 2e-7},
+    {"one head of one number", 1, 1, 0, false, 1e-6}, /* its two terms nearly cancel */
     {"odd sizes", 5, 67, 0, false, 2e-7},
     {"rows with a pitch", 7, 32, 5, false, 2e-7},
     {"in place", 9, 77, 3, true, 2e-7},

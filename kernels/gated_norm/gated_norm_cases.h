@@ -41,6 +41,6 @@ static inline void gated_norm_build(struct trial *t, struct gated_norm *a, const
     REALS(dout, B_IN, NORMAL(1.0), k->T, k->C)->gap = k->gap;
     REALS(dy, B_OUT, NORMAL(1.0), k->T, k->C)->gap = k->gap;
     REALS(dz, B_OUT, NORMAL(1.0), k->T, k->C)->gap = k->gap;
-    REALS(dw, B_ADD, NORMAL(1.0), k->C);
+    REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
 }
 #endif

@@ -49,7 +49,7 @@ static inline void head_build(struct trial *t, struct head *a, const struct head
     REALS(lse, KEPT, NORMAL(1.0), k->T)->weight = plus; /* the scalar is scale sum_t (lse_t - picked_t) */
     REALS(picked, F_OUT, NORMAL(1.0), k->T)->weight = minus;
     TENSOR(scale, B_IN, CONSTANT(scale), F64, 1);
-    if (k->dx) REALS(dx, B_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+    if (k->dx) REALS(dx, B_OUT | OPTIONAL, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->V, k->D)->gap = k->gap;
 }
 #endif

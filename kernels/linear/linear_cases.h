@@ -35,11 +35,11 @@ static inline void linear_build(struct trial *t, struct linear *a, const struct 
     t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);
     REALS(x, k->dw ? IN : F_IN, NORMAL(1.0), k->T, k->I)->gap = k->gap;
     REALS(w, k->dx ? IN : F_IN, NORMAL(1.0), k->O, k->I)->gap = k->gap;
-    if (k->bias) REALS(b, F_IN, NORMAL(1.0), k->O);
+    if (k->bias) REALS(b, F_IN | OPTIONAL, NORMAL(1.0), k->O);
     REALS(y, k->add ? F_ADD : F_OUT, NORMAL(1.0), k->T, k->O)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->O)->gap = k->gap;
-    if (k->dx) REALS(dx, k->dx_add ? B_ADD : B_OUT, NORMAL(1.0), k->T, k->I)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD, NORMAL(1.0), k->O, k->I)->gap = k->gap;
-    if (k->bias) REALS(db, B_ADD, NORMAL(1.0), k->O);
+    if (k->dx) REALS(dx, (k->dx_add ? B_ADD : B_OUT) | OPTIONAL, NORMAL(1.0), k->T, k->I)->gap = k->gap;
+    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->O, k->I)->gap = k->gap;
+    if (k->bias) REALS(db, B_ADD | OPTIONAL, NORMAL(1.0), k->O);
 }
 #endif

@@ -26,7 +26,7 @@ static inline void token_loss_build(struct trial *t, struct token_loss *a, const
     REALS(lse, F_IN, UNIFORM(3.0, 9.0), k->T);
     REALS(picked, F_IN, UNIFORM(-2.0, 3.0), k->T);
     TENSOR(targets, F_IN, LISTED(targets), I32, k->T);
-    if (k->loss) REALS(loss, F_OUT, NORMAL(1.0), k->T);
+    if (k->loss) REALS(loss, F_OUT | OPTIONAL, NORMAL(1.0), k->T);
     TENSOR(total, F_ADD, CONSTANT(1.5), F64, 1);
 }
 #endif
