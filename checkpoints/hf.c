@@ -10,18 +10,19 @@
 #include "checkpoints/safetensors.h"
 
 struct hf_folder {
-    char                    dir[PATH_BYTES], config[PATH_BYTES];
-    json_t                 *root;
+    char dir[PATH_BYTES], config[PATH_BYTES];
+    json_t *root;
     const struct hf_family *family;
-    struct shard_file      *file;
-    int64_t                 n_files;
-    struct hf_model         model;
-    struct text             yaml;
+    struct shard_file *file;
+    int64_t n_files;
+    struct hf_model model;
+    struct text yaml;
 };
 
 /* ---- files ---- */
 
-static const struct shard_entry *find_tensor(const struct hf_folder *f, const char *name, const struct shard_file **in) {
+static const struct shard_entry *find_tensor(const struct hf_folder *f, const char *name,
+                                             const struct shard_file **in) {
     for (int64_t i = 0; i < f->n_files; i++) {
         const struct shard_entry *e = shard_find(&f->file[i], name);
         *in = &f->file[i];
@@ -34,7 +35,7 @@ bool hf_holds(const struct hf_folder *f, const char *suffix) {
     const size_t tail = strlen(suffix);
     for (int64_t i = 0; i < f->n_files; i++)
         for (int64_t j = 0; j < f->file[i].n_entries; j++) {
-            const char  *name = f->file[i].entry[j].name;
+            const char *name = f->file[i].entry[j].name;
             const size_t n = strlen(name);
             if (n >= tail && !strcmp(name + n - tail, suffix)) return true;
         }
@@ -57,22 +58,22 @@ static bool is_open(const struct hf_folder *f, const char *name) {
 
 /* Each tensor of the index is in the file it names, and the files hold no other. */
 static enum status open_indexed(struct hf_folder *f, const char *where, json_t *index) {
-    json_t     *map = json_object_get(index, "weight_map"), *v;
+    json_t *map = json_object_get(index, "weight_map"), *v;
     const char *tensor;
-    void       *mem = NULL;
-    int64_t     held = 0;
+    void *mem = NULL;
+    int64_t held = 0;
     FAIL_UNLESS(json_is_object(map), ERR_DATA, "%s: \"weight_map\" is missing or not an object", where);
     TRY(mem_take((int64_t)(json_object_size(map) + 1) * (int64_t)sizeof *f->file, &mem));
     f->file = mem;
     json_object_foreach(map, tensor, v) {
         const char *name = json_string_value(v);
-        FAIL_UNLESS(name && manifest_name_ok(name), ERR_DATA, "%s: tensor %s: its file is not a plain file name: refused",
-                    where, tensor);
+        FAIL_UNLESS(name && manifest_name_ok(name), ERR_DATA,
+                    "%s: tensor %s: its file is not a plain file name: refused", where, tensor);
         if (!is_open(f, name)) TRY(open_file(f, name));
     }
     json_object_foreach(map, tensor, v) {
         const struct shard_file *in = NULL;
-        const bool               found = find_tensor(f, tensor, &in) != NULL;
+        const bool found = find_tensor(f, tensor, &in) != NULL;
         FAIL_UNLESS(found && !strcmp(strrchr(in->path, '/') + 1, json_string_value(v)), ERR_DATA,
                     "%s: tensor %s is not in %s, where the index places it", where, tensor, json_string_value(v));
     }
@@ -83,9 +84,9 @@ static enum status open_indexed(struct hf_folder *f, const char *where, json_t *
 }
 
 static enum status open_files(struct hf_folder *f) {
-    char    path[PATH_BYTES];
+    char path[PATH_BYTES];
     json_t *index = NULL;
-    void   *mem = NULL;
+    void *mem = NULL;
     TRY(path_print(path, "%s/model.safetensors", f->dir));
     if (file_exists(path)) {
         TRY(mem_take(sizeof *f->file, &mem));
@@ -93,7 +94,8 @@ static enum status open_files(struct hf_folder *f) {
         return open_file(f, "model.safetensors");
     }
     TRY(path_print(path, "%s/model.safetensors.index.json", f->dir));
-    FAIL_UNLESS(file_exists(path), ERR_MISSING, "%s: neither model.safetensors nor model.safetensors.index.json", f->dir);
+    FAIL_UNLESS(file_exists(path), ERR_MISSING, "%s: neither model.safetensors nor model.safetensors.index.json",
+                f->dir);
     TRY(json_read_file(path, &index));
     const enum status st = open_indexed(f, path, index);
     json_decref(index);
@@ -111,15 +113,16 @@ static enum status open_config(struct hf_folder *f) {
     if (f->family) return OK;
     struct text known = {0};
     hf_family_list(&known);
-    const enum status st = status_fail(ERR_DATA, __FILE__, __LINE__, "%s: model_type \"%s\" is not known here; known: %s",
-                                       f->config, type, known.s ? known.s : "");
+    const enum status st =
+        status_fail(ERR_DATA, __FILE__, __LINE__, "%s: model_type \"%s\" is not known here; known: %s", f->config, type,
+                    known.s ? known.s : "");
     text_term(&known);
     return st;
 }
 
 enum status hf_open(struct hf_folder **out, const char *dir) {
-    enum status       st = OK;
-    void             *mem = NULL;
+    enum status st = OK;
+    void *mem = NULL;
     struct hf_folder *f;
     *out = NULL;
     TRY(mem_take(sizeof *f, &mem));
@@ -155,13 +158,13 @@ enum status hf_model_yaml(const struct hf_folder *f, struct text *yaml) { return
 
 struct tensor_map {
     struct hf_tensor *list;
-    int               n, room;
+    int n, room;
 };
 
 static enum status map_add(struct tensor_map *m, const struct hf_tensor *t) {
     if (m->n == m->room) {
         const int64_t size = (int64_t)sizeof *m->list, room = m->room ? 2 * m->room : 64;
-        void         *p = m->list;
+        void *p = m->list;
         TRY(mem_grow(&p, m->room * size, room * size));
         m->list = p;
         m->room = (int)room;
@@ -203,7 +206,7 @@ static bool match_row(const struct param *p, const char *rest, const char *ours,
 /* Equal but for dims of 1: a convolution's (C, 1, K) is our (C, K). */
 static bool same_shape(const struct shard_entry *e, const struct param *p, int64_t rows) {
     int64_t wanted[4] = {rows, p->shape[1], p->shape[2], p->shape[3]};
-    int     at = 0;
+    int at = 0;
     for (int d = 0; d < 4; d++) {
         if (e->shape[d] == 1) continue;
         while (at < 4 && wanted[at] == 1) at++;
@@ -215,9 +218,9 @@ static bool same_shape(const struct shard_entry *e, const struct param *p, int64
 
 static enum status map_row(const struct hf_folder *f, const struct param *p, int64_t layer, const struct hf_row *row,
                            struct hf_tensor *t) {
-    const struct shard_file  *in = NULL;
+    const struct shard_file *in = NULL;
     const struct shard_entry *e = NULL;
-    const char               *names[2] = {row->theirs, row->alias};
+    const char *names[2] = {row->theirs, row->alias};
     for (int i = 0; i < 2 && names[i] && !e; i++) {
         const int n = row->symbol ? snprintf(t->name, sizeof t->name, "%s%" PRId64 ".%s", f->family->layer,
                                              layer / f->family->symbols_per_layer, names[i])
@@ -236,9 +239,9 @@ static enum status map_row(const struct hf_folder *f, const struct param *p, int
 
 static enum status map_param(const struct hf_folder *f, const struct params *ps, int index, struct tensor_map *m) {
     const struct param *p = &ps->list[index];
-    const char         *rest = NULL;
-    char                symbol = 0;
-    int64_t             layer = 0, covered = 0;
+    const char *rest = NULL;
+    char symbol = 0;
+    int64_t layer = 0, covered = 0;
     TRY(split_name(f, p->name, &symbol, &layer, &rest));
     for (const struct hf_row *row = f->family->rows; row->ours; row++) {
         struct hf_tensor t = {.param = index};
@@ -255,7 +258,7 @@ static enum status map_param(const struct hf_folder *f, const struct params *ps,
 /* A head that the model ties to its embedding may be written all the same: then it must be the same bytes. */
 static enum status check_tied(const struct hf_folder *f, const struct params *ps, const struct shard_file *in,
                               const struct shard_entry *head) {
-    const struct shard_file  *other = NULL;
+    const struct shard_file *other = NULL;
     const struct shard_entry *e = NULL;
     for (const struct hf_row *row = f->family->rows; row->ours && !e; row++)
         if (!strcmp(row->ours, "embedding.weight")) {
@@ -275,8 +278,8 @@ static int by_name(const void *a, const void *b) {
 
 static enum status check_unused(const struct hf_folder *f, const struct params *ps, const struct tensor_map *m) {
     struct hf_tensor key = {.param = 0};
-    void            *mem = NULL;
-    enum status      st = OK;
+    void *mem = NULL;
+    enum status st = OK;
     TRY(mem_take((m->n + 1) * (int64_t)sizeof *m->list, &mem));
     struct hf_tensor *sorted = mem;
     memcpy(sorted, m->list, (size_t)m->n * sizeof *sorted);
@@ -288,8 +291,7 @@ static enum status check_unused(const struct hf_folder *f, const struct params *
             if (bsearch(&key, sorted, (size_t)m->n, sizeof key, by_name)) continue;
             if (f->family->unused && strstr(e->name, f->family->unused)) continue;
             if (!strcmp(e->name, "lm_head.weight")) TRY_OUT(check_tied(f, ps, &f->file[i], e));
-            else
-                FAIL_OUT(ERR_DATA, "%s: tensor %s belongs to no part of this model", f->file[i].path, e->name);
+            else FAIL_OUT(ERR_DATA, "%s: tensor %s belongs to no part of this model", f->file[i].path, e->name);
         }
 out:
     mem_free(mem);
@@ -297,7 +299,7 @@ out:
 }
 
 enum status hf_tensors(const struct hf_folder *f, const struct params *ps, struct hf_tensor **out, int *n) {
-    enum status       st = OK;
+    enum status st = OK;
     struct tensor_map m = {0};
     for (int i = 0; i < ps->n; i++) TRY_OUT(map_param(f, ps, i, &m));
     TRY_OUT(check_unused(f, ps, &m));
@@ -310,15 +312,15 @@ out:
 }
 
 enum status hf_read_params(const struct hf_folder *f, struct params *ps) {
-    enum status       st = OK;
+    enum status st = OK;
     struct hf_tensor *list = NULL;
-    int               n = 0;
+    int n = 0;
     TRY(hf_tensors(f, ps, &list, &n));
     for (int i = 0; i < n; i++) {
-        const struct shard_file  *in = NULL;
+        const struct shard_file *in = NULL;
         const struct shard_entry *e = find_tensor(f, list[i].name, &in);
-        const struct param       *p = &ps->list[list[i].param];
-        const int64_t             row = p->shape[1] * p->shape[2] * p->shape[3];
+        const struct param *p = &ps->list[list[i].param];
+        const int64_t row = p->shape[1] * p->shape[2] * p->shape[3];
         ASSERT(e && p->w.data && p->w.space == HOST && tensor_packed(p->w));
         char *at = (char *)p->w.data + list[i].row_begin * row * dtype_bytes(p->w.dtype);
         TRY_OUT(shard_read(in, e, 0, list[i].rows * row, p->w.dtype, at));

@@ -31,8 +31,8 @@ static enum status quote_bare_words(const char *text, int64_t bytes, struct text
 }
 
 enum status hf_config_read(const char *path, json_t **out) {
-    char       *text = NULL;
-    int64_t     bytes = 0;
+    char *text = NULL;
+    int64_t bytes = 0;
     struct text clean = {0};
     *out = NULL;
     TRY(file_read(path, CONFIG_BYTES, &text, &bytes));
@@ -73,10 +73,11 @@ enum status hf_int(const struct hf_source *s, const char *key, const char *older
     return OK;
 }
 
-/* `rope` describes positions in the newer (rope_parameters) or older (rope_scaling) place: only the plain kind is known. */
+/* `rope` describes positions in the newer (rope_parameters) or older (rope_scaling) place: only the plain kind is
+ * known. */
 static enum status check_rope(const struct hf_source *s, const char *place, const json_t *rope) {
     const char *kind = NULL;
-    double      part = 1.0;
+    double part = 1.0;
     if (!rope || json_is_null(rope)) return OK;
     FAIL_UNLESS(json_is_object(rope), ERR_DATA, "%s: \"%s\" is not an object", s->where, place);
     TRY(json_text_or(s->where, rope, "type", "default", &kind));
@@ -91,7 +92,7 @@ static enum status check_rope(const struct hf_source *s, const char *place, cons
 
 enum status hf_rope_theta(const struct hf_source *s, double *theta) {
     const json_t *newer = json_object_get(s->root, "rope_parameters");
-    double        part = 1.0;
+    double part = 1.0;
     TRY(check_rope(s, "rope_parameters", newer));
     TRY(check_rope(s, "rope_scaling", json_object_get(s->root, "rope_scaling")));
     TRY(json_real_or(s->where, s->root, "partial_rotary_factor", 1.0, &part));
@@ -104,7 +105,7 @@ enum status hf_rope_theta(const struct hf_source *s, double *theta) {
 }
 
 enum status hf_dt_limit(const struct hf_source *s, double *low, double *high) {
-    const char   *key = given(s->root, "mamba_dt_limit") ? "mamba_dt_limit" : "time_step_limit";
+    const char *key = given(s->root, "mamba_dt_limit") ? "mamba_dt_limit" : "time_step_limit";
     const json_t *pair = json_object_get(s->root, key);
     *low = 0.0;
     *high = INFINITY;
@@ -122,9 +123,9 @@ enum status hf_dt_limit(const struct hf_source *s, double *low, double *high) {
 
 enum status hf_yaml(const struct hf_source *s, const struct hf_model *m, struct text *yaml) {
     int64_t width = 0, vocab = 0;
-    bool    tied = false;
-    double  std = 0.02;
-    char    eps[32], dev[32];
+    bool tied = false;
+    double std = 0.02;
+    char eps[32], dev[32];
     TRY(hf_int(s, "hidden_size", NULL, &width));
     TRY(hf_int(s, "vocab_size", NULL, &vocab));
     TRY(json_bool_or(s->where, s->root, "tie_word_embeddings", false, &tied));

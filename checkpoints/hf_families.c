@@ -31,11 +31,11 @@ static enum status head_sizes(const struct hf_source *s, int64_t *heads, int64_t
 
 static enum status describe_pairs(const struct hf_source *s, struct hf_model *m, int64_t window, bool bias) {
     static const char *const silu[] = {"silu", "swish", NULL};
-    int64_t                  heads = 0, kv_heads = 0, width = 0, head_width = 0, hidden = 0, layers = 0;
-    double                   theta = 0.0;
-    bool                     mlp_bias = false;
-    char                     base[32];
-    const char              *act = NULL;
+    int64_t heads = 0, kv_heads = 0, width = 0, head_width = 0, hidden = 0, layers = 0;
+    double theta = 0.0;
+    bool mlp_bias = false;
+    char base[32];
+    const char *act = NULL;
     TRY(hf_refuse_other_text(s, "hidden_act", "silu", silu, &act));
     TRY(head_sizes(s, &heads, &kv_heads));
     TRY(hf_int(s, "hidden_size", NULL, &width));
@@ -63,7 +63,7 @@ static enum status describe_llama(const struct hf_source *s, struct hf_model *m)
 
 /* The class's own default of the window is 4096; null means none. */
 static enum status describe_mistral(const struct hf_source *s, struct hf_model *m) {
-    int64_t       window = 0;
+    int64_t window = 0;
     const json_t *v = json_object_get(s->root, "sliding_window");
     if (!v) window = 4096;
     else TRY(json_int_or(s->where, s->root, "sliding_window", 0, &window));
@@ -98,13 +98,13 @@ static const struct hf_row pair_rows[] = {
 
 struct mamba_sizes {
     int64_t heads, head_width, state, groups, conv, chunk, norm_group;
-    bool    bias;
+    bool bias;
 };
 
 static enum status print_mamba(const struct hf_source *s, struct hf_model *m, const struct mamba_sizes *z) {
     double low = 0.0, high = 0.0;
-    bool   conv_bias = true;
-    char   eps[32], low_text[32], high_text[32];
+    bool conv_bias = true;
+    char eps[32], low_text[32], high_text[32];
     TRY(hf_dt_limit(s, &low, &high));
     TRY(json_bool_or(s->where, s->root, "use_conv_bias", true, &conv_bias));
     TRY(json_bool_or(s->where, s->root, "mamba_conv_bias", conv_bias, &conv_bias));
@@ -124,11 +124,11 @@ static enum status print_mamba(const struct hf_source *s, struct hf_model *m, co
 /* The class normalises over all channels of the gated norm, whatever the groups. */
 static enum status describe_mamba2(const struct hf_source *s, struct hf_model *m) {
     static const char *const silu[] = {"silu", "swish", NULL};
-    struct mamba_sizes       z = {0};
-    int64_t                  layers = 0, width = 0;
-    double                   expand = 2.0;
-    bool                     norm = true;
-    const char              *act = NULL;
+    struct mamba_sizes z = {0};
+    int64_t layers = 0, width = 0;
+    double expand = 2.0;
+    bool norm = true;
+    const char *act = NULL;
     TRY(hf_refuse_other_text(s, "hidden_act", "silu", silu, &act));
     TRY(json_bool_or(s->where, s->root, "rms_norm", true, &norm));
     FAIL_UNLESS(norm, ERR_DATA, "%s: \"rms_norm\": false is not known here", s->where);
@@ -154,11 +154,15 @@ static enum status describe_mamba2(const struct hf_source *s, struct hf_model *m
         {'M', "in_proj.bias", "mixer.in_proj.bias", NULL}, {'M', "conv.weight", "mixer.conv1d.weight", NULL},          \
         {'M', "conv.bias", "mixer.conv1d.bias", NULL}, {'M', "A_log", "mixer.A_log", NULL},                            \
         {'M', "D", "mixer.D", NULL}, {'M', "dt_bias", "mixer.dt_bias", NULL},                                          \
-        {'M', "gated_norm.weight", "mixer.norm.weight", NULL}, {'M', "out_proj.weight", "mixer.out_proj.weight", NULL}, \
-        {'M', "out_proj.bias", "mixer.out_proj.bias", NULL}
+        {'M', "gated_norm.weight", "mixer.norm.weight", NULL},                                                         \
+        {'M', "out_proj.weight", "mixer.out_proj.weight", NULL}, {                                                     \
+        'M', "out_proj.bias", "mixer.out_proj.bias", NULL                                                              \
+    }
 #define BACKBONE_ROWS                                                                                                  \
     {0, "embedding.weight", "backbone.embeddings.weight", "backbone.embedding.weight"},                                \
-        {0, "final_norm.weight", "backbone.norm_f.weight", NULL}, {0, "head.weight", "lm_head.weight", NULL}
+        {0, "final_norm.weight", "backbone.norm_f.weight", NULL}, {                                                    \
+        0, "head.weight", "lm_head.weight", NULL                                                                       \
+    }
 
 static const struct hf_row mamba2_rows[] = {BACKBONE_ROWS, MAMBA_ROWS, {0, NULL, NULL, NULL}};
 
@@ -167,16 +171,16 @@ static const struct hf_row mamba2_rows[] = {BACKBONE_ROWS, MAMBA_ROWS, {0, NULL,
 static enum status pattern_of_list(const struct hf_source *s, const json_t *list, struct text *pattern) {
     static const struct {
         const char *name;
-        char        symbol;
+        char symbol;
     } kinds[] = {{"linear_attention", 'M'}, {"mamba", 'M'}, {"full_attention", '*'},
                  {"attention", '*'},        {"mlp", '-'},   {"moe", 'E'}};
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *name = json_string_value(json_array_get(list, i));
-        char        symbol = 0;
+        char symbol = 0;
         for (size_t k = 0; name && k < sizeof kinds / sizeof *kinds; k++)
             if (!strcmp(kinds[k].name, name)) symbol = kinds[k].symbol;
-        FAIL_UNLESS(symbol, ERR_DATA, "%s: \"layers_block_type\": layer %zu is \"%s\", which is not known here", s->where,
-                    i, name ? name : "(not a text)");
+        FAIL_UNLESS(symbol, ERR_DATA, "%s: \"layers_block_type\": layer %zu is \"%s\", which is not known here",
+                    s->where, i, name ? name : "(not a text)");
         TRY(text_add(pattern, &symbol, 1));
     }
     return OK;
@@ -195,7 +199,7 @@ static enum status pattern_of_text(const struct hf_source *s, const char *given,
 
 static enum status read_pattern(const struct hf_source *s, struct text *pattern) {
     const json_t *list = json_object_get(s->root, "layers_block_type");
-    const char   *given = NULL;
+    const char *given = NULL;
     if (!json_is_array(list)) list = json_object_get(s->root, "layer_types");
     if (json_is_array(list)) TRY(pattern_of_list(s, list, pattern));
     else {
@@ -203,16 +207,15 @@ static enum status read_pattern(const struct hf_source *s, struct text *pattern)
         TRY(pattern_of_text(s, given, pattern));
     }
     FAIL_UNLESS(pattern->n > 0, ERR_DATA, "%s: the pattern has no layer", s->where);
-    FAIL_UNLESS(!strchr(pattern->s, 'E'), ERR_DATA,
-                "%s: \"%s\": layers of experts (moe, E) are not known here yet", s->where,
-                given ? "hybrid_override_pattern" : "layers_block_type");
+    FAIL_UNLESS(!strchr(pattern->s, 'E'), ERR_DATA, "%s: \"%s\": layers of experts (moe, E) are not known here yet",
+                s->where, given ? "hybrid_override_pattern" : "layers_block_type");
     return OK;
 }
 
 static enum status nemotron_mamba(const struct hf_source *s, struct hf_model *m) {
     static const char *const silu[] = {"silu", "swish", NULL};
-    struct mamba_sizes       z = {0};
-    const char              *act = NULL;
+    struct mamba_sizes z = {0};
+    const char *act = NULL;
     TRY(hf_refuse_other_text(s, "mamba_hidden_act", "silu", silu, &act));
     TRY(hf_int(s, "mamba_num_heads", NULL, &z.heads));
     TRY(hf_int(s, "mamba_head_dim", NULL, &z.head_width));
@@ -227,9 +230,9 @@ static enum status nemotron_mamba(const struct hf_source *s, struct hf_model *m)
 
 static enum status nemotron_mlp(const struct hf_source *s, struct hf_model *m) {
     static const char *const known[] = {"relu2", "gelu", "gelu_pytorch_tanh", "gelu_new", NULL};
-    int64_t                  hidden = 0;
-    bool                     bias = false;
-    const char              *act = NULL;
+    int64_t hidden = 0;
+    bool bias = false;
+    const char *act = NULL;
     TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, &act));
     TRY(hf_int(s, "intermediate_size", NULL, &hidden));
     TRY(bias_of(s, "mlp_bias", ".mixer.up_proj.bias", &bias));

@@ -14,30 +14,30 @@ struct hf_folder; /* hf.h */
 
 /* What a family reads: the configuration, and which tensors the files hold. */
 struct hf_source {
-    const char             *where; /* path of config.json */
-    const json_t           *root;
+    const char *where; /* path of config.json */
+    const json_t *root;
     const struct hf_folder *folder;
 };
 struct hf_model {
     struct text pattern; /* one of our symbols a layer */
     struct text layers;  /* the table, one line a symbol, indented by four */
-    double      norm_eps;
+    double norm_eps;
 };
 /* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`. */
 struct hf_row {
-    char        symbol; /* 0: outside the layers, and `theirs` is a whole name */
+    char symbol; /* 0: outside the layers, and `theirs` is a whole name */
     const char *ours, *theirs, *alias;
 };
 struct hf_family {
     const char *model_type;
     enum status (*describe)(const struct hf_source *s, struct hf_model *m);
     const struct hf_row *rows; /* ends with ours NULL */
-    const char          *layer; /* what stands before the number of a layer */
-    int                  symbols_per_layer;
-    const char          *unused; /* tensors whose name holds this take no part in the model; NULL: none */
+    const char *layer;         /* what stands before the number of a layer */
+    int symbols_per_layer;
+    const char *unused; /* tensors whose name holds this take no part in the model; NULL: none */
 };
 const struct hf_family *hf_family_find(const char *model_type);
-enum status             hf_family_list(struct text *out); /* their names, for messages */
+enum status hf_family_list(struct text *out); /* their names, for messages */
 
 /* Does any tensor's name end so? */
 bool hf_holds(const struct hf_folder *f, const char *suffix);
@@ -48,8 +48,8 @@ enum status hf_yaml(const struct hf_source *s, const struct hf_model *m, struct 
 
 /* Fields.  A field that changes the result and has no counterpart here is refused with its name and value. */
 enum status hf_refuse_present(const struct hf_source *s, const char *key);
-enum status hf_refuse_other_text(const struct hf_source *s, const char *key, const char *fallback, const char *const *known,
-                                 const char **value);
+enum status hf_refuse_other_text(const struct hf_source *s, const char *key, const char *fallback,
+                                 const char *const *known, const char **value);
 /* Value of key, or of the older spelling where key is absent. */
 enum status hf_int(const struct hf_source *s, const char *key, const char *older, int64_t *out);
 enum status hf_rope_theta(const struct hf_source *s, double *theta);
