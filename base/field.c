@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "base/field.h"
 #include <ctype.h>
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include "base/arena.h"
 
 #define WORD_MAX 64 /* longer words are far from every key */
@@ -39,7 +41,8 @@ int text_distance(const char *a, const char *b) {
 int text_closeness(const char *word, const char *key) {
     const size_t n_word = strlen(word), n_key = strlen(key);
     const int d = text_distance(word, key);
-    return d <= 2 && (size_t)d < (n_word > n_key ? n_word : n_key) ? d : -1;
+    if (d > 2) return -1;
+    return (size_t)d < (n_word > n_key ? n_word : n_key) || !strcasecmp(word, key) ? d : -1;
 }
 
 const struct field *field_find(const struct field *table, const char *key) {
@@ -230,14 +233,19 @@ enum status field_defaults(const struct field *table, void *base) {
     return OK;
 }
 
-/* The shortest decimal that reads back to the same bits. */
+/* The shortest decimal that reads back to the same bits, its exponent as people write it: 1e-5, not 1e-05. */
 static int print_real(double v, char *out, size_t room) {
-    int n = 0;
+    char made[40];
     for (int digits = 15; digits <= 17; digits++) {
-        n = snprintf(out, room, "%.*g", digits, v);
-        if (strtod(out, NULL) == v) break;
+        snprintf(made, sizeof made, "%.*g", digits, v);
+        if (strtod(made, NULL) == v) break;
     }
-    return n;
+    char *e = strchr(made, 'e');
+    if (!e) return snprintf(out, room, "%s", made);
+    const char *power = e + 2 + strspn(e + 2, "0");
+    const bool negative = e[1] == '-';
+    *e = '\0';
+    return snprintf(out, room, "%se%s%s", made, negative ? "-" : "", power);
 }
 
 enum status field_print(const struct field *f, const void *base, int i, char *out, size_t room) {

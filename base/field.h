@@ -53,7 +53,8 @@ enum status field_print(const struct field *f, const void *base, int i, char *ou
 bool field_empty(const struct field *f, const void *base); /* the target is as zeroed memory            */
 void field_clear(const struct field *f, void *base);       /* releases what a TEXT or LIST owns         */
 void field_term(const struct field *table, void *base);    /* the same for every row                    */
-/* The key of the table nearest to word (Damerau-Levenshtein distance 2 or less, not all of it different), or NULL. */
+/* The key of the table nearest to word (Damerau-Levenshtein distance 2 or less, some of it the same but for case), or
+ * NULL. */
 const char *field_nearest(const struct field *table, const char *word);
 int text_distance(const char *a, const char *b);
 /* The distance where key is worth suggesting for word, else -1: the rule of field_nearest. */

@@ -25,7 +25,7 @@ static enum status read_config(struct config *c, const struct command_line *line
         .path = line->words[0], .n_overrides = line->n_overrides, .overrides = line->overrides};
     enum status st = config_read(c, &from, &errors);
     if (st == ERR_CONFIG && errors.n > 0) { /* every mistake, not the first alone */
-        fprintf(stderr, "%s", errors.s);
+        fprintf(stderr, "%s%s", errors.s, errors.s[errors.n - 1] == '\n' ? "" : "\n");
         status_clear();
     }
     text_term(&errors);

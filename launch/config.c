@@ -191,9 +191,10 @@ static enum status read_root(struct reading *r) {
 
 static enum status read_sections(struct reading *r) {
     for (const struct config_section *s = config_sections; s->name; s++) {
-        const struct node *map = map_child(&r->tree, &r->tree.nodes[0], s->name);
+        const struct node *root = &r->tree.nodes[0], *map = map_child(&r->tree, root, s->name);
+        const bool         told = !map && tree_child(&r->tree, root, s->name); /* that it is no mapping */
         if (s->at == offsetof(struct config, model)) {
-            TRY(read_model(r, map));
+            if (!told) TRY(read_model(r, map));
             continue;
         }
         const struct table t = {.path = s->name,
@@ -201,7 +202,7 @@ static enum status read_sections(struct reading *r) {
                                 .fields = s->fields,
                                 .section = s,
                                 .base = (char *)r->c + s->at,
-                                .optional = r->from->model_only};
+                                .optional = told || r->from->model_only};
         TRY(read_table(r, &t));
     }
     return OK;

@@ -114,10 +114,49 @@ static enum status unknown_symbol(struct model_reading *s, struct place at, cons
     return mistake_add(m, at, path, "symbol '%c' has no row in model.layers, which has%s", c, used ? all : " none");
 }
 
-/* Every symbol has a row and every row a symbol. */
-static enum status compare_symbols(struct model_reading *s, const struct node *n, const char *path,
-                                   const char *pattern) {
+/* Overrides reach the pattern but cannot take rows out, so rows of the file that an overridden pattern leaves unused
+ * are no mistake: they are dropped. */
+static bool overridden(const struct tree *t, const struct node *n) {
+    bool from_override = n->at.override >= 0;
+    for (const struct node *child = tree_first(t, n); child; child = tree_next(t, child))
+        from_override |= child->at.override >= 0;
+    return from_override;
+}
+
+static void drop_row(struct model_config *m, char symbol) {
+    for (int i = 0; i < m->n_symbols; i++) {
+        struct layer_symbol *s = &m->symbol[i];
+        if (s->symbol != symbol) continue;
+        if (s->config) field_term(s->kind->fields, s->config);
+        mem_free(s->config);
+        m->n_symbols--;
+        memmove(s, s + 1, (size_t)(m->n_symbols - i) * sizeof *s);
+        return;
+    }
+}
+
+static enum status compare_rows(struct model_reading *s, const struct node *n, const char *pattern) {
+    const bool drop = overridden(&s->r->tree, n);
+    for (int i = 0; i < 128; i++) {
+        const struct node *row = s->row[i];
+        char path[KEY_PATH], symbol[2] = {(char)i, '\0'};
+        if (!row || strchr(pattern, i)) continue;
+        if (drop && row->key_at.override < 0) {
+            drop_row(s->m, (char)i);
+            continue;
+        }
+        join_path(path, "model.layers", symbol);
+        TRY(mistake_add(&s->r->tree.mistakes, row->key_at, path,
+                        "the pattern never uses this symbol; use it or take its row out"));
+    }
+    return OK;
+}
+
+/* Every symbol has a row and every row a symbol.  whole: the node of the pattern or ratio; n: the text with symbols. */
+static enum status compare_symbols(struct model_reading *s, const struct node *whole, const struct node *n,
+                                   const char *path, const char *pattern) {
     bool told[256] = {false};
+    if (s->r->tree.broken) return OK;
     for (int i = 0; pattern[i]; i++) {
         const unsigned char c = (unsigned char)pattern[i];
         if (told[c] || (c < 128 && s->row[c])) continue;
@@ -126,14 +165,7 @@ static enum status compare_symbols(struct model_reading *s, const struct node *n
         if (n->one_to_one && at.override < 0) at.column += n->quoted + i;
         TRY(unknown_symbol(s, at, path, (char)c));
     }
-    for (int i = 0; i < 128; i++) {
-        char row_path[KEY_PATH], symbol[2] = {(char)i, '\0'};
-        if (!s->row[i] || s->r->tree.broken || strchr(pattern, i)) continue;
-        join_path(row_path, "model.layers", symbol);
-        TRY(mistake_add(&s->r->tree.mistakes, s->row[i]->key_at, row_path,
-                        "the pattern never uses this symbol; use it or take its row out"));
-    }
-    return OK;
+    return compare_rows(s, whole, pattern);
 }
 
 static enum status read_repeat(struct model_reading *s, const struct node *n) {
@@ -146,7 +178,7 @@ static enum status read_repeat(struct model_reading *s, const struct node *n) {
     const struct node *unit = tree_child(&r->tree, n, "repeat");
     if (r->tree.mistakes.n > n_before || !unit || r->tree.broken) goto out;
     TRY_OUT(mistake_of(r, pattern_repeat(form.repeat, form.times, &s->m->pattern), unit->at, "model.pattern.repeat"));
-    TRY_OUT(compare_symbols(s, unit, "model.pattern.repeat", form.repeat));
+    TRY_OUT(compare_symbols(s, n, unit, "model.pattern.repeat", form.repeat));
 out:
     field_term(repeat_fields, &form);
     return st;
@@ -177,7 +209,7 @@ static enum status read_ratio(struct model_reading *s, const struct node *n) {
     ratio.pairs = form.layers;
     if (r->tree.mistakes.n > n_before || r->tree.broken) return OK;
     TRY(mistake_of(r, pattern_from_ratio(s->m, &ratio, &s->m->pattern), n->key_at, "model.ratio"));
-    return s->m->pattern ? compare_symbols(s, n, "model.ratio", s->m->pattern) : OK;
+    return s->m->pattern ? compare_symbols(s, n, n, "model.ratio", s->m->pattern) : OK;
 }
 
 static enum status read_pattern(struct model_reading *s) {
@@ -199,7 +231,7 @@ static enum status read_pattern(struct model_reading *s) {
         return mistake_add(&r->tree.mistakes, pattern->at, "model.pattern", "wants one text, a list is here");
     const char *text = tree_text(&r->tree, pattern);
     TRY(mistake_of(r, pattern_repeat(text, 1, &s->m->pattern), pattern->at, "model.pattern"));
-    return s->m->pattern ? compare_symbols(s, pattern, "model.pattern", text) : OK;
+    return s->m->pattern ? compare_symbols(s, pattern, pattern, "model.pattern", text) : OK;
 }
 
 enum status read_model(struct reading *r, const struct node *map) {

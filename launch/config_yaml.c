@@ -146,11 +146,20 @@ static enum status take_scalar(struct builder *b, const yaml_event_t *e) {
     return OK;
 }
 
+/* In the place of a value that was refused: its key is not missing. */
+static enum status add_refused(struct builder *b, struct place at) {
+    const struct node refused = {.type = NODE_SCALAR, .at = at, .refused = true};
+    int               index = 0;
+    return add_node(b, &refused, "", &index);
+}
+
 static enum status take_alias(struct builder *b, const yaml_event_t *e) {
     const struct place at = place_of(e->start_mark);
-    const bool key = awaits_key(b);
-    if (!dropped(b))
+    const bool         key = awaits_key(b);
+    if (!dropped(b)) {
         TRY(refuse(b, at, "aliases (*name) are not read here; a symbol or pattern that begins with * needs quotes"));
+        if (!key) TRY(add_refused(b, at));
+    }
     if (!key) {
         value_done(b);
         return OK;
@@ -185,7 +194,8 @@ static enum status open_container(struct builder *b, const yaml_event_t *e) {
 #ifndef BATON_PLANT_CONFIG /* a bug for the fuzzer to find: the bound left out */
     if (b->n_levels == LEVELS_MAX) {
         skip_container(b);
-        return refuse(b, at, "nested deeper than 4 levels");
+        TRY(refuse(b, at, "nested deeper than 4 levels"));
+        return add_refused(b, at);
     }
 #endif
     if (!b->n_levels && !map) {

@@ -102,13 +102,14 @@ struct plan {
     const struct step *step;    /* its params have shapes, no data */
     const struct flow *flow;    /* shapes, no data                 */
     int64_t n_tokens, n_ranges; /* of one micro-batch on this rank */
+    const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
 void plan_work(struct plan *p, int64_t bytes);
-int64_t plan_chunks(const struct plan *p, int64_t chunk); /* most chunks that R ranges of T tokens can make */
+int64_t plan_chunks(const struct plan *p, int64_t chunk); /* chunks that the ranges make */
 
 #ifdef __cplusplus
 }
