@@ -9,7 +9,10 @@ static enum status read_text(struct eval_model *m, struct config_source *from, c
     from->overrides = overrides;
     from->n_overrides = n;
     const enum status st = config_read(&m->config, from, &errors);
-    if (st == ERR_CONFIG && errors.n > 0) fprintf(stderr, "%s", errors.s);
+    if (st == ERR_CONFIG && errors.n > 0) { /* every mistake, not the first alone */
+        fprintf(stderr, "%s", errors.s);
+        status_clear();
+    }
     text_term(&errors);
     return st;
 }
@@ -44,7 +47,7 @@ static enum status open_checkpoint(struct eval_model *m, const char *const *over
     struct config_source from = {.where = where, .text = about->config, .text_bytes = (int64_t)strlen(about->config)};
     TRY(read_text(m, &from, overrides, n));
     m->trained_tokens = m->config.train.tokens_per_sequence;
-    log_note("%s: step %lld", path, (long long)about->step);
+    fprintf(stderr, "%s: step %lld\n", path, (long long)about->step);
     return OK;
 }
 
