@@ -11,7 +11,7 @@
 
 #define SHARD "shard-00000-of-00001.safetensors"
 enum { BLOCK = 4096 };
-static char        run[PATH_BYTES], step2[PATH_BYTES];
+static char run[PATH_BYTES], step2[PATH_BYTES];
 static const char *files[] = {SHARD, "manifest.json", "config.yaml"};
 
 static void path_of(char out[PATH_BYTES], const char *file) { snprintf(out, PATH_BYTES, "%.900s/%s", step2, file); }
@@ -31,18 +31,18 @@ static char *get(const char *file, int64_t *bytes) {
 
 /* Opening tells `says`; the list given to read stays as it was; step 1 is found, and why not step 2. */
 static void refused(const char *why, const char *says, const char *also) {
-    char               path[PATH_BYTES];
+    char path[PATH_BYTES];
     struct checkpoint *c = NULL;
-    struct text        skipped = {0};
-    const enum status  st = checkpoint_open(&c, step2);
+    struct text skipped = {0};
+    const enum status st = checkpoint_open(&c, step2);
     CHECK(st == ERR_DATA && !c, "%s: %s: %s", why, status_name(st), status_text());
     checkpoint_close(c);
     CHECK(strstr(status_text(), says) && strstr(status_text(), also), "%s: '%s' does not say '%s' and '%s'", why,
           status_text(), says, also);
     MUST(checkpoint_find(run, path, &skipped));
     CHECK(strstr(path, "step-00000001"), "%s: %s was found", why, path);
-    CHECK(skipped.s && strstr(skipped.s, "skipped step 2: ") && strstr(skipped.s, says), "%s: passed over with '%s'", why,
-          skipped.s ? skipped.s : "");
+    CHECK(skipped.s && strstr(skipped.s, "skipped step 2: ") && strstr(skipped.s, says), "%s: passed over with '%s'",
+          why, skipped.s ? skipped.s : "");
     text_term(&skipped);
     if (check_failures) exit(1);
 }
@@ -67,19 +67,19 @@ static void flip(const char *file, char *data, int64_t bytes, int64_t at, int bi
 /* One bit in every block of 4 KiB of every file, at places that differ from block to block; every byte of what is
  * parsed: the header of the shard, the manifest, the configuration. */
 static void test_bits(void) {
-    char              path[PATH_BYTES];
+    char path[PATH_BYTES];
     struct shard_file f;
     path_of(path, SHARD);
     for (int i = 0; i < 3; i++) {
-        int64_t       bytes = 0;
-        char         *data = get(files[i], &bytes);
-        uint64_t      header = 0;
+        int64_t bytes = 0;
+        char *data = get(files[i], &bytes);
+        uint64_t header = 0;
         const int64_t parsed = i == 0 ? (memcpy(&header, data, 8), 8 + (int64_t)header) : bytes;
         MUST(shard_open(&f, path));
         for (int64_t at = 0; at < parsed; at++) flip(files[i], data, bytes, at, (int)(at * 5 % 8), "");
         put(files[i], data, bytes);
         for (int64_t block = 0; i == 0 && block * BLOCK < bytes; block++) {
-            const int64_t             at = block * BLOCK + block * 977 % BLOCK;
+            const int64_t at = block * BLOCK + block * 977 % BLOCK;
             const struct shard_entry *e = at < bytes ? entry_at(&f, at) : NULL;
             if (at < bytes) flip(files[i], data, bytes, at, (int)(block % 8), e ? e->name : "");
         }
@@ -103,12 +103,13 @@ static void cut(const char *file, const char *data, int64_t bytes) {
 
 static void test_lengths(void) {
     for (int i = 0; i < 3; i++) {
-        int64_t  bytes = 0;
-        char    *data = get(files[i], &bytes);
+        int64_t bytes = 0;
+        char *data = get(files[i], &bytes);
         uint64_t header = 0;
         memcpy(&header, data, 8);
         for (int64_t at = 0; at < bytes; at += BLOCK) cut(files[i], data, at);
-        const int64_t edges[] = {1, 7, 8, 9, 8 + (int64_t)header - 1, 8 + (int64_t)header, 8 + (int64_t)header + 1, bytes - 1};
+        const int64_t edges[] = {
+            1, 7, 8, 9, 8 + (int64_t)header - 1, 8 + (int64_t)header, 8 + (int64_t)header + 1, bytes - 1};
         for (size_t e = 0; e < sizeof edges / sizeof *edges; e++)
             if (edges[e] < bytes && edges[e] > 0) cut(files[i], data, edges[e]);
         struct text longer = {0};
@@ -125,10 +126,10 @@ static void test_lengths(void) {
 /* ---- whole files ---- */
 
 static void test_files(void) {
-    char    path[PATH_BYTES], other[PATH_BYTES];
+    char path[PATH_BYTES], other[PATH_BYTES];
     for (int i = 0; i < 3; i++) {
         int64_t bytes = 0, stale_bytes = 0;
-        char   *data = get(files[i], &bytes), *stale = NULL;
+        char *data = get(files[i], &bytes), *stale = NULL;
         path_of(path, files[i]);
         CHECK(unlink(path) == 0, "unlink");
         refused("a file is gone", files[i], "");
@@ -154,10 +155,10 @@ static void test_files(void) {
 /* ---- a manifest that was edited and sealed again ---- */
 
 static void reseal(struct text *t) {
-    char  hex[SHA256_HEX];
+    char hex[SHA256_HEX];
     char *line = strstr(t->s, " \"sha256\": \"");
     if (!line || t->s[t->n - 1] != '\n') exit(1);
-    char       *next = strchr(line, '\n') + 1;
+    char *next = strchr(line, '\n') + 1;
     struct text bare = {0};
     MUST(text_add(&bare, t->s, line - t->s));
     MUST(text_add(&bare, next, t->s + t->n - 1 - next));
@@ -178,7 +179,8 @@ static void test_edits(void) {
     static const struct {
         const char *why, *from, *to, *says;
     } cases[] = {
-        {"a path out of the folder", "\"name\": \"config.yaml\"", "\"name\": \"../config.yaml\"", "not a plain file name"},
+        {"a path out of the folder", "\"name\": \"config.yaml\"", "\"name\": \"../config.yaml\"",
+         "not a plain file name"},
         {"an absolute path", "\"name\": \"config.yaml\"", "\"name\": \"/etc/passwd\"", "not a plain file name"},
         {"a path into a folder", "\"name\": \"config.yaml\"", "\"name\": \"a/config.yaml\"", "not a plain file name"},
         {"the folder itself", "\"name\": \"config.yaml\"", "\"name\": \".\"", "not a plain file name"},
@@ -205,8 +207,8 @@ static void test_edits(void) {
         {"an identity that is none", "\"identity\": \"a", "\"identity\": \"x", "identity"},
         {"no tokens", "\"tokens\"", "\"token\"", "tokens"},
     };
-    int64_t     bytes = 0;
-    char       *old = get("manifest.json", &bytes);
+    int64_t bytes = 0;
+    char *old = get("manifest.json", &bytes);
     struct text same = {0};
     MUST(text_add(&same, old, bytes));
     reseal(&same);

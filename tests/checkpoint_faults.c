@@ -15,16 +15,16 @@
 #include "tests/checkpoint_world.h"
 
 enum fault { FAIL_ENOSPC, FAIL_EDQUOT, FAIL_EIO, INTERRUPT, SHORT, KILL_BEFORE, KILL_AFTER, N_FAULTS };
-static const char *const fault_names[N_FAULTS] = {"ENOSPC", "EDQUOT", "EIO", "EINTR", "short write", "killed before",
-                                                  "killed after"};
+static const char *const fault_names[N_FAULTS] = {"ENOSPC",      "EDQUOT",        "EIO",         "EINTR",
+                                                  "short write", "killed before", "killed after"};
 
 /* Shared with the child that dies. */
 static struct {
-    int64_t    calls, at; /* made so far; the one that goes wrong */
+    int64_t calls, at; /* made so far; the one that goes wrong */
     enum fault fault;
-    bool       reached, committed;
-    char       what[64]; /* the call that went wrong */
-} *state;
+    bool reached, committed;
+    char what[64]; /* the call that went wrong */
+} * state;
 
 static int64_t points; /* places where something went wrong, over all cases */
 
@@ -34,7 +34,10 @@ static bool goes_wrong(const char *what) {
     state->reached = true;
     snprintf(state->what, sizeof state->what, "%s", what);
     if (state->fault == KILL_BEFORE) kill(getpid(), SIGKILL);
-    errno = state->fault == FAIL_ENOSPC ? ENOSPC : state->fault == FAIL_EDQUOT ? EDQUOT : state->fault == FAIL_EIO ? EIO : EINTR;
+    errno = state->fault == FAIL_ENOSPC   ? ENOSPC
+            : state->fault == FAIL_EDQUOT ? EDQUOT
+            : state->fault == FAIL_EIO    ? EIO
+                                          : EINTR;
     return state->fault <= INTERRUPT;
 }
 
@@ -57,7 +60,7 @@ static int io_rmdir(const char *path) { PASS_ON("rmdir", rmdir(path)); }
 
 static int io_close(int fd) { /* closes also when it reports an error, as Linux does */
     const bool wrong = goes_wrong("close");
-    const int  why = errno, result = close(fd);
+    const int why = errno, result = close(fd);
     after();
     if (wrong) errno = why;
     return wrong ? -1 : result;
@@ -65,7 +68,7 @@ static int io_close(int fd) { /* closes also when it reports an error, as Linux 
 
 static ssize_t io_write(int fd, const void *data, size_t bytes) {
     if (goes_wrong("write")) return -1;
-    const bool    cut = state->calls == state->at && state->fault == SHORT && bytes > 1;
+    const bool cut = state->calls == state->at && state->fault == SHORT && bytes > 1;
     const ssize_t n = write(fd, data, cut ? bytes / 2 : bytes);
     after();
     return n;
@@ -128,7 +131,7 @@ static void set_scene(enum scene scene) {
 static int loud = -1, silent = -1; /* stderr, and nowhere: warnings are expected here */
 
 static enum status save_third(const struct save_io *io) {
-    static struct world          w;
+    static struct world w;
     const struct checkpoint_meta m = world_meta(3);
     world_init(&w);
     world_fill(&w, 3);
@@ -140,7 +143,7 @@ static enum status save_third(const struct save_io *io) {
 
 /* Folders half made or half removed, those of this scene's dead process aside unless `all`. */
 static int64_t marked_folders(bool all) {
-    char    path[PATH_BYTES];
+    char path[PATH_BYTES];
     int64_t n = 0;
     snprintf(path, sizeof path, "%.900s/checkpoints", run);
     DIR *d = opendir(path);
@@ -155,8 +158,8 @@ static int64_t marked_folders(bool all) {
 
 /* What is found is the newest committed one, whole; what was committed before stands unless a newer one does. */
 static void check_run(enum scene scene, bool third, const char *why) {
-    char              path[PATH_BYTES];
-    struct text       skipped = {0};
+    char path[PATH_BYTES];
+    struct text skipped = {0};
     const enum status st = checkpoint_find(run, path, &skipped);
     text_term(&skipped);
     if (scene == FRESH && !third) {
@@ -179,8 +182,8 @@ static void check_recovery(const char *why) {
     if (st != OK) return;
     world_check(step_path(3), 3, why);
     world_save(run, 4, 2); /* a save of what stood already removes nothing it did not have to */
-    CHECK(!marked_folders(true) && !file_exists(step_path(1)) && !file_exists(step_path(2)), "%s: something was left behind",
-          why);
+    CHECK(!marked_folders(true) && !file_exists(step_path(1)) && !file_exists(step_path(2)),
+          "%s: something was left behind", why);
 }
 
 static void check_error(enum scene scene, enum fault fault, enum status st, const char *why) {
@@ -201,7 +204,7 @@ static void check_error(enum scene scene, enum fault fault, enum status st, cons
 
 /* In a process of its own, which dies of it. */
 static void check_kill(enum scene scene, const char *why) {
-    int         ended = 0;
+    int ended = 0;
     const pid_t child = fork();
     if (child == 0) _exit(save_third(&faulty) == OK ? 0 : 1);
     if (child < 0 || waitpid(child, &ended, 0) != child) exit(1);
@@ -232,7 +235,7 @@ static void test_every_call(enum scene scene, enum fault fault) {
 
 /* Saving, finding, opening and reading with each allocation refused in turn. */
 static void test_memory(void) {
-    char        path[PATH_BYTES];
+    char path[PATH_BYTES];
     enum status st = ERR_OOM;
     for (int64_t k = 1; st != OK; k++, points++) {
         set_scene(TWO_BEFORE);
@@ -247,8 +250,8 @@ static void test_memory(void) {
     st = ERR_OOM;
     for (int64_t k = 1; st != OK; k++, points++) {
         static struct world w;
-        struct text         skipped = {0};
-        struct checkpoint  *c = NULL;
+        struct text skipped = {0};
+        struct checkpoint *c = NULL;
         world_init(&w);
         mem_fail_at(k);
         st = checkpoint_find(run, path, &skipped);
