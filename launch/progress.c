@@ -48,7 +48,7 @@ static void add_duration(struct line *l, double seconds) {
 void progress_print(char out[PROGRESS_BYTES], const struct step_report *s, int64_t n_steps, double eta_s) {
     struct line l = {.text = out};
     const double mib = (double)s->bytes_peak / (1 << 20);
-    add(&l, "step %" PRId64 "/%" PRId64 "  loss %.4f  grad %.3g  lr %.2e", s->step, n_steps, s->loss, s->grad_norm,
+    add(&l, "step %" PRId64 "/%" PRId64 "  loss %.4f  grad %#.3g  lr %.2e", s->step, n_steps, s->loss, s->grad_norm,
         s->lr);
     add_rate(&l, s->tokens_per_s, "", " tok/s");
     add_rate(&l, s->flops_per_s, " ", "FLOP/s");

@@ -27,14 +27,27 @@ static int64_t params_bytes(const struct params *ps) {
     return sum;
 }
 
-static int64_t batch_bytes(const struct runner_spec *s) {
-    const int64_t T = s->n_sequences * s->tokens, R = s->n_sequences;
-    return arena_round(T * 4) * 2 + arena_round(T * 8) + arena_round((R + 1) * 8) + arena_round(R * 16);
+static int64_t my_tokens(const struct runner *r) { return r->map.tokens[r->seq_index]; }
+static int64_t my_ranges(const struct runner *r) { return shard_map_ranges(&r->map, r->seq_index); }
+
+/* ids, targets, pos of whole sequences and of my rows; range; keys. */
+enum { BATCH_PARTS = 8 };
+static void batch_parts(const struct runner *r, int64_t bytes[BATCH_PARTS]) {
+    const int64_t all = r->spec.n_sequences * r->spec.tokens, T = my_tokens(r), R = my_ranges(r);
+    const int64_t parts[BATCH_PARTS] = {4 * all, 4 * all, 8 * all, 4 * T, 4 * T, 8 * T, 8 * (R + 1), 16 * R};
+    memcpy(bytes, parts, sizeof parts);
+}
+
+static int64_t batch_bytes(const struct runner *r) {
+    int64_t bytes[BATCH_PARTS], sum = 0;
+    batch_parts(r, bytes);
+    for (int i = 0; i < BATCH_PARTS; i++) sum += arena_round(bytes[i]);
+    return sum;
 }
 
 static void plan_ledger(struct runner *r) {
     const struct runner_spec *s = &r->spec;
-    const int64_t T = s->n_sequences * s->tokens, real = dtype_bytes(r->ctx.real), w = params_bytes(&r->model.params);
+    const int64_t T = my_tokens(r), real = dtype_bytes(r->ctx.real), w = params_bytes(&r->model.params);
     struct ledger *l = &r->ledger;
     ledger_add(l, "parameters", s->weights_of ? 0 : w);
     ledger_add(l, "gradients", s->training || s->gradients ? w : 0);
@@ -43,7 +56,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
-    ledger_add(l, "tokens of a micro-batch", batch_bytes(s));
+    ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
 }
 
@@ -74,28 +87,38 @@ static enum status place_params(struct runner *r) {
     return OK;
 }
 
+static void fill_ranges(struct runner *r, int64_t *range, int64_t *keys) {
+    const int64_t R = my_ranges(r);
+    for (int64_t i = 0; i < R; i++) {
+        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
+        range[i] = t->row;
+        keys[2 * i] = t->row;
+        keys[2 * i + 1] = t->row + (t->end - t->begin);
+    }
+    range[R] = my_tokens(r);
+}
+
 static enum status place_batch(struct runner *r) {
-    const int64_t R = r->spec.n_sequences, S = r->spec.tokens, T = R * S, V = r->model.config->vocab;
-    void *mem[7] = {0};
-    const int64_t bytes[5] = {T * 4, T * 4, T * 8, (R + 1) * 8, R * 16};
-    for (int i = 0; i < 5; i++) TRY(arena_take(&r->memory, bytes[i], &mem[i]));
-    TRY(arena_take(&r->memory, T * dtype_bytes(r->ctx.real), &mem[5]));
-    if (r->spec.logits) TRY(arena_take(&r->memory, T * V * dtype_bytes(r->ctx.real), &mem[6]));
-    r->ids = mem[0], r->targets = mem[1], r->pos = mem[2], r->range = mem[3], r->keys = mem[4];
-    for (int64_t i = 0; i <= R; i++) r->range[i] = i * S;
-    for (int64_t i = 0; i < R; i++) r->keys[2 * i] = i * S, r->keys[2 * i + 1] = (i + 1) * S;
-    r->batch = (struct batch){.ids = tensor_1d(r->ids, I32, T),
-                              .targets = tensor_1d(r->targets, I32, T),
+    const int64_t R = my_ranges(r), T = my_tokens(r), V = r->model.config->vocab;
+    void *mem[BATCH_PARTS], *losses = NULL, *logits = NULL;
+    int64_t bytes[BATCH_PARTS];
+    batch_parts(r, bytes);
+    for (int i = 0; i < BATCH_PARTS; i++) TRY(arena_take(&r->memory, bytes[i], &mem[i]));
+    TRY(arena_take(&r->memory, T * dtype_bytes(r->ctx.real), &losses));
+    if (r->spec.logits) TRY(arena_take(&r->memory, T * V * dtype_bytes(r->ctx.real), &logits));
+    r->ids = mem[0], r->targets = mem[1], r->pos = mem[2];
+    fill_ranges(r, mem[6], mem[7]);
+    r->batch = (struct batch){.ids = tensor_1d(mem[3], I32, T),
+                              .targets = tensor_1d(mem[4], I32, T),
                               .shard = {.n_tokens = T,
                                         .n_ranges = R,
-                                        .range = tensor_1d(r->range, I64, R + 1),
-                                        .pos = tensor_1d(r->pos, I64, T),
-                                        .keys = tensor_2d(r->keys, I64, R, 2),
-                                        .range_host = r->range}};
+                                        .range = tensor_1d(mem[6], I64, R + 1),
+                                        .pos = tensor_1d(mem[5], I64, T),
+                                        .keys = tensor_2d(mem[7], I64, R, 2)}};
     r->out = (struct loss_out){.scale = tensor_1d(&r->scale, F64, 1),
                                .total = tensor_1d(&r->total, F64, 1),
-                               .per_token = tensor_1d(mem[5], r->ctx.real, T)};
-    if (r->spec.logits) r->out.logits = tensor_2d(mem[6], r->ctx.real, T, V);
+                               .per_token = tensor_1d(losses, r->ctx.real, T)};
+    if (r->spec.logits) r->out.logits = tensor_2d(logits, r->ctx.real, T, V);
     return OK;
 }
 
@@ -115,16 +138,33 @@ static enum status allocate(struct runner *r) {
     return OK;
 }
 
+static enum status plan(struct runner *r) {
+    const struct runner_spec *s = &r->spec;
+    int64_t *range = NULL;
+    void *mem = NULL;
+    TRY(mem_take((my_ranges(r) + 1) * 8, &mem));
+    range = mem;
+    for (int64_t i = 0; i < my_ranges(r); i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
+    range[my_ranges(r)] = my_tokens(r);
+    const struct plan_size size = {.n_tokens = my_tokens(r),
+                                   .n_ranges = my_ranges(r),
+                                   .range = range,
+                                   .tile = s->tile,
+                                   .forward_only = !s->training && !s->gradients};
+    const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
+    mem_free(range);
+    return st;
+}
+
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry) {
     enum status st = OK;
     *r = (struct runner){.spec = *spec};
     TRY_OUT(make_ctx(r));
     TRY_OUT(model_init(&r->model, c));
-    TRY_OUT(activations_plan(&r->act, &r->model, &r->ctx,
-                             &(struct plan_size){.n_tokens = spec->n_sequences * spec->tokens,
-                                                 .n_ranges = spec->n_sequences,
-                                                 .tile = spec->tile,
-                                                 .forward_only = !spec->training && !spec->gradients}));
+    TRY_OUT(shard_map_init(
+        &r->map,
+        &(struct shard_spec){.n_ranks = 1, .n_sequences = spec->n_sequences, .tokens = spec->tokens, .grid = 1}));
+    TRY_OUT(plan(r));
     plan_ledger(r);
     if (!dry) TRY_OUT(allocate(r));
 out:
@@ -135,6 +175,7 @@ out:
 void runner_term(struct runner *r) {
     seams_cache_term(r->cache);
     activations_term(&r->act);
+    shard_map_term(&r->map);
     model_term(&r->model);
     arena_term(&r->memory);
     arena_term(&r->work);
@@ -147,25 +188,37 @@ void runner_init_params(struct runner *r, uint64_t seed) {
         param_init(&r->model.params.list[i], seed, r->model.config->init_std, r->model.n_layers);
 }
 
+static void select_rows(struct runner *r) {
+    for (int64_t i = 0; i < my_ranges(r); i++) {
+        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
+        const int64_t from = t->sequence * r->spec.tokens + t->begin;
+        const size_t n = (size_t)(t->end - t->begin);
+        memcpy((int32_t *)r->batch.ids.data + t->row, r->ids + from, n * sizeof *r->ids);
+        memcpy((int32_t *)r->batch.targets.data + t->row, r->targets + from, n * sizeof *r->targets);
+        memcpy((int64_t *)r->batch.shard.pos.data + t->row, r->pos + from, n * sizeof *r->pos);
+    }
+}
+
 enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
+    select_rows(r);
     r->step.forward_only = !backward;
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
 }
 
 void runner_plain_targets(struct runner *r) {
-    const int64_t S = r->spec.tokens, T = r->batch.shard.n_tokens;
-    for (int64_t t = 0; t < T; t++) {
+    const int64_t S = r->spec.tokens, n = r->spec.n_sequences * S;
+    for (int64_t t = 0; t < n; t++) {
         r->pos[t] = t % S;
         r->targets[t] = r->pos[t] + 1 < S ? r->ids[t + 1] : -1;
     }
-    const int64_t valid = T - r->spec.n_sequences;
+    const int64_t valid = n - r->spec.n_sequences;
     r->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
 }
 
 enum status runner_token(struct runner *r, int32_t token, int64_t pos) {
-    ASSERT(r->cache && r->batch.shard.n_tokens == 1 && r->spec.logits);
+    ASSERT(r->cache && r->spec.tokens == 1 && r->spec.logits);
     if (pos == 0) seams_cache_clear(r->cache);
     r->ids[0] = token;
     r->targets[0] = -1;

@@ -4,22 +4,26 @@
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
 #include "launch/config.h"
 #include "model/model.h"
+#include "parallel/shard_map.h"
 #include "profiling/ledger.h"
 
 struct runner_spec {
     int precision;                   /* enum precision: F64 or F32 on the CPU                              */
     int64_t threads;                 /* 0: all cores this process may use                                  */
     int64_t n_sequences;             /* of one micro-batch                                                 */
-    int64_t tokens;                  /* of one sequence                                                    */
+    int64_t tokens;                  /* of one whole sequence                                              */
     int64_t tile;                    /* rows of one head tile                                              */
     bool training;                   /* gradients and moments too; otherwise forward passes only           */
     bool gradients;                  /* gradients without moments (parity)                                 */
     bool logits;                     /* keep logits whole: out.logits                                      */
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
-    const struct runner *weights_of; /* share that runner's weights (it must outlive this one)    */
+    const struct runner *weights_of; /* share that runner's weights (it must outlive this one)  */
 };
+/* Not movable once made: ctx and batch point into it. */
 struct runner {
     struct runner_spec spec;
+    struct shard_map map; /* of one micro-batch over the sequence axis  */
+    int seq_index;        /* my place on that axis                      */
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work;
@@ -27,12 +31,12 @@ struct runner {
     struct activations act;
     struct step step;
     struct seams_cache *cache;
-    struct batch batch;     /* of the pass to come: ids, targets, shard over the arrays below */
-    int32_t *ids, *targets; /* (n_sequences * tokens) */
-    int64_t *pos, *range, *keys;
-    double scale, total; /* 1 / valid targets;  sum of losses: set total = 0 first   */
-    struct loss_out out; /* per_token and logits point into memory                  */
-    struct tensor grads; /* all gradients as one row                                 */
+    int32_t *ids, *targets; /* (n_sequences * tokens): whole sequences, written by the caller before a pass */
+    int64_t *pos;
+    struct batch batch;  /* my rows of them                                                              */
+    double scale, total; /* 1 / valid targets;  sum of losses: set total = 0 first                       */
+    struct loss_out out; /* per_token and logits point into memory; rows are mine                        */
+    struct tensor grads; /* all gradients as one row                                                     */
     struct ledger ledger;
 };
 /* The plan is made, printed into *plan (NULL: not), checked against the host, then allocated.  dry: stop before that.
@@ -40,8 +44,8 @@ struct runner {
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry);
 void runner_term(struct runner *r);
 void runner_init_params(struct runner *r, uint64_t seed);
-/* Targets, positions of whole sequences already in ids/targets/pos.  Forward (and backward, when the spec has
- * gradients): total and out are filled, gradients are +=. */
+/* One pass over the sequences in ids, targets, pos: forward, and backward where asked: total and out are filled,
+ * gradients are +=. */
 enum status runner_pass(struct runner *r, bool backward);
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);

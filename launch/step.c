@@ -20,7 +20,7 @@ static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
 }
 
 static void select_micro(struct trainer *t, int64_t micro) {
-    const int64_t T = t->run.batch.shard.n_tokens;
+    const int64_t T = t->run.spec.n_sequences * t->run.spec.tokens;
     memcpy(t->run.ids, t->ids + micro * T, (size_t)T * sizeof *t->ids);
     memcpy(t->run.targets, t->targets + micro * T, (size_t)T * sizeof *t->targets);
     memcpy(t->run.pos, t->pos + micro * T, (size_t)T * sizeof *t->pos);

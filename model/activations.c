@@ -84,7 +84,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     const struct tensor x = tensor_2d(NULL, c->real, T, D);
     const struct flow flow = {.x = x, .h = x, .y = x, .dx = x, .dy = x, .dh = x, .shard = &shard};
     const struct step step = {.ctx = c, .params = &m->params, .forward_only = size->forward_only};
-    struct plan p = {.ctx = c, .step = &step, .flow = &flow, .n_tokens = T, .n_ranges = R};
+    struct plan p = {.ctx = c, .step = &step, .flow = &flow, .n_tokens = T, .n_ranges = R, .range = size->range};
     for (int i = 0; i < m->n_layers; i++) {
         p.saved = &a->layers[i];
         TRY(block_plan(&p, &m->layers[i]));

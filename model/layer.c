@@ -40,4 +40,8 @@ void plan_work(struct plan *p, int64_t bytes) {
     if (bytes > p->work) p->work = bytes;
 }
 
-int64_t plan_chunks(const struct plan *p, int64_t chunk) { return p->n_tokens / chunk + p->n_ranges; }
+int64_t plan_chunks(const struct plan *p, int64_t chunk) {
+    int64_t n = 0;
+    for (int64_t r = 0; r < p->n_ranges; r++) n += (p->range[r + 1] - p->range[r] + chunk - 1) / chunk;
+    return n;
+}

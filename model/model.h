@@ -30,8 +30,9 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
-    int64_t tile;      /* rows of one tile of head and loss                                 */
-    bool forward_only; /* no backward follows: all layers lie over each other               */
+    const int64_t *range; /* (n_ranges + 1) rows where ranges begin */
+    int64_t tile;         /* rows of one tile of head and loss                                 */
+    bool forward_only;    /* no backward follows: all layers lie over each other               */
 };
 struct activations {
     struct saved *layers; /* n_layers                                                          */

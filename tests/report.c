@@ -81,7 +81,7 @@ static void check_line(void) {
           .validated = true,
           .valid_loss = 1.5},
          0,
-         "step 1000/1000  loss 1.0000  grad 1  lr 1.00e+00  1.00k tok/s  400 TFLOP/s  80.0 GiB  ETA 0s  mfu 41.0%  "
+         "step 1000/1000  loss 1.0000  grad 1.00  lr 1.00e+00  1.00k tok/s  400 TFLOP/s  80.0 GiB  ETA 0s  mfu 41.0%  "
          "valid "
          "1.5000"},
         {"a skipped step, nothing known",
@@ -98,11 +98,11 @@ static void check_line(void) {
         {"hours",
          {.step = 3, .mfu = NAN},
          3600 * 5 + 61,
-         "step 3/1000  loss 0.0000  grad 0  lr 0.00e+00  0.00 tok/s  0.00 FLOP/s  ETA 5h01m"},
+         "step 3/1000  loss 0.0000  grad 0.00  lr 0.00e+00  0.00 tok/s  0.00 FLOP/s  ETA 5h01m"},
         {"days",
          {.step = 3, .mfu = NAN},
          86400 * 3 + 3600 * 4,
-         "step 3/1000  loss 0.0000  grad 0  lr 0.00e+00  0.00 tok/s  0.00 FLOP/s  ETA 3d04h"},
+         "step 3/1000  loss 0.0000  grad 0.00  lr 0.00e+00  0.00 tok/s  0.00 FLOP/s  ETA 3d04h"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char line[PROGRESS_BYTES];
@@ -327,8 +327,8 @@ static void check_memory(void) {
 }
 
 int main(void) {
-    snprintf(folder, sizeof folder, "/tmp/baton-report-XXXXXX");
-    CHECK(mkdtemp(folder), "no temporary folder");
+    snprintf(folder, sizeof folder, "/tmp/baton-report-%ld", (long)getpid());
+    MUST(file_make_folders(folder));
     MUST(path_print(metrics_path, "%s/metrics.jsonl", folder));
     check_line();
     check_terminal();

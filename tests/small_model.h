@@ -57,7 +57,7 @@ static inline void small_params(struct runner *r, uint64_t seed) {
 
 /* Random tokens cut into random documents; about one target in twenty is missing. */
 static inline void small_batch(struct runner *r, uint64_t seed) {
-    const int64_t T = r->batch.shard.n_tokens, S = r->spec.tokens;
+    const int64_t S = r->spec.tokens, T = r->spec.n_sequences * S;
     int64_t valid = 0;
     for (int64_t t = 0; t < T; t++) {
         const bool starts = t % S == 0 || rng_uniform(seed, 1, (uint64_t)t) < 0.06;

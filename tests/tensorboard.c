@@ -155,19 +155,23 @@ static void read_file(struct seen_run *run, const char *path) {
     file_map_close(&map);
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
-static int is_events(const struct dirent *e) { return strstr(e->d_name, "tfevents") != NULL; }
+enum { FILES_MAX = 4 };
+
+static int by_name(const void *a, const void *b) { return strcmp(a, b); }
 
 static void read_run(struct seen_run *run, const char *folder) {
-    struct dirent **list = NULL;
-    run->n_files = scandir(folder, &list, is_events, by_name);
+    char name[FILES_MAX][256], path[PATH_BYTES];
+    DIR *d = opendir(folder);
+    CHECK(d, "cannot open %s", folder);
+    if (!d) return;
+    for (struct dirent *e; run->n_files < FILES_MAX && (e = readdir(d));)
+        if (strstr(e->d_name, "tfevents")) snprintf(name[run->n_files++], sizeof *name, "%s", e->d_name);
+    closedir(d);
+    qsort(name, (size_t)run->n_files, sizeof *name, by_name);
     for (int i = 0; i < run->n_files; i++) {
-        char path[PATH_BYTES];
-        MUST(path_print(path, "%s/%s", folder, list[i]->d_name));
+        MUST(path_print(path, "%s/%s", folder, name[i]));
         read_file(run, path);
-        free(list[i]);
     }
-    free(list);
 }
 
 static struct step_report made(int64_t step, double loss) {
@@ -234,8 +238,9 @@ static void check_continue(const char *folder) {
 }
 
 int main(void) {
-    char folder[] = "/tmp/baton-tensorboard-XXXXXX";
-    CHECK(mkdtemp(folder), "no temporary folder");
+    char folder[64];
+    snprintf(folder, sizeof folder, "/tmp/baton-tensorboard-%ld", (long)getpid());
+    MUST(file_make_folders(folder));
     check_crc();
     check_continue(folder);
     MUST(file_remove_tree(folder));

@@ -123,9 +123,9 @@ function after_literal(line, quote,    i, c) {
 }
 
 function has_word(code, words) { return (" " code " ") ~ ("[^A-Za-z0-9_.>](" words ")[^A-Za-z0-9_]") }
-# A call, or the function's name handed on; a member or a field of that name is no call.
+# A call, or the function kept in a pointer; a variable, member or field of that name is neither.
 function calls(code, words) {
-    return (" " code) ~ ("[^A-Za-z0-9_.>](" words ")[ \t]*[(]") || code ~ ("[=(,][ \t]*(" words ")[ \t]*[),;]")
+    return (" " code) ~ ("[^A-Za-z0-9_.>](" words ")[ \t]*[(]") || code ~ ("=[ \t]*(" words ")[ \t]*[,;]")
 }
 function check_words(code) {
     if (FILENAME != "base/arena.c" && calls(code, allocators))
@@ -165,7 +165,7 @@ function check_text(line,    n) {
     n = length(line) - gsub(/[\200-\277]/, "", line) # columns: bytes that do not continue a UTF-8 character
     if (n > 120) bad(FNR, "line of " n " columns, above 120")
     if (line ~ /[ \t]$/) bad(FNR, "space at the end of the line")
-    if (line ~ /(TO[D]O|FIX[M]E|XX[X])/) bad(FNR, "a left-over note: do it or drop it")
+    if (line ~ /(TO[D]O|FIX[M]E|(^|[^X])XX[X]([^X]|$))/) bad(FNR, "a left-over note: do it or drop it")
 }
 function is_op_contract(path,    part) {
     return split(path, part, "/") == 3 && part[1] == "kernels" && part[3] == part[2] ".h"

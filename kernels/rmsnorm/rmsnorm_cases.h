@@ -26,11 +26,11 @@ static inline void rmsnorm_build(struct trial *t, struct rmsnorm *a, const struc
     a->dx_add = k->add;
     t->bound = k->bound;
     REALS(x, IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->weight) REALS(w, IN, NORMAL(1.0), k->D);
+    if (k->weight) REALS(w, IN | OPTIONAL, NORMAL(1.0), k->D);
     REALS(y, F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(r, KEPT, NORMAL(1.0), k->T);
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(dx, k->add ? B_ADD : B_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->weight) REALS(dw, B_ADD, NORMAL(1.0), k->D);
+    if (k->weight) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->D);
 }
 #endif

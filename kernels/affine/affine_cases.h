@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_AFFINE_CASES_H
+#define BATON_KERNELS_AFFINE_CASES_H
+#include "kernels/cases.h"
+#include "kernels/affine/affine.h"
+
+struct affine_case {
+    const char *why;
+    int64_t n, M, gap;
+    bool in_place; /* out is in */
+    double bound;
+};
+static const struct affine_case affine_cases[] = {
+    {"one head of one number", 1, 1, 0, false, 1e-6}, /* its two terms nearly cancel */
+    {"odd sizes", 5, 67, 0, false, 2e-7},
+    {"rows with a pitch", 7, 32, 5, false, 2e-7},
+    {"in place", 9, 77, 3, true, 2e-7},
+    {"no rows", 0, 8, 0, false, 2e-7},
+    {"several items of the pool", 24, 4096, 0, true, 2e-7},
+};
+static const struct affine_case affine_bench[] = {
+    {"2,048 heads of 64 x 128", 2048, 8192, 0, true, 2e-7},
+};
+
+static inline void affine_build(struct trial *t, struct affine *a, const struct affine_case *k) {
+    t->bound = k->bound;
+    REALS(decay, F_IN, UNIFORM(0.0, 1.0), k->n);
+    REALS(state, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+    if (k->in_place) {
+        struct case_tensor *in = REALS(in, F_ADD, NORMAL(1.0), k->n, k->M);
+        in->gap = k->gap;
+        in->twin = &a->out;
+        return;
+    }
+    REALS(in, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+    REALS(out, F_OUT, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+}
+#endif

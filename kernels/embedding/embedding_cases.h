@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_EMBEDDING_CASES_H
+#define BATON_KERNELS_EMBEDDING_CASES_H
+#include "kernels/cases.h"
+#include "kernels/embedding/embedding.h"
+
+struct embedding_case {
+    const char *why;
+    int64_t T, V, D, gap;
+    double bound;
+};
+static const struct embedding_case embedding_cases[] = {
+    {"one token", 1, 5, 16, 0, 1e-7},           {"every row picked many times", 300, 3, 7, 0, 1e-6},
+    {"a row of one channel", 5, 4, 1, 0, 1e-6}, {"rows with a pitch", 9, 17, 33, 4, 1e-6},
+    {"no tokens", 0, 17, 33, 0, 1e-6},          {"several strips of columns", 150, 40, 515, 0, 1e-6},
+};
+static const struct embedding_case embedding_bench[] = {
+    {"T 8192, V 32768, D 1024", 8192, 32768, 1024, 0, 1e-6},
+};
+
+static inline void embedding_build(struct trial *t, struct embedding *a, const struct embedding_case *k) {
+    const double picked = (double)(k->T * k->D) * (double)dtype_bytes(t->real);
+    t->bound = k->bound;
+    t->bytes[FORWARD] = 2.0 * picked;
+    t->bytes[BACKWARD] = 3.0 * picked;
+    struct case_tensor *ids = TENSOR(ids, IN, UNIFORM(0.0, (double)(k->V - 1)), I32, k->T);
+    ids->bad_status = ERR_DATA;
+    ids->bad_value = k->V;
+    REALS(w, F_IN, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+    REALS(y, F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
+    REALS(dw, B_ADD, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+}
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_LINEAR_CASES_H
+#define BATON_KERNELS_LINEAR_CASES_H
+#include "kernels/cases.h"
+#include "kernels/linear/linear.h"
+
+struct linear_case {
+    const char *why;
+    int64_t T, I, O, gap;
+    bool bias, add, dx, dw, dx_add;
+    double bound;
+};
+static const struct linear_case linear_cases[] = {
+    {"one number", 1, 1, 1, 0, false, false, true, true, false, 1e-6},
+    {"one row", 1, 33, 17, 0, false, false, true, true, false, 1e-6},
+    {"odd sizes, a bias", 5, 19, 37, 0, true, false, true, true, false, 1e-6},
+    {"rows with a pitch, sums", 7, 16, 32, 9, false, true, true, true, true, 1e-6},
+    {"a bias on top of a sum", 7, 16, 32, 0, true, true, true, true, true, 1e-6},
+    {"no dx", 6, 16, 9, 0, true, false, false, true, false, 1e-6},
+    {"no dw", 6, 16, 9, 0, false, false, true, false, false, 1e-6},
+    {"no rows", 0, 16, 9, 0, true, false, true, true, false, 1e-6},
+    {"tiles that the sizes do not fill, several lines of db", 700, 24, 1030, 0, true, false, true, true, false, 1e-6},
+};
+static const struct linear_case linear_bench[] = {
+    {"T 64, I 2048, O 2048", 64, 2048, 2048, 0, false, false, true, true, false, 1e-6},
+    {"T 512, I 2048, O 2048", 512, 2048, 2048, 0, false, false, true, true, false, 1e-6},
+    {"T 4096, I 2048, O 2048", 4096, 2048, 2048, 0, false, false, true, true, false, 1e-6},
+};
+
+static inline void linear_build(struct trial *t, struct linear *a, const struct linear_case *k) {
+    a->add = k->add;
+    a->dx_add = k->dx_add;
+    t->bound = k->bound;
+    t->flops[FORWARD] = 2.0 * (double)(k->T * k->I * k->O);
+    t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);
+    REALS(x, k->dw ? IN : F_IN, NORMAL(1.0), k->T, k->I)->gap = k->gap;
+    REALS(w, k->dx ? IN : F_IN, NORMAL(1.0), k->O, k->I)->gap = k->gap;
+    if (k->bias) REALS(b, F_IN | OPTIONAL, NORMAL(1.0), k->O);
+    REALS(y, k->add ? F_ADD : F_OUT, NORMAL(1.0), k->T, k->O)->gap = k->gap;
+    REALS(dy, B_IN, NORMAL(1.0), k->T, k->O)->gap = k->gap;
+    if (k->dx) REALS(dx, (k->dx_add ? B_ADD : B_OUT) | OPTIONAL, NORMAL(1.0), k->T, k->I)->gap = k->gap;
+    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->O, k->I)->gap = k->gap;
+    if (k->bias) REALS(db, B_ADD | OPTIONAL, NORMAL(1.0), k->O);
+}
+#endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SUM_SQUARES_CASES_H
+#define BATON_KERNELS_SUM_SQUARES_CASES_H
+#include "kernels/cases.h"
+#include "kernels/sum_squares/sum_squares.h"
+
+struct sum_squares_case {
+    const char *why;
+    int64_t n;
+};
+static const struct sum_squares_case sum_squares_cases[] = {
+    {"one element", 1},
+    {"less than a block, not a multiple of the lanes", 1003},
+    {"exactly one block", SUM_SQUARES_BLOCK},
+    {"an odd number of blocks, the last one short", 4 * SUM_SQUARES_BLOCK + 17},
+    {"nothing", 0},
+    {"several items of the pool", 40 * SUM_SQUARES_BLOCK},
+};
+static const struct sum_squares_case sum_squares_bench[] = {
+    {"16 Mi elements", 16 << 20},
+};
+
+static inline void sum_squares_build(struct trial *t, struct sum_squares *a, const struct sum_squares_case *k) {
+    t->bound = 1e-14; /* products of two F32 are exact in F64, and so both twins sum the same numbers */
+    REALS(x, F_IN, NORMAL(1.0), k->n)->any_shape = true;
+    TENSOR(out, F_ADD, CONSTANT(2.5), F64, 1);
+}
+#endif
