@@ -67,6 +67,8 @@ enum status attend_plan(struct plan *p, int first, struct attend *a) {
         plan_slot(p, first + WIDE_QKV, "wide_kv", KEEP_BOUNDARY, w->n_tokens, cols, 1, 1);
         plan_slot(p, first + WIDE_DQKV, "wide_dkv", KEEP_SCRATCH, w->n_tokens, cols, 1, 1);
     }
+    const int64_t numbers = (c->heads + 2 * c->key_heads) * c->head_width;
+    if (numbers > p->attend_numbers) p->attend_numbers = numbers;
     attend_fill(a, p->saved, first, p->flow->shard);
     plan_work(p, p->ctx->ops->attention_work(p->ctx, &a->core));
     return OK;

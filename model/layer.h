@@ -116,10 +116,13 @@ struct plan {
     const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
+    int64_t carry_numbers;      /* most numbers of one range that a carry moves  */
+    int64_t attend_numbers;     /* most numbers of one token that attention moves */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
 void plan_work(struct plan *p, int64_t bytes);
+void plan_carry(struct plan *p, int64_t numbers);         /* a range's summary that a carry moves */
 int64_t plan_chunks(const struct plan *p, int64_t chunk); /* chunks that the ranges make */
 
 #ifdef __cplusplus
