@@ -149,13 +149,13 @@ static enum status take_scalar(struct builder *b, const yaml_event_t *e) {
 /* In the place of a value that was refused: its key is not missing. */
 static enum status add_refused(struct builder *b, struct place at) {
     const struct node refused = {.type = NODE_SCALAR, .at = at, .refused = true};
-    int               index = 0;
+    int index = 0;
     return add_node(b, &refused, "", &index);
 }
 
 static enum status take_alias(struct builder *b, const yaml_event_t *e) {
     const struct place at = place_of(e->start_mark);
-    const bool         key = awaits_key(b);
+    const bool key = awaits_key(b);
     if (!dropped(b)) {
         TRY(refuse(b, at, "aliases (*name) are not read here; a symbol or pattern that begins with * needs quotes"));
         if (!key) TRY(add_refused(b, at));
