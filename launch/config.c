@@ -96,6 +96,8 @@ static enum status set_split(struct reading *r, const struct table *t, const str
 static enum status set_list(struct reading *r, const struct table *t, const struct field *f, const struct node *n,
                             const char *path) {
     field_clear(f, t->base);
+    if (n->n_children > FIELD_LIST_MAX)
+        return mistake_add(&r->tree.mistakes, n->at, path, "%d items, at most %d", n->n_children, FIELD_LIST_MAX);
     if (n->type == NODE_SCALAR && n->at.override >= 0) return set_split(r, t, f, n, path);
     if (n->type == NODE_SCALAR) return set_text(r, t, f, n, tree_text(&r->tree, n), path);
     for (const struct node *item = tree_first(&r->tree, n); item; item = tree_next(&r->tree, item)) {

@@ -12,6 +12,7 @@
 struct level {
     int node;
     bool has_key, drop; /* the key's value is awaited; it is to be dropped */
+    bool full;          /* that there are too many children is told        */
     int64_t key;        /* offset in tree.texts */
     struct place key_at;
 };
@@ -109,6 +110,8 @@ static enum status add_node(struct builder *b, const struct node *n, const char 
     }
     if (l && t->nodes[l->node].n_children == CHILDREN_MAX) {
         *index = -1;
+        if (l->full) return OK;
+        l->full = true;
         return refuse(b, n->at, "more entries than any list of keys or values has here; the rest is not read");
     }
     return tree_add(t, l ? l->node : -1, &made, key, text, index);
