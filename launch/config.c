@@ -76,11 +76,13 @@ static enum status set_text(struct reading *r, const struct table *t, const stru
     return mistake_of(r, st, n->at, path);
 }
 
-/* The items of an override: a,b. */
+/* The items of an override: a,b; nothing at all is the empty list. */
 static enum status set_split(struct reading *r, const struct table *t, const struct field *f, const struct node *n,
                              const char *path) {
     char item[PATH_BYTES];
-    for (const char *s = tree_text(&r->tree, n);;) {
+    const char *s = tree_text(&r->tree, n);
+    if (!*s) return OK;
+    for (;;) {
         const size_t bytes = strcspn(s, ",");
         if (bytes >= sizeof item) return mistake_add(&r->tree.mistakes, n->at, path, "an item of %zu bytes", bytes);
         memcpy(item, s, bytes);
@@ -94,6 +96,8 @@ static enum status set_split(struct reading *r, const struct table *t, const str
 static enum status set_list(struct reading *r, const struct table *t, const struct field *f, const struct node *n,
                             const char *path) {
     field_clear(f, t->base);
+    if (n->n_children > FIELD_LIST_MAX)
+        return mistake_add(&r->tree.mistakes, n->at, path, "%d items, at most %d", n->n_children, FIELD_LIST_MAX);
     if (n->type == NODE_SCALAR && n->at.override >= 0) return set_split(r, t, f, n, path);
     if (n->type == NODE_SCALAR) return set_text(r, t, f, n, tree_text(&r->tree, n), path);
     for (const struct node *item = tree_first(&r->tree, n); item; item = tree_next(&r->tree, item)) {
@@ -192,7 +196,7 @@ static enum status read_root(struct reading *r) {
 static enum status read_sections(struct reading *r) {
     for (const struct config_section *s = config_sections; s->name; s++) {
         const struct node *root = &r->tree.nodes[0], *map = map_child(&r->tree, root, s->name);
-        const bool         told = !map && tree_child(&r->tree, root, s->name); /* that it is no mapping */
+        const bool told = !map && tree_child(&r->tree, root, s->name); /* that it is no mapping */
         if (s->at == offsetof(struct config, model)) {
             if (!told) TRY(read_model(r, map));
             continue;

@@ -12,6 +12,7 @@
 struct level {
     int node;
     bool has_key, drop; /* the key's value is awaited; it is to be dropped */
+    bool full;          /* that there are too many children is told        */
     int64_t key;        /* offset in tree.texts */
     struct place key_at;
 };
@@ -109,6 +110,8 @@ static enum status add_node(struct builder *b, const struct node *n, const char 
     }
     if (l && t->nodes[l->node].n_children == CHILDREN_MAX) {
         *index = -1;
+        if (l->full) return OK;
+        l->full = true;
         return refuse(b, n->at, "more entries than any list of keys or values has here; the rest is not read");
     }
     return tree_add(t, l ? l->node : -1, &made, key, text, index);
@@ -149,13 +152,13 @@ static enum status take_scalar(struct builder *b, const yaml_event_t *e) {
 /* In the place of a value that was refused: its key is not missing. */
 static enum status add_refused(struct builder *b, struct place at) {
     const struct node refused = {.type = NODE_SCALAR, .at = at, .refused = true};
-    int               index = 0;
+    int index = 0;
     return add_node(b, &refused, "", &index);
 }
 
 static enum status take_alias(struct builder *b, const yaml_event_t *e) {
     const struct place at = place_of(e->start_mark);
-    const bool         key = awaits_key(b);
+    const bool key = awaits_key(b);
     if (!dropped(b)) {
         TRY(refuse(b, at, "aliases (*name) are not read here; a symbol or pattern that begins with * needs quotes"));
         if (!key) TRY(add_refused(b, at));

@@ -198,6 +198,10 @@ static void overrides(void) {
     CHECK(!model_config_symbol(&c.model, '*') && model_config_symbol(&c.model, 'N'), "rows left and added");
     CHECK(c.data.valid.n == 2 && !strcmp(c.data.valid.text[1], "/b") && c.model.tied, "%s", c.data.valid.text[1]);
     config_term(&c);
+    static const char *const none[] = {"data.valid=", NULL};
+    MUST(read_text(&c, design, none));
+    CHECK(c.data.valid.n == 0 && c.data.train.n == 1, "nothing behind = is the empty list");
+    config_term(&c);
     static const char *const ratio[] = {"model.ratio.attention=1/2", "model.ratio.layers=2", NULL};
     MUST(read_text(&c, design, ratio));
     CHECK(!strcmp(c.model.pattern, "M-*-"), "a ratio in place of the file's pattern: %s", c.model.pattern);

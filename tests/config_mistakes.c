@@ -34,6 +34,8 @@ struct mistake_case {
 };
 
 #define KEY "unknown key"
+#define A16 "a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,"
+#define A64 A16 A16 A16 A16
 /* clang-format off */
 static const struct mistake_case cases[] = {
     /* unknown keys */
@@ -109,6 +111,12 @@ static const struct mistake_case cases[] = {
     {"a list in a list", "[tokens/a]", "[[tokens/a]]", NULL, {{"16:16", "data.train", "a list is here", NULL}}},
     {"an empty path in a list", "[tokens/a]", "[\"\"]", NULL, {{"16:16", "data.train", "wants a path", NULL}}},
     {"no path at all", "[tokens/a]", "[]", NULL, {{"16:15", "data.train", "at least one path", NULL}}},
+    {"more paths than a list holds", "[tokens/a]", "[" A64 "a]", NULL,
+     {{"16:15", "data.train", "65 items, at most 64", NULL}}},
+    {"more entries than any list holds", "[tokens/a]", "[" A64 A64 A64 A64 "a,a]", NULL,
+     {{"16:15", "data.train", "256 items, at most 64", NULL}, {"16:528", "data.train", "more entries", NULL}}},
+    {"more items than an override may give", "", "", "data.valid=" A64 "a",
+     {{NULL, "data.valid", "more than 64", NULL}}},
     {"an empty run folder", "dir: runs/x", "dir: \"\"", NULL, {{"18:12", "run.dir", "wants a path", NULL}}},
     {"numerics that do not exist", "mesh:", "numerics: fasst\nmesh:", NULL,
      {{"9:11", "numerics", "wants one of", "fast"}}},
