@@ -14,7 +14,8 @@ awk 'BEGIN {
     n = split("the a tide moon stone river carries turns under over slowly again .", word, " ")
     while (k++ < 4000) printf "%s ", word[1 + int(n * rand())]
 }' >"$work/text"
-"$BATON_PROGRAM" prepare --tokenizer bytes --out "$work/tokens" "$work/text" >"$work/log" || fail "prepare: $(cat "$work/log")"
+"$BATON_PROGRAM" prepare --tokenizer bytes --out "$work/tokens" "$work/text" >"$work/log" ||
+    fail "prepare: $(cat "$work/log")"
 cat >"$work/config.yaml" <<END
 model:
   width: 32
