@@ -26,10 +26,10 @@ model:
     M: {kind: mamba2, heads: 4, head_width: 16, state: 8, groups: 1, conv: 4, chunk: 16}
     "*": {kind: attention, heads: 4, kv_heads: 2, head_width: 12}
     "-": {kind: mlp, hidden: 96, activation: relu2}
-train: {tokens_per_sequence: 128, sequences_per_step: 4, steps: 60, precision: f32, valid_every: 7, valid_sequences: 4}
+train: {tokens_per_sequence: 128, sequences_per_step: 4, steps: 150, precision: f32, valid_every: 7, valid_sequences: 4}
 optimizer: {kind: adamw, lr: 3.0e-3, schedule: cosine, warmup_steps: 5}
 data: {train: [text], valid: [text], packing: documents}
-checkpoint: {every: 4, keep: 2}
+checkpoint: {every: 9, keep: 2}
 run: {dir: alone, seed: 1}
 YAML
 
@@ -41,8 +41,8 @@ compare() {
 }
 "$program" train config.yaml >alone.log 2>&1 || wrong "the run left alone failed: $(tail -n 3 alone.log)"
 essence alone >alone.txt
-[ "$(wc -l <alone.txt)" = 60 ] || wrong "60 steps, not $(wc -l <alone.txt)"
-[ "$(grep -c '"valid_loss"' alone.txt)" = 9 ] || wrong "validations at 7, 14, ... 56 and 60"
+[ "$(wc -l <alone.txt)" = 150 ] || wrong "150 steps, not $(wc -l <alone.txt)"
+[ "$(grep -c '"valid_loss"' alone.txt)" = 22 ] || wrong "validations at 7, 14, ... 147 and 150"
 
 # Killed after 10, 20, 30 ms and so on, until it gets to the end before the kill.
 kills=0
@@ -57,18 +57,25 @@ done
 [ $kills -ge 3 ] || wrong "killed only $kills times: this shows little"
 compare killed
 
-# Stopped by each signal as soon as there is a step: exit code 3, saved at the last finished step.
-for signal in TERM INT USR1; do
-    "$program" train config.yaml run.dir=stopped >stopped.log 2>&1 &
+# Starts a run in the background, as $process, and waits until $1 shows its first step.
+start() {
+    local log=$1
+    shift
+    "$program" train config.yaml "$@" >"$log" 2>&1 &
     process=$!
-    for i in $(seq 1 500); do
-        grep -q '^step' stopped.log && break
+    for i in $(seq 1 1000); do
+        grep -q '^step' "$log" 2>/dev/null && return
         sleep 0.01
     done
+}
+
+# Stopped by each signal as soon as there is a step: exit code 3, saved at the last finished step.
+for signal in TERM INT USR1; do
+    start "stopped.$signal" run.dir=stopped
     kill -"$signal" $process
     wait $process
     code=$?
-    [ $code = 3 ] || wrong "$signal: exit code $code, not 3: $(tail -n 3 stopped.log)"
+    [ $code = 3 ] || wrong "$signal: exit code $code, not 3: $(tail -n 3 "stopped.$signal")"
     last=$(tail -n 1 stopped/metrics.jsonl | sed 's/{"step": \([0-9]*\),.*/\1/')
     [ -d "stopped/checkpoints/step-$(printf %08d "$last")" ] || wrong "$signal: step $last is not saved"
 done
@@ -76,12 +83,7 @@ done
 compare stopped
 
 # A second process at one folder is refused and names the first; a wrong configuration leaves nothing behind.
-"$program" train config.yaml run.dir=held train.steps=100000 >held.log 2>&1 &
-process=$!
-for i in $(seq 1 500); do
-    grep -q '^step' held.log && break
-    sleep 0.01
-done
+start held.log run.dir=held train.steps=100000
 "$program" train config.yaml run.dir=held >second.log 2>&1
 [ $? = 1 ] && grep -q "process $process on" second.log || wrong "a second process: $(cat second.log)"
 kill -KILL $process
