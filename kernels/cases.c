@@ -10,6 +10,7 @@
 #include "kernels/affine/affine_cases.h"
 #include "kernels/attention/attention_cases.h"
 #include "kernels/conv1d/conv1d_cases.h"
+#include "kernels/copy/copy_cases.h"
 #include "kernels/embedding/embedding_cases.h"
 #include "kernels/fill/fill_cases.h"
 #include "kernels/gated_norm/gated_norm_cases.h"

@@ -114,8 +114,7 @@ static enum status place_batch(struct runner *r) {
                                         .n_ranges = R,
                                         .range = tensor_1d(mem[6], I64, R + 1),
                                         .pos = tensor_1d(mem[5], I64, T),
-                                        .keys = tensor_2d(mem[7], I64, R, 2),
-                                        .range_host = mem[6]}};
+                                        .keys = tensor_2d(mem[7], I64, R, 2)}};
     r->out = (struct loss_out){.scale = tensor_1d(&r->scale, F64, 1),
                                .total = tensor_1d(&r->total, F64, 1),
                                .per_token = tensor_1d(losses, r->ctx.real, T)};

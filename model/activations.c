@@ -80,7 +80,8 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
                                 .n_ranges = R,
                                 .range = tensor_1d(NULL, I64, R + 1),
                                 .pos = tensor_1d(NULL, I64, T),
-                                .keys = tensor_2d(NULL, I64, R, 2)};
+                                .keys = tensor_2d(NULL, I64, R, 2),
+                                .wide = size->wide};
     const struct tensor x = tensor_2d(NULL, c->real, T, D);
     const struct flow flow = {.x = x, .h = x, .y = x, .dx = x, .dy = x, .dh = x, .shard = &shard};
     const struct step step = {.ctx = c, .params = &m->params, .forward_only = size->forward_only};
@@ -96,6 +97,8 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     count(a, p.saved, false);
     a->bytes += a->layer_bytes;
     a->work_bytes = p.work;
+    a->carry_numbers = p.carry_numbers;
+    a->attend_numbers = p.attend_numbers;
     return OK;
 }
 

@@ -40,6 +40,10 @@ void plan_work(struct plan *p, int64_t bytes) {
     if (bytes > p->work) p->work = bytes;
 }
 
+void plan_carry(struct plan *p, int64_t numbers) {
+    if (numbers > p->carry_numbers) p->carry_numbers = numbers;
+}
+
 int64_t plan_chunks(const struct plan *p, int64_t chunk) {
     int64_t n = 0;
     for (int64_t r = 0; r < p->n_ranges; r++) n += (p->range[r + 1] - p->range[r] + chunk - 1) / chunk;

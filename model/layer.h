@@ -18,15 +18,26 @@ struct seams; /* model/seams.h */
 struct layer;
 struct plan;
 
+/* What attention runs on where it sees more than this rank's rows: all tokens of the micro-batch, by sequence.  With
+ * `swap` each rank has all tokens of some heads; otherwise its own queries and all keys. */
+struct wide {
+    int n_ranks, index; /* of the sequence axis                                          */
+    bool swap;
+    int64_t n_tokens;    /* of the micro-batch, all ranks                                 */
+    struct tensor range; /* (B + 1) I64: rows where sequences begin                       */
+    struct tensor pos;   /* (n_tokens) I64                                                */
+    struct tensor keys;  /* (B, 2) I64, or with keys gathered (R, 2): what each range sees */
+};
+
 /* This rank's tokens in one micro-batch.  A range is a stretch of consecutive tokens of one sequence; rows of all
  * ranges follow each other.  pos counts tokens since the document's start (or the sequence's, if later). */
 struct shard {
-    int64_t n_tokens;    /* T */
-    int64_t n_ranges;    /* R */
-    struct tensor range; /* (R + 1) I64: row where each begins; the last is T */
-    struct tensor pos;   /* (T) I64                                           */
-    struct tensor keys;  /* (R, 2) I64: keys each range sees when attention is local: its own rows */
-    const int64_t *range_host;
+    int64_t n_tokens;        /* T */
+    int64_t n_ranges;        /* R */
+    struct tensor range;     /* (R + 1) I64: row where each begins; the last is T */
+    struct tensor pos;       /* (T) I64                                           */
+    struct tensor keys;      /* (R, 2) I64: keys each range sees when attention is local: its own rows */
+    const struct wide *wide; /* NULL: attention is local                          */
 };
 
 struct flow {
@@ -105,10 +116,13 @@ struct plan {
     const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
+    int64_t carry_numbers;      /* most numbers of one range that a carry moves  */
+    int64_t attend_numbers;     /* most numbers of one token that attention moves */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
 void plan_work(struct plan *p, int64_t bytes);
+void plan_carry(struct plan *p, int64_t numbers);         /* a range's summary that a carry moves */
 int64_t plan_chunks(const struct plan *p, int64_t chunk); /* chunks that the ranges make */
 
 #ifdef __cplusplus

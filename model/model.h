@@ -30,9 +30,10 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
-    const int64_t *range; /* (n_ranges + 1) rows where ranges begin */
-    int64_t tile;         /* rows of one tile of head and loss                                 */
-    bool forward_only;    /* no backward follows: all layers lie over each other               */
+    const int64_t *range;    /* (n_ranges + 1) rows where ranges begin  */
+    const struct wide *wide; /* shapes; NULL: attention is local        */
+    int64_t tile;            /* rows of one tile of head and loss                                 */
+    bool forward_only;       /* no backward follows: all layers lie over each other               */
 };
 struct activations {
     struct saved *layers; /* n_layers                                                          */
@@ -40,6 +41,7 @@ struct activations {
     int n_layers;
     int64_t bytes, scratch_bytes, work_bytes; /* work: what ctx->work must hold          */
     int64_t layer_bytes;                      /* forward_only: the region layers share   */
+    int64_t carry_numbers, attend_numbers;    /* what seams move at most: of a range, of a token */
     int64_t by_keep[N_KEEPS];
     int64_t tile;
     bool forward_only;

@@ -6,6 +6,7 @@
  * A mixer calls seams between ops and never learns how many ranks there are.  An exchange that can hide behind local
  * work is a begin/end pair.  Implementations: seams_local (one rank: every range begins a sequence), seams_cached
  * (generation: what lies before is answered from kept state). */
+#include "kernels/attention/attention.h"
 #include "model/layer.h"
 
 #ifdef __cplusplus
@@ -27,13 +28,19 @@ struct carry {
     struct tensor decay, state, entering;
 };
 
-/* The keys a layer's queries may see: its own rows k, v, after those of earlier ranges.  all_k, all_v, keys (R, 2) come
- * back as attention.h wants them; window bounds what is needed. */
-struct visible {
-    int64_t window; /* 0: all */
-    struct tensor k, v;
-    struct tensor all_k, all_v, keys;
-    struct tensor dall_k, dall_v, dk, dv; /* backward: gradients of all keys go back to their owners' dk, dv */
+/* Attention of one layer: what the op is to run on, and the memory to widen it (attend.h).  The mixer fills core with
+ * its own rows; the seam replaces what lies elsewhere. */
+enum { WIDE_QKV, WIDE_O, WIDE_LSE, WIDE_DQKV, WIDE_DO, N_WIDE };
+struct attend {
+    struct attention core;
+    struct tensor wide[N_WIDE]; /* absent where attention is local */
+    struct attention mine;      /* core as the mixer filled it     */
+};
+enum attend_when {
+    ATTEND_QKV,  /* before the op's forward: queries, keys and values travel       */
+    ATTEND_O,    /* after it: outputs come home                                     */
+    ATTEND_DO,   /* before its backward: their gradients travel                     */
+    ATTEND_DQKV, /* after it: gradients of queries, keys and values come home       */
 };
 
 #define AXIS_DATA   1u
@@ -44,11 +51,8 @@ struct seams {
     const char *name;
     enum status (*carry_begin)(struct step *, const struct layer *, struct flow *, struct carry *);
     enum status (*carry_end)(struct step *, const struct layer *, struct flow *, struct carry *);
-    enum status (*keys_begin)(struct step *, const struct layer *, struct flow *, struct visible *);
-    enum status (*keys_end)(struct step *, const struct layer *, struct flow *, struct visible *);
-    /* Where dall_k and dall_v are to be written, then their way home. */
-    enum status (*keys_back_begin)(struct step *, const struct layer *, struct flow *, struct visible *);
-    enum status (*keys_back_end)(struct step *, const struct layer *, struct flow *, struct visible *);
+    enum status (*attend_begin)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
+    enum status (*attend_end)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their

@@ -108,34 +108,35 @@ static void append(struct kept *kept, struct tensor rows, int64_t at) {
         memcpy((char *)kept->data + (at + i) * bytes, tensor_rows(rows, i, 1).data, (size_t)bytes);
 }
 
-static enum status keys_begin(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
+static enum status attend_begin(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
+                                enum attend_when when) {
     (void)f;
+    if (when == ATTEND_O) return OK;
+    FAIL_UNLESS(when == ATTEND_QKV, ERR_ARG, "generation with kept state has no backward pass");
     struct layer_cache *c = cache_of(s, l);
-    const int64_t max = ((struct seams_cache *)s->seams_state)->tokens_max, width = k->k.shape[1];
-    FAIL_UNLESS(c->n_keys + k->k.shape[0] <= max, ERR_ARG,
+    const struct tensor k = a->mine.k, v = a->mine.v;
+    const int64_t max = ((struct seams_cache *)s->seams_state)->tokens_max, width = k.shape[1];
+    FAIL_UNLESS(c->n_keys + k.shape[0] <= max, ERR_ARG,
                 "the sequence is longer than the %" PRId64 " tokens that memory was kept for", max);
-    TRY(keep(&c->k, max * width * dtype_bytes(k->k.dtype)));
-    TRY(keep(&c->v, max * width * dtype_bytes(k->v.dtype)));
-    append(&c->k, k->k, c->n_keys);
-    append(&c->v, k->v, c->n_keys);
-    c->n_keys += k->k.shape[0];
+    TRY(keep(&c->k, max * width * dtype_bytes(k.dtype)));
+    TRY(keep(&c->v, max * width * dtype_bytes(v.dtype)));
+    append(&c->k, k, c->n_keys);
+    append(&c->v, v, c->n_keys);
+    c->n_keys += k.shape[0];
     return OK;
 }
 
-static enum status keys_end(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
+static enum status attend_end(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
+                              enum attend_when when) {
     (void)f;
+    if (when != ATTEND_QKV) return OK;
     struct layer_cache *c = cache_of(s, l);
     c->span[0] = 0;
     c->span[1] = c->n_keys;
-    k->all_k = tensor_2d(c->k.data, k->k.dtype, c->n_keys, k->k.shape[1]);
-    k->all_v = tensor_2d(c->v.data, k->v.dtype, c->n_keys, k->v.shape[1]);
-    k->keys = tensor_2d(c->span, I64, 1, 2);
+    a->core.k = tensor_2d(c->k.data, a->mine.k.dtype, c->n_keys, a->mine.k.shape[1]);
+    a->core.v = tensor_2d(c->v.data, a->mine.v.dtype, c->n_keys, a->mine.v.shape[1]);
+    a->core.keys = tensor_2d(c->span, I64, 1, 2);
     return OK;
-}
-
-static enum status keys_back(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
-    (void)s, (void)l, (void)f, (void)k;
-    FAIL(ERR_ARG, "generation with kept state has no backward pass");
 }
 
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
@@ -152,10 +153,8 @@ const struct seams seams_cached = {
     .name = "cached",
     .carry_begin = carry_begin,
     .carry_end = carry_end,
-    .keys_begin = keys_begin,
-    .keys_end = keys_end,
-    .keys_back_begin = keys_back,
-    .keys_back_end = keys_back,
+    .attend_begin = attend_begin,
+    .attend_end = attend_end,
     .total = total,
     .need = block_here,
     .done = block_here,

@@ -15,26 +15,9 @@ static enum status carry_end(struct step *s, const struct layer *l, struct flow 
     return s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = c->entering, .value = 0.0});
 }
 
-static enum status keys_begin(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
-    (void)s, (void)l;
-    k->all_k = k->k;
-    k->all_v = k->v;
-    k->keys = f->shard->keys;
-    return OK;
-}
-
-static enum status keys_end(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
-    (void)s, (void)l, (void)f, (void)k;
-    return OK;
-}
-
-static enum status keys_back_begin(struct step *s, const struct layer *l, struct flow *f, struct visible *k) {
-    (void)s, (void)l;
-    k->all_k = k->k;
-    k->all_v = k->v;
-    k->keys = f->shard->keys;
-    k->dall_k = k->dk;
-    k->dall_v = k->dv;
+static enum status attend_here(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
+                               enum attend_when when) {
+    (void)s, (void)l, (void)f, (void)a, (void)when;
     return OK;
 }
 
@@ -52,10 +35,8 @@ const struct seams seams_local = {
     .name = "local",
     .carry_begin = carry_begin,
     .carry_end = carry_end,
-    .keys_begin = keys_begin,
-    .keys_end = keys_end,
-    .keys_back_begin = keys_back_begin,
-    .keys_back_end = keys_end,
+    .attend_begin = attend_here,
+    .attend_end = attend_here,
     .total = total,
     .need = block_here,
     .done = block_here,

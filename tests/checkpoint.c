@@ -15,9 +15,9 @@ static const char *step_path(int64_t step) {
 }
 
 static void found(int64_t step, int64_t n_skipped, const char *why) {
-    char        path[PATH_BYTES];
+    char path[PATH_BYTES];
     struct text skipped = {0};
-    int64_t     lines = 0;
+    int64_t lines = 0;
     MUST(checkpoint_find(run, path, &skipped));
     CHECK(!strcmp(path, step_path(step)), "%s: %s", why, path);
     for (const char *p = skipped.s; p && *p; p++) lines += *p == '\n';
@@ -32,7 +32,7 @@ static void fails(enum status got, enum status wanted, const char *part, const c
 }
 
 static void test_round_trip(void) {
-    char        path[PATH_BYTES];
+    char path[PATH_BYTES];
     struct text skipped = {0};
     fails(checkpoint_find(run, path, &skipped), ERR_MISSING, "no checkpoint", "an empty run");
     fails(checkpoint_find(step_path(7), path, &skipped), ERR_MISSING, "no such folder", "a step that is not there");
@@ -41,7 +41,7 @@ static void test_round_trip(void) {
     MUST(checkpoint_find(step_path(7), path, &skipped));
     world_check(path, 7, "by its own name");
     world_save(run, 7, 0); /* whole and of this run: enough as it is */
-    struct world           w;
+    struct world w;
     struct checkpoint_meta m = world_meta(7);
     world_init(&w);
     m.identity[0] = 'b';
@@ -86,7 +86,7 @@ static void test_damaged(void) {
 }
 
 static void test_none_valid(void) {
-    char        other[PATH_BYTES], path[PATH_BYTES];
+    char other[PATH_BYTES], path[PATH_BYTES];
     struct text skipped = {0};
     snprintf(other, sizeof other, "%.900s/other", run);
     world_save(other, 3, 0);
@@ -107,17 +107,23 @@ struct half {
 
 /* Each shard holds rows of "param/a"; "param/b" (a scalar) is in the first. */
 static enum status make_shards(const char *dir, const struct half *h, int n) {
-    char                   name[4][64], path[PATH_BYTES], hex[5][HASH_HEX];
-    struct shard_sum       sum[4];
-    struct manifest_file   file[5] = {{.name = "config.yaml"}};
-    struct manifest_piece  piece[5] = {{.file = 1, .rows = 1, .xxh3 = hex[0]}};
+    char name[4][64], path[PATH_BYTES], hex[5][HASH_HEX];
+    struct shard_sum sum[4];
+    struct manifest_file file[5] = {{.name = "config.yaml"}};
+    struct manifest_piece piece[5] = {{.file = 1, .rows = 1, .xxh3 = hex[0]}};
     struct manifest_tensor tensor[2] = {
         {.name = "param/b", .dtype = F32, .n_dims = 0, .shape = {1, 1, 1, 1}, .n_pieces = 1},
         {.name = "param/a", .dtype = F32, .n_dims = 2, .shape = {ROWS, COLS, 1, 1}, .first_piece = 1, .n_pieces = n}};
-    struct manifest m = {.step = 5, .identity_text = "", .file = file, .tensor = tensor, .piece = piece,
-                         .n_files = n + 1, .n_tensors = 2, .n_pieces = n + 1};
-    struct text     text = {0};
-    char            identity[65] = {0}, config_sum[HASH_HEX];
+    struct manifest m = {.step = 5,
+                         .identity_text = "",
+                         .file = file,
+                         .tensor = tensor,
+                         .piece = piece,
+                         .n_files = n + 1,
+                         .n_tensors = 2,
+                         .n_pieces = n + 1};
+    struct text text = {0};
+    char identity[65] = {0}, config_sum[HASH_HEX];
     memset(identity, '0', 64);
     m.identity = identity;
     hash_xxh3(whole, 4, hex[0]);
@@ -125,7 +131,11 @@ static enum status make_shards(const char *dir, const struct half *h, int n) {
     TRY(file_make_folders(dir));
     for (int i = 0; i < n; i++) {
         const struct shard_item item[2] = {
-            {.name = "param/a", .dtype = F32, .n_dims = 2, .shape = {h[i].rows, COLS, 1, 1}, .data = whole + h[i].begin * COLS},
+            {.name = "param/a",
+             .dtype = F32,
+             .n_dims = 2,
+             .shape = {h[i].rows, COLS, 1, 1},
+             .data = whole + h[i].begin * COLS},
             {.name = "param/b", .dtype = F32, .n_dims = 0, .shape = {1, 1, 1, 1}, .data = whole}};
         snprintf(name[i], sizeof name[i], "shard-%05d-of-%05d.safetensors", i, n);
         snprintf(path, sizeof path, "%.800s/%s", dir, name[i]);
@@ -147,21 +157,21 @@ static enum status make_shards(const char *dir, const struct half *h, int n) {
 }
 
 static void read_stretch(const struct checkpoint *c, int64_t begin, int64_t rows) {
-    double              out[ROWS * COLS + 1];
+    double out[ROWS * COLS + 1];
     struct state_tensor s = {.name = "param/a", .global = {ROWS, COLS, 1, 1}, .n_dims = 2, .begin = begin};
     for (int i = 0; i <= ROWS * COLS; i++) out[i] = -1;
     s.t = tensor_2d(out, F64, rows, COLS);
     MUST(checkpoint_read(c, &s, 1, false));
     for (int64_t i = 0; i < rows * COLS; i++)
-        CHECK(out[i] == (double)whole[begin * COLS + i], "rows %" PRId64 "+%" PRId64 ": element %" PRId64 ": %g for %g", begin,
-              rows, i, out[i], (double)whole[begin * COLS + i]);
+        CHECK(out[i] == (double)whole[begin * COLS + i], "rows %" PRId64 "+%" PRId64 ": element %" PRId64 ": %g for %g",
+              begin, rows, i, out[i], (double)whole[begin * COLS + i]);
     CHECK(out[rows * COLS] == -1, "rows %" PRId64 "+%" PRId64 ": written past the end", begin, rows);
 }
 
 static void test_shards(void) {
     static const struct {
         const char *why, *says; /* says: of the refusal, or NULL */
-        int         n;
+        int n;
         struct half h[4];
     } cases[] = {
         {"one shard", NULL, 1, {{0, 10}}},
@@ -178,7 +188,7 @@ static void test_shards(void) {
     for (int i = 0; i < ROWS * COLS; i++) whole[i] = 0.5f + (float)i;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct checkpoint *c = NULL;
-        const enum status  st = make_shards(dir, cases[i].h, cases[i].n);
+        const enum status st = make_shards(dir, cases[i].h, cases[i].n);
         if (cases[i].says) {
             fails(st, ERR_DATA, cases[i].says, cases[i].why);
             continue;
@@ -192,7 +202,7 @@ static void test_shards(void) {
 }
 
 static void test_asked(void) {
-    struct world       w;
+    struct world w;
     struct checkpoint *c = NULL;
     world_init(&w);
     MUST(checkpoint_open(&c, step_path(19)));

@@ -13,7 +13,7 @@
 enum { WORLD_TENSORS = 9, WORLD_BYTES = 64 << 10 };
 struct world {
     struct state_tensor list[WORLD_TENSORS];
-    unsigned char       data[WORLD_TENSORS][WORLD_BYTES];
+    unsigned char data[WORLD_TENSORS][WORLD_BYTES];
 };
 
 static inline unsigned char world_byte(int64_t step, int i, int64_t at) {
@@ -31,9 +31,9 @@ static inline void world_fill(struct world *w, int64_t step) {
 static inline void world_init(struct world *w) {
     static const struct {
         const char *why, *name;
-        enum dtype  dtype;
-        int         n_dims;
-        int64_t     shape[4];
+        enum dtype dtype;
+        int n_dims;
+        int64_t shape[4];
     } rows[WORLD_TENSORS] = {
         {"a matrix of several pages", "param/layers.0.in_proj.weight.z", F32, 2, {37, 91, 1, 1}},
         {"wide reals", "adamw.m/layers.0.in_proj.weight.z", F64, 2, {37, 91, 1, 1}},
@@ -68,7 +68,7 @@ static inline struct checkpoint_meta world_meta(int64_t step) {
 /* Does path hold the state of that step, bit for bit, under every name? */
 static inline void world_check(const char *path, int64_t step, const char *why) {
     static struct world w;
-    struct checkpoint  *c = NULL;
+    struct checkpoint *c = NULL;
     world_init(&w);
     for (int i = 0; i < WORLD_TENSORS; i++) memset(w.data[i], 0x5a, WORLD_BYTES);
     MUST(checkpoint_open(&c, path));
@@ -91,7 +91,7 @@ static inline void world_check(const char *path, int64_t step, const char *why) 
 }
 
 static inline void world_save(const char *run, int64_t step, int64_t keep) {
-    static struct world          w;
+    static struct world w;
     const struct checkpoint_meta m = world_meta(step);
     world_init(&w);
     world_fill(&w, step);

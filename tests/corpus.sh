@@ -17,7 +17,10 @@ expect() { # expect WHY WANTED COMMAND...: the first word of its output
     echo "corpus: $why: expected $wanted, found: $out $(cat "$work/errors")"
     failures=1
 }
-letters() { LC_ALL=C awk -v n="$1" -v seed="$2" 'BEGIN { srand(seed); while (n--) printf "%c", 97 + int(26 * rand()) }'; }
+# letters COUNT SEED
+letters() {
+    LC_ALL=C awk -v n="$1" -v seed="$2" 'BEGIN { srand(seed); while (n--) printf "%c", 97 + int(26 * rand()) }'
+}
 
 run63=$(letters 63 1)
 printf 'one %sA two\n%s\n' "$run63" "$(letters 5000 2)" >"$work/train"
@@ -29,7 +32,7 @@ printf 'zzz%sB\n' "$run63" >"$work/valid"
 expect 'one byte short of a run' 0 "$corpus" overlap "$work/train" -- "$work/valid"
 printf '%sA' "$run63" >"$work/valid"
 expect 'a run that is the whole file' 1 "$corpus" overlap "$work/train" -- "$work/valid"
-"$corpus" overlap "$work/train" -- "$work/valid" >/dev/null 2>&1 && { echo 'corpus: a shared run must fail'; failures=1; }
+"$corpus" overlap "$work/train" -- "$work/valid" >/dev/null 2>&1 && failures=1 && echo 'corpus: a shared run must fail'
 head -c 1069 "$work/train" | tail -c 1000 >"$work/valid"
 expect 'every run of a stretch' 937 "$corpus" overlap "$work/train" -- "$work/valid"
 expect 'a run in the second file' 937 "$corpus" overlap "$work/train2" "$work/train" -- "$work/valid"
@@ -52,6 +55,7 @@ for _ in {1..500}; do printf ab; done >"$work/text"
 expect 'a text without surprise' 0.0000 "$corpus" entropy "$work/text"
 # xx is followed by a, b, c and d equally often, and every other pair by one byte alone.
 for _ in {1..250}; do printf 'xxaxxbxxcxxd'; done >"$work/text"
-expect 'log 4 at every third byte' "$(awk 'BEGIN { printf "%.4f", 1000 * log(4) / 2998 }')" "$corpus" entropy "$work/text"
+wanted=$(awk 'BEGIN { printf "%.4f", 1000 * log(4) / 2998 }')
+expect 'log 4 at every third byte' "$wanted" "$corpus" entropy "$work/text"
 "$corpus" entropy /dev/null >/dev/null 2>&1 && { echo 'corpus: no text must fail'; failures=1; }
 exit $failures

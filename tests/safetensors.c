@@ -23,8 +23,8 @@ static int64_t make(unsigned char *out, uint64_t length, const char *header, int
 static void test_refusals(void) {
     static const struct {
         const char *why, *header;
-        int64_t     data_bytes, length_off; /* length_off: added to the true header length */
-        const char *says;                   /* NULL: accepted */
+        int64_t data_bytes, length_off; /* length_off: added to the true header length */
+        const char *says;               /* NULL: accepted */
     } cases[] = {
         {"one tensor", A_("F32", "[2,3]", "[0,24]"), 24, 0, NULL},
         {"no tensor at all", "{}", 0, 0, NULL},
@@ -44,7 +44,8 @@ static void test_refusals(void) {
         {"metadata is a list", "{\"__metadata__\":[]}", 0, 0, "not an object"},
         {"an entry that is a list", "{\"a\":[]}", 0, 0, "not exactly"},
         {"no offsets", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, 0, "not exactly"},
-        {"a key too many", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, 0, "not exactly"},
+        {"a key too many", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, 0,
+         "not exactly"},
         {"another key", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"offsets\":[0,4]}}", 4, 0, "data_offsets"},
         {"a type that is a number", "{\"a\":{\"dtype\":4,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, 0, "dtype"},
         {"an unknown type", A_("F8_E4M3", "[4]", "[0,4]"), 4, 0, "type F8_E4M3"},
@@ -65,20 +66,23 @@ static void test_refusals(void) {
         {"a hole at the begin", A_("F32", "[1]", "[4,8]"), 8, 0, "begins at byte 4"},
         {"an overlap",
          "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}", 5, 0, "tensor b: its data begins at byte 3"},
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}",
+         5, 0, "tensor b: its data begins at byte 3"},
         {"the same bytes twice",
          "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, 0, "begins at byte 0"},
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+         4, 0, "begins at byte 0"},
         {"an empty one between, any order",
          "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]},\"e\":{\"dtype\":\"U8\",\"shape\":[0],"
-         "\"data_offsets\":[2,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 4, 0, NULL},
-        {"a name that steers a terminal", "{\"\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, 0,
-         "control character"},
+         "\"data_offsets\":[2,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+         4, 0, NULL},
+        {"a name that steers a terminal", "{\"\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0,
+         0, "control character"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         unsigned char bytes[512];
-        const int64_t n = make(bytes, strlen(cases[i].header) + (uint64_t)cases[i].length_off, cases[i].header,
-                               cases[i].data_bytes);
+        const int64_t n =
+            make(bytes, strlen(cases[i].header) + (uint64_t)cases[i].length_off, cases[i].header, cases[i].data_bytes);
         status_clear();
         const enum status st = shard_check("made", bytes, n);
         CHECK(st == (cases[i].says ? ERR_DATA : OK), "%s: %s: %s", cases[i].why, status_name(st), status_text());
@@ -91,7 +95,7 @@ static void test_refusals(void) {
 }
 
 static void write_and_open(struct shard_file *f, const struct shard_item *items, int64_t n, const char *name) {
-    char             path[PATH_BYTES], hex[HASH_HEX];
+    char path[PATH_BYTES], hex[HASH_HEX];
     struct shard_sum sum;
     snprintf(path, sizeof path, "%s/%s", folder, name);
     MUST(shard_write(path, items, n, "{\"format\": \"pt\"}", &sum));
@@ -103,12 +107,18 @@ static void write_and_open(struct shard_file *f, const struct shard_item *items,
 }
 
 static void test_reals(void) {
-    static const uint16_t half[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x0001, 0x03ff, 0x0400, 0x7c00, 0xfc00, 0x3555};
-    static const double   as_f16[] = {0.0, -0.0, 1.0, -2.0, 65504.0, 0x1p-24, 0x3ffp-24, 0x1p-14, INFINITY, -INFINITY,
-                                      0x1.554p-2};
-    static const double   as_bf16[] = {0x0.0p+0, -0x0.0p+0, 0x1.0000000000000p-7, -0x1.0000000000000p+1, 0x1.fe00000000000p+120, 0x1.0000000000000p-133};
+    static const uint16_t half[] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x7bff, 0x0001,
+                                    0x03ff, 0x0400, 0x7c00, 0xfc00, 0x3555};
+    static const double as_f16[] = {0.0,       -0.0,    1.0,      -2.0,      65504.0,   0x1p-24,
+                                    0x3ffp-24, 0x1p-14, INFINITY, -INFINITY, 0x1.554p-2};
+    static const double as_bf16[] = {0x0.0p+0,
+                                     -0x0.0p+0,
+                                     0x1.0000000000000p-7,
+                                     -0x1.0000000000000p+1,
+                                     0x1.fe00000000000p+120,
+                                     0x1.0000000000000p-133};
     enum { N = sizeof half / sizeof *half };
-    const double  wide[4] = {1.0 / 3.0, 1e300, -0.0, 0x1.000001p0};
+    const double wide[4] = {1.0 / 3.0, 1e300, -0.0, 0x1.000001p0};
     const uint8_t odd[3] = {1, 2, 3};
     const struct shard_item items[] = {
         {.name = "odd", .dtype = U8, .n_dims = 1, .shape = {3, 1, 1, 1}, .data = odd},
@@ -117,8 +127,8 @@ static void test_reals(void) {
         {.name = "f64", .dtype = F64, .n_dims = 2, .shape = {2, 2, 1, 1}, .data = wide},
     };
     struct shard_file f;
-    double            d[N];
-    float             s[N];
+    double d[N];
+    float s[N];
     write_and_open(&f, items, 4, "reals");
     MUST(shard_read(&f, shard_find(&f, "f16"), 0, N, F64, d));
     for (int i = 0; i < N; i++)
@@ -126,8 +136,8 @@ static void test_reals(void) {
     MUST(shard_read(&f, shard_find(&f, "bf16"), 0, N, F64, d));
     for (int i = 0; i < 6; i++) CHECK(d[i] == as_bf16[i], "bf16 %x: %a for %a", half[i], d[i], as_bf16[i]);
     MUST(shard_read(&f, shard_find(&f, "f64"), 0, 4, F32, s));
-    CHECK(s[0] == 1.0f / 3.0f && isinf(s[1]) && signbit(s[2]) && s[3] == 1.0f,
-          "F64 to F32: %a %a %a %a", (double)s[0], (double)s[1], (double)s[2], (double)s[3]);
+    CHECK(s[0] == 1.0f / 3.0f && isinf(s[1]) && signbit(s[2]) && s[3] == 1.0f, "F64 to F32: %a %a %a %a", (double)s[0],
+          (double)s[1], (double)s[2], (double)s[3]);
     MUST(shard_read(&f, shard_find(&f, "f64"), 3, 1, F64, d));
     CHECK(d[0] == wide[3], "one element: %a", d[0]);
     CHECK(shard_read(&f, shard_find(&f, "f64"), 3, 2, F64, d) == ERR_ARG, "an element too many");
@@ -138,17 +148,17 @@ static void test_reals(void) {
 }
 
 static void test_integers(void) {
-    const int64_t  i64[3] = {INT64_MIN, -5, (int64_t)1 << 40};
+    const int64_t i64[3] = {INT64_MIN, -5, (int64_t)1 << 40};
     const uint16_t u16[2] = {65535, 0};
-    const int8_t   i8[1] = {-128};
+    const int8_t i8[1] = {-128};
     const struct shard_item items[] = {
         {.name = "i64", .dtype = I64, .n_dims = 1, .shape = {3, 1, 1, 1}, .data = i64},
         {.name = "u16", .dtype = U16, .n_dims = 1, .shape = {2, 1, 1, 1}, .data = u16},
         {.name = "i8", .dtype = I8, .n_dims = 1, .shape = {1, 1, 1, 1}, .data = i8},
     };
     struct shard_file f;
-    int64_t           w[3];
-    int32_t           n[3];
+    int64_t w[3];
+    int32_t n[3];
     write_and_open(&f, items, 3, "integers");
     MUST(shard_read(&f, shard_find(&f, "u16"), 0, 2, I64, w));
     CHECK(w[0] == 65535 && w[1] == 0, "U16 to I64: %d", (int)w[0]);
@@ -165,7 +175,7 @@ static void test_writer(void) {
     const struct shard_item twice[2] = {{.name = "a", .dtype = U8, .n_dims = 1, .shape = {0, 1, 1, 1}},
                                         {.name = "a", .dtype = U8, .n_dims = 1, .shape = {0, 1, 1, 1}}};
     struct shard_sum sum;
-    char             path[PATH_BYTES];
+    char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s/twice", folder);
     CHECK(shard_write(path, twice, 2, NULL, &sum) == ERR_ARG && strstr(status_text(), "called a"), "two alike: %s",
           status_text());

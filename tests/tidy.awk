@@ -123,9 +123,9 @@ function after_literal(line, quote,    i, c) {
 }
 
 function has_word(code, words) { return (" " code " ") ~ ("[^A-Za-z0-9_.>](" words ")[^A-Za-z0-9_]") }
-# A call, or the function's name handed on; a member or a field of that name is no call.
+# A call, or the function kept in a pointer; a variable, member or field of that name is neither.
 function calls(code, words) {
-    return (" " code) ~ ("[^A-Za-z0-9_.>](" words ")[ \t]*[(]") || code ~ ("[=(,][ \t]*(" words ")[ \t]*[),;]")
+    return (" " code) ~ ("[^A-Za-z0-9_.>](" words ")[ \t]*[(]") || code ~ ("=[ \t]*(" words ")[ \t]*[,;]")
 }
 function check_words(code) {
     if (FILENAME != "base/arena.c" && calls(code, allocators))

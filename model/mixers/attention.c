@@ -5,7 +5,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/rope/rope.h"
-#include "model/seams.h"
+#include "model/attend.h"
 
 struct attention_config {
     int64_t heads, kv_heads, head_width, window;
@@ -13,7 +13,7 @@ struct attention_config {
     bool bias;
 };
 enum { W_QKV, W_QKV_BIAS, W_OUT, W_OUT_BIAS };
-enum { S_QKV, S_O, S_LSE, S_DQKV, S_DO };
+enum { S_QKV, S_O, S_LSE, S_DQKV, S_DO, S_WIDE };
 
 #define AT(member) offsetof(struct attention_config, member)
 static const struct field attention_fields[] = {
@@ -101,26 +101,26 @@ static struct linear out_args(const struct step *s, const struct layer *l, const
                            .db = layer_g(s, l, W_OUT_BIAS)};
 }
 
-static struct attention core_args(const struct layer *l, const struct flow *f, const struct saved *v,
-                                  const struct visible *k) {
+static struct attend attend_args(const struct layer *l, const struct flow *f, const struct saved *v) {
     const struct attention_config *c = l->config;
-    return (struct attention){.heads = c->heads,
-                              .key_heads = c->kv_heads,
-                              .head_width = c->head_width,
-                              .window = c->window,
-                              .scale = c->scale > 0.0 ? c->scale : 1.0 / sqrt((double)c->head_width),
-                              .range = f->shard->range,
-                              .pos = f->shard->pos,
-                              .keys = k->keys,
-                              .q = q_of(v->slot[S_QKV].t, c),
-                              .k = k->all_k,
-                              .v = k->all_v,
-                              .o = v->slot[S_O].t,
-                              .lse = v->slot[S_LSE].t,
-                              .dout = v->slot[S_DO].t,
-                              .dq = q_of(v->slot[S_DQKV].t, c),
-                              .dk = k->dall_k,
-                              .dv = k->dall_v};
+    const struct tensor qkv = v->slot[S_QKV].t, dqkv = v->slot[S_DQKV].t;
+    return (struct attend){.core = {.heads = c->heads,
+                                    .key_heads = c->kv_heads,
+                                    .head_width = c->head_width,
+                                    .window = c->window,
+                                    .scale = c->scale > 0.0 ? c->scale : 1.0 / sqrt((double)c->head_width),
+                                    .range = f->shard->range,
+                                    .pos = f->shard->pos,
+                                    .keys = f->shard->keys,
+                                    .q = q_of(qkv, c),
+                                    .k = k_of(qkv, c),
+                                    .v = v_of(qkv, c),
+                                    .o = v->slot[S_O].t,
+                                    .lse = v->slot[S_LSE].t,
+                                    .dout = v->slot[S_DO].t,
+                                    .dq = q_of(dqkv, c),
+                                    .dk = k_of(dqkv, c),
+                                    .dv = v_of(dqkv, c)}};
 }
 
 static enum status plan(struct plan *p, const struct layer *l) {
@@ -132,13 +132,10 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_slot(p, S_DQKV, "dqkv", KEEP_SCRATCH, T, qkv_rows(c), 1, 1);
     plan_slot(p, S_DO, "do", KEEP_SCRATCH, T, HP, 1, 1);
     const struct linear qkv = qkv_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);
-    const struct visible k = {
-        .all_k = k_of(qkv.y, c), .all_v = v_of(qkv.y, c), .keys = tensor_2d(NULL, I64, p->n_ranges, 2)};
-    const struct attention core = core_args(l, p->flow, p->saved, &k);
+    struct attend a = attend_args(l, p->flow, p->saved);
     plan_work(p, p->ctx->ops->linear_work(p->ctx, &qkv));
     plan_work(p, p->ctx->ops->linear_work(p->ctx, &out));
-    plan_work(p, p->ctx->ops->attention_work(p->ctx, &core));
-    return OK;
+    return attend_plan(p, S_WIDE, &a);
 }
 
 static struct rope rope_args(const struct attention_config *c, const struct flow *f, struct tensor t, int64_t heads) {
@@ -150,15 +147,17 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     const struct attention_config *c = l->config;
     const struct ops *ops = s->ctx->ops;
     const struct linear qkv = qkv_args(s, l, f, v), out = out_args(s, l, f, v);
-    struct visible keys = {.window = c->window, .k = k_of(qkv.y, c), .v = v_of(qkv.y, c)};
+    struct attend a = attend_args(l, f, v);
+    attend_fill(&a, v, S_WIDE, f->shard);
+    const struct rope rq = rope_args(c, f, a.mine.q, c->heads), rk = rope_args(c, f, a.mine.k, c->kv_heads);
     TRY(ops->linear_fwd(s->ctx, &qkv));
-    const struct rope rk = rope_args(c, f, keys.k, c->kv_heads), rq = rope_args(c, f, q_of(qkv.y, c), c->heads);
-    if (rk.rot > 0) TRY(ops->rope_fwd(s->ctx, &rk));
-    TRY(s->seams->keys_begin(s, l, f, &keys));
     if (rq.rot > 0) TRY(ops->rope_fwd(s->ctx, &rq));
-    TRY(s->seams->keys_end(s, l, f, &keys));
-    const struct attention core = core_args(l, f, v, &keys);
-    TRY(ops->attention_fwd(s->ctx, &core));
+    if (rk.rot > 0) TRY(ops->rope_fwd(s->ctx, &rk));
+    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_QKV));
+    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_QKV));
+    TRY(ops->attention_fwd(s->ctx, &a.core));
+    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_O));
+    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_O));
     return ops->linear_fwd(s->ctx, &out);
 }
 
@@ -166,14 +165,15 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     const struct attention_config *c = l->config;
     const struct ops *ops = s->ctx->ops;
     const struct linear qkv = qkv_args(s, l, f, v), out = out_args(s, l, f, v);
-    struct visible keys = {
-        .window = c->window, .k = k_of(qkv.y, c), .v = v_of(qkv.y, c), .dk = k_of(qkv.dy, c), .dv = v_of(qkv.dy, c)};
+    struct attend a = attend_args(l, f, v);
+    attend_fill(&a, v, S_WIDE, f->shard);
+    const struct rope rq = rope_args(c, f, a.mine.dq, c->heads), rk = rope_args(c, f, a.mine.dk, c->kv_heads);
     TRY(ops->linear_bwd(s->ctx, &out));
-    TRY(s->seams->keys_back_begin(s, l, f, &keys));
-    const struct attention core = core_args(l, f, v, &keys);
-    TRY(ops->attention_bwd(s->ctx, &core));
-    TRY(s->seams->keys_back_end(s, l, f, &keys));
-    const struct rope rk = rope_args(c, f, keys.dk, c->kv_heads), rq = rope_args(c, f, core.dq, c->heads);
+    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DO));
+    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DO));
+    TRY(ops->attention_bwd(s->ctx, &a.core));
+    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DQKV));
+    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DQKV));
     if (rq.rot > 0) TRY(ops->rope_bwd(s->ctx, &rq));
     if (rk.rot > 0) TRY(ops->rope_bwd(s->ctx, &rk));
     return ops->linear_bwd(s->ctx, &qkv);

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <string.h>
+#include "base/arena.h"
+#include "base/field.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/pool.h"
+#include "kernels/cases.h"
+#include "kernels/gemm.h"
+#include "kernels/linear/linear.h"
+#include "launch/command.h"
+#include "profiling/bench.h"
+
+/* What one run of the command holds. */
+struct bench {
+    struct pool *pool;
+    struct bench_copy copy;
+    json_t *rows; /* of --json */
+};
+
+/* One row of one op, in one pass. */
+struct bench_row {
+    struct trial trial;
+    struct ctx ctx;
+    struct arena work;
+    enum pass pass;
+};
+
+static enum status prepare_row(void *arg) {
+    struct bench_row *r = arg;
+    return trial_hook(&r->trial, &r->ctx, r->pass);
+}
+
+static enum status run_row(void *arg) {
+    struct bench_row *r = arg;
+    return r->trial.op->run(&r->ctx, r->pass, r->trial.args);
+}
+
+/* The products of a linear row by OpenBLAS and its own threads, as many as our pool has. */
+static enum status run_library(void *arg) {
+    struct bench_row *r = arg;
+    const struct linear *a = r->trial.args;
+    const int64_t T = a->x.shape[0], I = a->x.shape[1], O = a->w.shape[0];
+    gemm_library_threads_ref(pool_size(r->ctx.pool));
+    if (r->pass == FORWARD) {
+        gemm_ref(false, true, T, O, I, 1, a->x.data, a->x.pitch, a->w.data, a->w.pitch, 0, a->y.data, a->y.pitch);
+    } else {
+        gemm_ref(false, false, T, I, O, 1, a->dy.data, a->dy.pitch, a->w.data, a->w.pitch, 0, a->dx.data, a->dx.pitch);
+        gemm_ref(true, false, O, I, T, 1, a->dy.data, a->dy.pitch, a->x.data, a->x.pitch, 1, a->dw.data, a->dw.pitch);
+    }
+    gemm_library_threads_ref(1);
+    return OK;
+}
+
+static enum status report(struct bench *b, const struct bench_row *r, const struct bench_result *m, bool library) {
+    const struct trial *t = &r->trial;
+    const double bytes = trial_bytes(t, r->pass), flops = t->flops[r->pass];
+    const double copied = 2.0 * (double)b->copy.bytes;
+    const char *pass = r->pass == FORWARD ? "forward" : "backward";
+    const double share = library ? m->yardstick_s / m->run_s : bytes / m->run_s / (copied / m->yardstick_s);
+    printf("%-12s %-8s %-40s %9.3f ms %8.2f GB/s", t->op->name, pass, t->why, 1e3 * m->run_s, 1e-9 * bytes / m->run_s);
+    if (flops > 0.0) printf(" %8.1f GFLOP/s", 1e-9 * flops / m->run_s);
+    else printf(" %8s        ", "");
+    if (library) printf("  %4.0f %% of OpenBLAS\n", 100.0 * share);
+    else printf("  %4.0f %% of copy at %.1f GB/s\n", 100.0 * share, 1e-9 * copied / m->yardstick_s);
+    fflush(stdout);
+    json_t *o = json_pack("{ss, ss, ss, si, si, sf, sf, sf, ss, sf}", "op", t->op->name, "pass", pass, "case", t->why,
+                          "threads", pool_size(b->pool), "rounds", m->n_rounds, "ms", 1e3 * m->run_s, "gb_per_s",
+                          1e-9 * bytes / m->run_s, "gflop_per_s", 1e-9 * flops / m->run_s, "yardstick",
+                          library ? "OpenBLAS" : "copy", "share", share);
+    FAIL_UNLESS(o && json_array_append_new(b->rows, o) == 0, ERR_OOM, "no memory for the results of the benchmark");
+    return OK;
+}
+
+static enum status bench_pass(struct bench *b, struct bench_row *r) {
+    const bool library = !strcmp(r->trial.op->name, "linear");
+    const struct bench_subject subject = {.prepare = prepare_row, .run = run_row, .arg = r};
+    const struct bench_subject yardstick = {.run = library ? run_library : bench_copy_run,
+                                            .arg = library ? (void *)r : (void *)&b->copy};
+    struct bench_result m;
+    TRY(bench_compare(&subject, &yardstick, &m));
+    return report(b, r, &m, library);
+}
+
+static enum status bench_one_row(struct bench *b, const struct case_op *op, int row) {
+    enum status st = OK;
+    struct bench_row r = {.ctx = {.ops = &ops_ref, .pool = b->pool, .real = F32, .space = HOST}};
+    TRY_OUT(trial_open(&r.trial, op, row, F32));
+    trial_fill(&r.trial);
+    TRY_OUT(arena_init(&r.work, "workspace of a benchmark", op->work(&r.ctx, r.trial.args)));
+    r.ctx.work = &r.work;
+    TRY_OUT(bench_pass(b, &r));
+    r.pass = BACKWARD;
+    if (op->flags & BWD) TRY_OUT(bench_pass(b, &r));
+out:
+    arena_term(&r.work);
+    trial_close(&r.trial);
+    return st;
+}
+
+static bool wanted(const struct command_line *l, const char *name) {
+    for (int i = 0; i < l->n_words; i++)
+        if (!strcmp(l->words[i], name)) return true;
+    return l->n_words == 0;
+}
+
+static enum status check_names(const struct command_line *l) {
+    FAIL_UNLESS(l->n_overrides == 0, ERR_CONFIG, "%s: bench reads no configuration", l->overrides[0]);
+    for (int i = 0; i < l->n_words; i++) {
+        bool found = false;
+        for (int k = 0; k < n_case_ops; k++) found |= !strcmp(case_ops[k].name, l->words[i]);
+        for (int k = 0; k < n_case_ops && !found; k++)
+            if (text_distance(case_ops[k].name, l->words[i]) <= 2)
+                FAIL(ERR_CONFIG, "no op '%s'; did you mean '%s'?", l->words[i], case_ops[k].name);
+        FAIL_UNLESS(found, ERR_CONFIG, "no op '%s'; kernels/ops.def lists them", l->words[i]);
+    }
+    return OK;
+}
+
+static enum status write_json(const struct bench *b, const char *path) {
+    char *text = json_dumps(b->rows, JSON_INDENT(1));
+    FAIL_UNLESS(text, ERR_OOM, "no memory for the results of the benchmark");
+    const enum status st = file_replace(path, text, (int64_t)strlen(text));
+    mem_free(text);
+    return st == OK ? OK : status_pass(st, __FILE__, __LINE__);
+}
+
+static enum status bench_ops(const struct command_line *l, const char *json) {
+    enum status st = OK;
+    struct bench b = {.rows = json_array()};
+    TRY_OUT(b.rows ? OK : status_fail(ERR_OOM, __FILE__, __LINE__, "no memory for the results of the benchmark"));
+    TRY_OUT(pool_init(&b.pool, pool_cores()));
+    TRY_OUT(bench_copy_init(&b.copy, b.pool));
+    printf("F32 on the cpu, %d threads; medians; a copy counts every byte twice\n", pool_size(b.pool));
+    for (int i = 0; i < n_case_ops; i++)
+        for (int row = 0; wanted(l, case_ops[i].name) && row < case_ops[i].n_bench; row++)
+            TRY_OUT(bench_one_row(&b, &case_ops[i], case_ops[i].n_cases + row));
+    if (json) TRY_OUT(write_json(&b, json));
+out:
+    bench_copy_term(&b.copy);
+    pool_term(b.pool);
+    json_decref(b.rows);
+    return st;
+}
+
+static enum status run_bench(int argc, char **argv) {
+    const char *device = "cpu", *json = NULL;
+    const struct option_row rows[] = {{"--device", &device, NULL}, {"--json", &json, NULL}};
+    struct command_line l;
+    enum status st = OK;
+    TRY(command_parse(argc, argv, rows, 2, &l));
+    TRY_OUT(check_names(&l));
+    if (!strcmp(device, "cuda"))
+        FAIL_OUT(ERR_CUDA, "bench --device cuda: no op has its CUDA kernel yet; run with --device cpu");
+    if (strcmp(device, "cpu") != 0) FAIL_OUT(ERR_CONFIG, "--device %s: cpu or cuda is expected", device);
+    TRY_OUT(bench_ops(&l, json));
+out:
+    command_line_term(&l);
+    return st;
+}
+
+const struct command command_bench = {
+    .name = "bench",
+    .usage = "bench [OP ...] [--device cpu|cuda] [--json FILE]",
+    .help = "Times ops on training-like shapes (rows of kernels/<op>/<op>_cases.h), all of them unless named.\n"
+            "Each is held against a yardstick of the same run: a copy of memory over the same threads for what\n"
+            "moves bytes, OpenBLAS with its own threads for linear.\n\n"
+            "  --device cpu|cuda   where the ops run (default cpu)\n"
+            "  --json FILE         the results as a list of objects\n",
+    .run = run_bench,
+};

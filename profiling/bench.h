@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_PROFILING_BENCH_H
+#define BATON_PROFILING_BENCH_H
+/* bench.h - timing of one thing against a yardstick.  The two take turns, so that other load on the machine hurts both
+ * alike, and the medians are compared. */
+#include <stdint.h>
+#include "base/pool.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct bench_subject {
+    enum status (*prepare)(void *arg); /* before every timed call, not timed; NULL: nothing */
+    enum status (*run)(void *arg);
+    void *arg;
+};
+struct bench_result {
+    int n_rounds;
+    double run_s, yardstick_s; /* medians */
+};
+/* At least 7 rounds and until a second has passed, after one round that is not counted. */
+enum status bench_compare(const struct bench_subject *s, const struct bench_subject *yardstick,
+                          struct bench_result *out);
+
+/* The copy yardstick: memcpy over the pool between two buffers larger than caches.  Every byte counts twice. */
+struct bench_copy {
+    struct pool *pool;
+    char *from, *to;
+    int64_t bytes;
+};
+enum status bench_copy_init(struct bench_copy *k, struct pool *pool);
+void bench_copy_term(struct bench_copy *k);
+enum status bench_copy_run(void *copy); /* struct bench_copy */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
