@@ -81,7 +81,8 @@ cp -r run damaged
 shard=damaged/checkpoints/step-00000006/shard-00000-of-00001.safetensors
 printf 'XY' | dd of="$shard" bs=1 seek=$(($(wc -c <"$shard") - 9)) conv=notrunc 2>/dev/null
 "$program" eval damaged sample >/dev/null 2>err || wrong "a damaged checkpoint stops all: $(cat err)"
-grep -q 'step-00000006' err && grep -q 'step-00000003: step 3' err || wrong "the older checkpoint is not used: $(cat err)"
+grep -q 'step-00000006' err && grep -q 'step-00000003: step 3' err ||
+    wrong "the older checkpoint is not used: $(cat err)"
 "$program" eval damaged/checkpoints/step-00000006 sample >/dev/null 2>err && wrong "a damaged checkpoint was read"
 
 # why | arguments | what the message names
