@@ -16,18 +16,31 @@ extern "C" {
 #endif
 
 enum pass { FORWARD, BACKWARD };
-/* What a pass does with a tensor.  IN and OUT together: += or in place.  None: scratch of a hook. */
-enum role { F_IN = 1, F_OUT = 2, F_ADD = 3, B_IN = 4, B_OUT = 8, B_ADD = 12, IN = F_IN | B_IN, KEPT = F_OUT | B_IN };
+/* What a pass does with a tensor.  IN and OUT together: += or in place.  None: scratch of a hook.  OPTIONAL: the op
+ * runs without it. */
+enum role {
+    F_IN = 1,
+    F_OUT = 2,
+    F_ADD = 3,
+    B_IN = 4,
+    B_OUT = 8,
+    B_ADD = 12,
+    IN = F_IN | B_IN,
+    KEPT = F_OUT | B_IN,
+    OPTIONAL = 16
+};
 
 struct values {
-    double lo, hi;       /* uniform in [lo, hi); of integers: lo to hi, both included */
-    double spread;       /* not 0: normal with this deviation around lo               */
-    const int64_t *list; /* not NULL: these                                           */
+    double lo, hi;         /* uniform in [lo, hi); of integers: lo to hi, both included */
+    double spread;         /* not 0: normal with this deviation around lo               */
+    const int64_t *list;   /* not NULL: these                                           */
+    const double *numbers; /* likewise                                                */
 };
-#define NORMAL(deviation) ((struct values){0.0, 0.0, (deviation), NULL})
-#define UNIFORM(from, to) ((struct values){(from), (to), 0.0, NULL})
-#define CONSTANT(value)   ((struct values){(value), (value), 0.0, NULL})
-#define LISTED(array)     ((struct values){0.0, 0.0, 0.0, (array)}) /* from case_memory or static */
+#define NORMAL(deviation) ((struct values){0.0, 0.0, (deviation), NULL, NULL})
+#define UNIFORM(from, to) ((struct values){(from), (to), 0.0, NULL, NULL})
+#define CONSTANT(value)   ((struct values){(value), (value), 0.0, NULL, NULL})
+#define LISTED(array)     ((struct values){0.0, 0.0, 0.0, (array), NULL}) /* from case_memory or static */
+#define NUMBERS(array)    ((struct values){0.0, 0.0, 0.0, NULL, (array)}) /* likewise */
 struct dims {
     int64_t n[4]; /* outermost first; a 0 behind the first means 1 */
 };
@@ -39,6 +52,7 @@ struct case_tensor {
     struct values values;
     int64_t gap;            /* set by a row with a pitch: elements between rows                              */
     const double *weight;   /* of an output without a gradient field: its elements' weights in the scalar    */
+    struct tensor *twin;    /* a second field that is the same memory: an op in place */
     bool any_shape;         /* the op takes any shape here: no error to expect                               */
     enum status bad_status; /* not OK: the op must fail so when the last element is bad_value                */
     int64_t bad_value;

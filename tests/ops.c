@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* timeout: 240 */
+/* Every op on its cases: guard (nothing outside an output is written, everything inside is), same (bits do not depend
+ * on the run nor on the number of threads), match (F32 against F64), grad (finite differences in F64), and errors.  The
+ * arguments name the ops to run; none: all. */
+#include "kernels/cases.h"
+#include "base/pool.h"
+#include "base/rng.h"
+#include "kernels/ops.h"
+#include "tests/check.h"
+
+/* Copies of all blocks of a trial. */
+struct shot {
+    char *block[TRIAL_TENSORS];
+    int n;
+};
+
+static void shot_take(struct shot *s, const struct trial *t) {
+    s->n = t->n_tensors;
+    for (int i = 0; i < s->n; i++) {
+        void *p = NULL;
+        MUST(mem_take(trial_block_bytes(&t->tensor[i]), &p));
+        memcpy(p, t->tensor[i].block, (size_t)trial_block_bytes(&t->tensor[i]));
+        s->block[i] = p;
+    }
+}
+
+static void shot_drop(struct shot *s) {
+    for (int i = 0; i < s->n; i++) mem_free(s->block[i]);
+    s->n = 0;
+}
+
+static unsigned in_role(enum pass p) { return p == FORWARD ? F_IN : B_IN; }
+static unsigned out_role(enum pass p) { return p == FORWARD ? F_OUT : B_OUT; }
+static enum pass last_pass(const struct trial *t) { return t->op->flags & BWD ? BACKWARD : FORWARD; }
+static bool is_real(const struct case_tensor *x) { return x->at->dtype == F64 || x->at->dtype == F32; }
+
+static struct ctx context(const struct ops *ops, struct pool *pool) {
+    return (struct ctx){.ops = ops, .pool = pool, .real = ops == &ops_ref64 ? F64 : F32, .space = HOST};
+}
+
+static void run(struct trial *t, struct ctx *c, enum pass p) {
+    const enum status st = trial_hook(t, c, p);
+    const enum status ran = st == OK ? trial_run(t, c, p) : st;
+    CHECK(ran == OK, "%s, %s, pass %d: %s (%s)", t->op->name, t->why, p, status_text(), status_trace());
+}
+
+/* The bytes of x that are not its elements must be as they were: put the old elements into a copy and compare. */
+static bool only_elements_changed(const struct case_tensor *x, const char *before) {
+    const int64_t bytes = trial_block_bytes(x), e = dtype_bytes(x->at->dtype);
+    const int64_t width = x->at->shape[1] * x->at->shape[2] * x->at->shape[3];
+    const int64_t at = (char *)x->at->data - x->block;
+    struct case_tensor now = *x;
+    void *copy = NULL;
+    MUST(mem_take(bytes, &copy));
+    now.block = copy;
+    memcpy(copy, x->block, (size_t)bytes);
+    for (int64_t t = 0; t < x->at->shape[0]; t++)
+        memcpy(now.block + at + t * x->at->pitch * e, before + at + t * x->at->pitch * e, (size_t)(width * e));
+    const bool same = memcmp(copy, before, (size_t)bytes) == 0;
+    mem_free(copy);
+    return same;
+}
+
+static void guard_pass(struct trial *t, struct ctx *c, enum pass p) {
+    struct shot before;
+    MUST(trial_hook(t, c, p));
+    shot_take(&before, t);
+    const enum status st = trial_run(t, c, p);
+    CHECK(st == OK, "%s, %s, pass %d: %s", t->op->name, t->why, p, status_text());
+    for (int i = 0; i < t->n_tensors; i++) {
+        const struct case_tensor *x = &t->tensor[i];
+        if (!(x->roles & out_role(p))) {
+            CHECK(!memcmp(x->block, before.block[i], (size_t)trial_block_bytes(x)), "%s, %s, pass %d: %s has changed",
+                  t->op->name, t->why, p, x->name);
+            continue;
+        }
+        CHECK(only_elements_changed(x, before.block[i]), "%s, %s, pass %d: bytes outside %s are written", t->op->name,
+              t->why, p, x->name);
+        for (int64_t k = 0; k < tensor_count(*x->at); k++)
+            if (!isfinite(trial_get(x, k))) {
+                CHECK(false, "%s, %s, pass %d: %s element %lld is %g", t->op->name, t->why, p, x->name, (long long)k,
+                      trial_get(x, k));
+                break;
+            }
+    }
+    shot_drop(&before);
+}
+
+static void guard(const struct case_op *op, int row, const struct ops *ops) {
+    struct trial t;
+    struct ctx c = context(ops, NULL);
+    MUST(trial_open(&t, op, row, c.real));
+    trial_fill(&t);
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) guard_pass(&t, &c, p);
+    trial_close(&t);
+}
+
+static void compare_bits(const struct trial *t, const struct shot *a, const struct shot *b, const char *what) {
+    for (int i = 0; i < t->n_tensors; i++)
+        CHECK(!memcmp(a->block[i], b->block[i], (size_t)trial_block_bytes(&t->tensor[i])), "%s, %s: %s differs: %s",
+              t->op->name, t->why, t->tensor[i].name, what);
+}
+
+static void same(const struct case_op *op, int row, struct pool *three) {
+    static const char *const what[] = {"", "one run and another", "1 thread and 3"};
+    struct trial t;
+    struct shot shots[3];
+    MUST(trial_open(&t, op, row, F32));
+    for (int i = 0; i < 3; i++) {
+        struct ctx c = context(&ops_ref, i == 2 ? three : NULL);
+        trial_fill(&t);
+        for (enum pass p = FORWARD; p <= last_pass(&t); p++) run(&t, &c, p);
+        shot_take(&shots[i], &t);
+        if (i > 0) compare_bits(&t, &shots[0], &shots[i], what[i]);
+    }
+    for (int i = 0; i < 3; i++) shot_drop(&shots[i]);
+    trial_close(&t);
+}
+
+static void match_outputs(const struct trial *t, const struct trial *t64, enum pass p) {
+    for (int i = 0; i < t->n_tensors; i++) {
+        const struct case_tensor *x = &t->tensor[i], *y = &t64->tensor[i];
+        if (!(x->roles & out_role(p))) continue;
+        double apart = 0.0, size = 0.0;
+        for (int64_t k = 0; k < tensor_count(*x->at); k++) {
+            const double a = trial_get(x, k), b = trial_get(y, k);
+            apart += (a - b) * (a - b);
+            size += b * b;
+        }
+        CHECK(sqrt(apart) <= t->bound * sqrt(size), "%s, %s, pass %d: %s: |f32 - f64| = %.3g |f64|, bound %.3g",
+              t->op->name, t->why, p, x->name, sqrt(apart / size), t->bound);
+    }
+}
+
+static void match(const struct case_op *op, int row) {
+    struct trial t, t64;
+    struct ctx c = context(&ops_ref, NULL), c64 = context(&ops_ref64, NULL);
+    MUST(trial_open(&t, op, row, F32));
+    MUST(trial_open(&t64, op, row, F64));
+    trial_fill(&t);
+    trial_fill(&t64);
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) {
+        run(&t, &c, p);
+        run(&t64, &c64, p);
+        match_outputs(&t, &t64, p);
+    }
+    trial_close(&t);
+    trial_close(&t64);
+}
+
+/* ---- grad ---- */
+
+#define STEP       1e-5 /* of the central difference; its rounding is some 2^-52 / STEP of the sum of |terms| */
+#define DIRECTIONS 2
+
+static struct case_tensor *gradient_of(struct trial *t, const struct case_tensor *x) {
+    char name[64] = "d";
+    if (!x->gradient) strncat(name, x->name, sizeof name - 2);
+    return trial_find(t, x->gradient ? x->gradient : name);
+}
+
+static double *elements_of(const struct case_tensor *x) {
+    void *p = NULL;
+    MUST(mem_take(tensor_count(*x->at) * (int64_t)sizeof(double), &p));
+    for (int64_t i = 0; i < tensor_count(*x->at); i++) ((double *)p)[i] = trial_get(x, i);
+    return p;
+}
+
+/* The scalar that backward differentiates: outputs times their gradients, or times weights.  Right after forward, when
+ * the gradients still hold their initial values.  *size: the sum of the terms' absolute values. */
+static double scalar(struct trial *t, double *size) {
+    double sum = 0.0;
+    *size = 0.0;
+    for (int i = 0; i < t->n_tensors; i++) {
+        const struct case_tensor *y = &t->tensor[i], *dy = gradient_of(t, y);
+        if (!(y->roles & F_OUT) || !(y->weight || (dy && dy->roles & B_IN))) continue;
+        for (int64_t k = 0; k < tensor_count(*y->at); k++) {
+            const double term = trial_get(y, k) * (y->weight ? y->weight[k] : trial_get(dy, k));
+            sum += term;
+            *size += fabs(term);
+        }
+    }
+    return sum;
+}
+
+static double scalar_at(struct trial *t, struct ctx *c, struct case_tensor *x, double step, uint64_t direction,
+                        double *size) {
+    trial_fill(t);
+    for (int64_t i = 0; i < tensor_count(*x->at); i++)
+        trial_set(x, i, trial_get(x, i) + step * rng_normal(direction, 1, (uint64_t)i));
+    run(t, c, FORWARD);
+    return scalar(t, size);
+}
+
+/* backward's gradient of x, as it left it in dx: what was there before is subtracted where backward adds. */
+static double *gradient(struct trial *t, struct ctx *c, const struct case_tensor *x, const struct case_tensor *dx) {
+    trial_fill(t);
+    double *before = elements_of(dx);
+    const bool adds = dx->roles & B_IN && !(x->roles & F_OUT);
+    run(t, c, FORWARD);
+    run(t, c, BACKWARD);
+    double *g = elements_of(dx);
+    for (int64_t i = 0; adds && i < tensor_count(*dx->at); i++) g[i] -= before[i];
+    mem_free(before);
+    return g;
+}
+
+static void grad_input(struct trial *t, struct ctx *c, struct case_tensor *x, const struct case_tensor *dx) {
+    double *g = gradient(t, c, x, dx);
+    const int64_t n = tensor_count(*x->at);
+    double norm = 0.0;
+    for (int64_t i = 0; i < n; i++) norm += g[i] * g[i];
+    norm = sqrt(norm);
+    for (uint64_t way = 1; way <= DIRECTIONS; way++) {
+        double slope = 0.0, size = 0.0;
+        const double up = scalar_at(t, c, x, STEP, way, &size), down = scalar_at(t, c, x, -STEP, way, &size);
+        const double difference = (up - down) / (2 * STEP);
+        for (int64_t i = 0; i < n; i++) slope += g[i] * rng_normal(way, 1, (uint64_t)i);
+        /* The slope is of the size of |g|, and the difference cannot resolve its own rounding. */
+        const double allowed = t->grad_bound * norm + 4 * 0x1p-52 / STEP * size;
+        CHECK(fabs(difference - slope) <= allowed,
+              "%s, %s: along d%s the slope is %.12g, finite differences %.12g: %.3g |g|", t->op->name, t->why, x->name,
+              slope, difference, fabs(difference - slope) / norm);
+    }
+    mem_free(g);
+}
+
+/* Every output of backward must be the gradient of some input, so that none goes untested. */
+static void all_gradients_named(struct trial *t) {
+    for (int i = 0; i < t->n_tensors; i++) {
+        const struct case_tensor *dx = &t->tensor[i];
+        bool found = dx->roles & F_OUT || (dx->gradient && !*dx->gradient);
+        for (int k = 0; k < t->n_tensors; k++)
+            found |= t->tensor[k].roles & F_IN && gradient_of(t, &t->tensor[k]) == dx;
+        CHECK(found || !(dx->roles & B_OUT), "%s, %s: %s is the gradient of no input", t->op->name, t->why, dx->name);
+    }
+}
+
+static void grad(const struct case_op *op, int row) {
+    struct trial t;
+    struct ctx c = context(&ops_ref64, NULL);
+    MUST(trial_open(&t, op, row, F64));
+    all_gradients_named(&t);
+    for (int i = 0; i < t.n_tensors; i++) {
+        struct case_tensor *x = &t.tensor[i], *dx = gradient_of(&t, x);
+        if (x->roles & F_IN && is_real(x) && dx && dx->roles & B_OUT) grad_input(&t, &c, x, dx);
+    }
+    trial_close(&t);
+}
+
+/* ---- errors ---- */
+
+static void must_fail(struct trial *t, struct ctx *c, enum pass p, enum status want, const char *field,
+                      const char *what) {
+    status_clear();
+    const enum status st = trial_run(t, c, p);
+    CHECK(st == want, "%s, %s, pass %d: %s %s gives %s, not %s", t->op->name, t->why, p, field, what, status_name(st),
+          status_name(want));
+    CHECK(strstr(status_text(), t->op->name), "%s: the text names no op: %s", t->op->name, status_text());
+}
+
+static void wrong_tensor(struct trial *t, struct ctx *c, enum pass p, struct case_tensor *x) {
+    const struct tensor right = *x->at;
+    const int64_t n = tensor_count(right);
+    if (!(x->roles & (in_role(p) | out_role(p)))) return;
+    x->at->dtype = I8;
+    must_fail(t, c, p, ERR_ARG, x->name, "of another type");
+    *x->at = right;
+    for (int d = 0; d < 4 && !x->any_shape; d++) {
+        x->at->shape[d]++;
+        must_fail(t, c, p, ERR_ARG, x->name, "of another shape");
+        *x->at = right;
+    }
+    x->at->data = NULL;
+    if (n > 0 && !(x->roles & OPTIONAL)) must_fail(t, c, p, ERR_ARG, x->name, "absent");
+    *x->at = right;
+    x->at->space = DEVICE;
+    if (n > 0) must_fail(t, c, p, ERR_ARG, x->name, "on a device");
+    *x->at = right;
+    if (x->bad_status == OK || n == 0) return;
+    const double good = trial_get(x, n - 1);
+    trial_set(x, n - 1, (double)x->bad_value);
+    must_fail(t, c, p, x->bad_status, x->name, "with a bad element");
+    trial_set(x, n - 1, good);
+}
+
+static void errors(const struct case_op *op, int row) {
+    struct trial t;
+    struct ctx c = context(&ops_ref, NULL);
+    MUST(trial_open(&t, op, row, F32));
+    trial_fill(&t);
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) {
+        MUST(trial_hook(&t, &c, p));
+        for (int i = 0; i < t.n_tensors; i++) wrong_tensor(&t, &c, p, &t.tensor[i]);
+        MUST(trial_run(&t, &c, p));
+    }
+    if (last_pass(&t) == FORWARD) must_fail(&t, &c, BACKWARD, ERR_ARG, "the backward", "that does not exist");
+    trial_close(&t);
+}
+
+/* A plan is made before there is memory: the bytes of workspace must not depend on data. */
+static void plan(const struct case_op *op, int row) {
+    struct trial t;
+    struct ctx c = context(&ops_ref, NULL);
+    MUST(trial_open(&t, op, row, F32));
+    const int64_t bytes = op->work(&c, t.args);
+    for (int i = 0; i < t.n_tensors; i++) t.tensor[i].at->data = NULL;
+    const int64_t planned = op->work(&c, t.args);
+    CHECK(planned == bytes, "%s, %s: %lld bytes of workspace planned without data, %lld with", op->name, t.why,
+          (long long)planned, (long long)bytes);
+    trial_close(&t);
+}
+
+static bool wanted(const char *name, int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], name)) return true;
+    return argc < 2;
+}
+
+int main(int argc, char **argv) {
+    struct pool *three = NULL;
+    MUST(pool_init(&three, 3));
+    for (int i = 0; i < n_case_ops; i++) {
+        const struct case_op *op = &case_ops[i];
+        if (!wanted(op->name, argc, argv)) continue;
+        for (int row = 0; row < op->n_cases; row++) {
+            guard(op, row, &ops_ref);
+            guard(op, row, &ops_ref64);
+            same(op, row, three);
+            match(op, row);
+            if (op->flags & GRAD) grad(op, row);
+            errors(op, row);
+            plan(op, row);
+        }
+    }
+    pool_term(three);
+    return check_end();
+}
