@@ -11,7 +11,7 @@ struct attention_case {
     int64_t H, J, P, window, gap;
 };
 static const struct attention_case attention_cases[] = {
-    {"one token", {1, {0, 1}, 0, {0}}, {0, 1}, 1, 1, 1, 4, 0, 0},
+    {"one token", {1, {0, 1}, 3, {0}}, {0, 6}, 6, 1, 1, 4, 0, 0},
     {"several tiles of keys", {1, {0, 300}, 0, {0}}, {0, 300}, 300, 2, 1, 5, 0, 0},
     {"documents at, before and after tile edges, a pitch",
      {1, {0, 140}, 0, {63, 64, 65, 130}},
