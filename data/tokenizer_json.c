@@ -74,12 +74,18 @@ static enum status added_id(struct added_reader *r, const char *path, const char
     return name_put(r->t, wanted, content, n);
 }
 
+/* The library also decodes such a token as its normalized text. */
 static enum status add_normalized(struct tokenizer_json *t, const char *content, int64_t n, struct added_token token) {
+    enum status st = OK;
     struct text buffer[2] = {{0}, {0}};
     const char *s = NULL;
     int64_t bytes = 0;
-    enum status st = normalizer_run(&t->normalizer, content, n, buffer, &s, &bytes);
-    if (st == OK && bytes > 0) st = added_set_put(&t->added_normalized, s, bytes, token);
+    TRY_OUT(normalizer_run(&t->normalizer, content, n, buffer, &s, &bytes));
+    if (bytes == 0) goto out;
+    t->name[token.id] = (struct token_name){t->names.n, bytes};
+    TRY_OUT(text_add(&t->names, s, bytes));
+    TRY_OUT(added_set_put(&t->added_normalized, s, bytes, token));
+out:
     text_term(&buffer[0]);
     text_term(&buffer[1]);
     return st;

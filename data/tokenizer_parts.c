@@ -6,8 +6,6 @@
 
 /* The pattern of GPT-2, which ByteLevel means by use_regex. */
 #define GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-/* ASCII punctuation, of which Unicode counts some as symbols, and Unicode's. */
-#define PUNCTUATION_PATTERN "[\\p{P}$+<=>\\^`|~]"
 
 static bool is(const json_t *node, const char *kind) {
     const char *t = json_string_value(json_object_get(node, "type"));
@@ -143,7 +141,6 @@ static enum status read_byte_level(struct tokenizer_json *t, const char *where, 
 
 static enum status read_pre_step(struct tokenizer_json *t, const char *where, const char *path, const json_t *node) {
     bool each_digit = false;
-    enum split_behavior behavior = SPLIT_ISOLATED;
     if (t->bpe.byte_level) return not_understood(where, path, node);
     if (is(node, "ByteLevel")) return read_byte_level(t, where, path, node);
     if (is(node, "Split")) return read_split(t, where, path, node);
@@ -152,10 +149,7 @@ static enum status read_pre_step(struct tokenizer_json *t, const char *where, co
         TRY(json_bool_or(where, node, "individual_digits", false, &each_digit));
         return add_pattern(t, where, path, node, "\\p{N}", each_digit ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS);
     }
-    if (!is(node, "Punctuation")) return not_understood(where, path, node);
-    TRY(only_keys(where, path, node, "type|behavior"));
-    if (json_object_get(node, "behavior")) TRY(read_behavior(where, path, node, &behavior));
-    return add_pattern(t, where, path, node, PUNCTUATION_PATTERN, behavior);
+    return not_understood(where, path, node);
 }
 
 enum status read_pre_tokenizer(struct tokenizer_json *t, const char *where, const json_t *node) {
