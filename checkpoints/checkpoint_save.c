@@ -113,12 +113,12 @@ static int64_t bytes_needed(const struct save_job *j) {
 
 static enum status check_room(const struct save_job *j) {
     const int64_t need = bytes_needed(j);
-    int64_t free = 0;
-    TRY(save_free_bytes(j->io, j->folder, &free));
-    FAIL_UNLESS(free >= need, ERR_IO,
+    int64_t room = 0;
+    TRY(save_free_bytes(j->io, j->folder, &room));
+    FAIL_UNLESS(room >= need, ERR_IO,
                 "%s: the checkpoint of step %" PRId64 " needs %" PRId64 " bytes and %" PRId64
                 " are free: nothing was written; free space there or lower checkpoint.keep",
-                j->folder, j->meta->step, need, free);
+                j->folder, j->meta->step, need, room);
     return OK;
 }
 
@@ -218,12 +218,12 @@ static void remove_step(const struct save_job *j, int64_t step) {
 }
 
 /* Older steps beyond the keep newest sound ones; an unsound one does not count, and goes with those around it.  Newer
- * steps are not ours to judge. */
-static enum status remove_old(const struct save_job *j, int64_t keep) {
+ * steps are not ours to judge.  The new one stands by now: whatever fails here is told and is no failure of the save. */
+static void remove_old(const struct save_job *j, int64_t keep) {
     struct step_list l;
     char path[PATH_BYTES];
     int64_t kept = 1;
-    TRY(step_list_read(&l, j->folder));
+    if (step_list_read(&l, j->folder) != OK) log_warn("%s; no old checkpoint was removed", status_text());
     for (int64_t i = 0; i < l.n; i++) {
         if (l.step[i] >= j->meta->step) continue;
         if (kept >= keep) remove_step(j, l.step[i]);
@@ -231,7 +231,6 @@ static enum status remove_old(const struct save_job *j, int64_t keep) {
     }
     status_clear();
     step_list_term(&l);
-    return OK;
 }
 
 enum status checkpoint_save_through(const struct save_io *io, const char *run_dir, const struct checkpoint_meta *meta,
@@ -250,7 +249,7 @@ enum status checkpoint_save_through(const struct save_io *io, const char *run_di
         TRY_OUT(describe(&j));
         TRY_OUT(write_and_commit(&j, occupied));
     }
-    if (keep > 0) TRY_OUT(remove_old(&j, keep));
+    if (keep > 0) remove_old(&j, keep);
 out:
     job_term(&j);
     return st;

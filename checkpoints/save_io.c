@@ -19,8 +19,8 @@ static int posix_open(const char *path, int flags, mode_t mode) { return open(pa
 static int64_t posix_free_bytes(const char *folder) {
     struct statvfs s;
     if (statvfs(folder, &s) != 0) return -1;
-    const unsigned __int128 free = (unsigned __int128)s.f_bavail * s.f_frsize;
-    return free > INT64_MAX ? INT64_MAX : (int64_t)free;
+    const unsigned __int128 room = (unsigned __int128)s.f_bavail * s.f_frsize;
+    return room > INT64_MAX ? INT64_MAX : (int64_t)room;
 }
 
 const struct save_io save_io_posix = {

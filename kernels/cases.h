@@ -53,7 +53,8 @@ struct case_tensor {
     int64_t gap;            /* set by a row with a pitch: elements between rows                              */
     const double *weight;   /* of an output without a gradient field: its elements' weights in the scalar    */
     struct tensor *twin;    /* a second field that is the same memory: an op in place */
-    bool any_shape;         /* the op takes any shape here: no error to expect                               */
+    bool any_shape;         /* the op takes any shape here: no error to expect */
+    bool any_rows;          /* the op takes any length of dim 0 here */
     enum status bad_status; /* not OK: the op must fail so when the last element is bad_value                */
     int64_t bad_value;
     char *block; /* the memory with its guard bands; owned by the trial                           */

@@ -104,7 +104,7 @@ const struct command command_eval = {
         "perplexity   mean loss of the next token on token files, by length of the context and by position\n"
         "  data=PREFIX[,PREFIX]  token files (default: data.valid of the run)\n"
         "  lengths=N[,N]         tokens of a sequence (default: 1/8 to 2 times the length of training, by doubling)\n"
-        "  tokens=N              most tokens to read at each length (default 256 KiB; 0: all)\n"
+        "  tokens=N              most tokens to read at each length (default 262144; 0: all)\n"
         "  --json FILE           the tables as JSON\n\n"
         "sample       text that continues a prompt, token by token with carried state\n"
         "  --prompt TEXT | --prompt-file FILE   (default: one end of line)\n"

@@ -33,7 +33,7 @@ static enum status open_checkpoint(struct eval_model *m, const char *const *over
     char path[PATH_BYTES], where[PATH_BYTES];
     struct text skipped = {0};
     const enum status st = checkpoint_find(m->path, path, &skipped);
-    if (skipped.n > 0) log_warn("%.*s", (int)strcspn(skipped.s, "\n"), skipped.s);
+    if (skipped.n > 0) log_warn("%.*s", (int)(skipped.n - (skipped.s[skipped.n - 1] == '\n')), skipped.s);
     text_term(&skipped);
     if (st == ERR_MISSING)
         FAIL(ERR_CONFIG,

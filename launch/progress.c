@@ -95,7 +95,7 @@ void progress_step(struct progress *p, const struct step_report *s) {
         return;
     }
     /* One column stays free: a full last column makes some terminals wrap. */
-    printf("\r%.*s\033[K", p->columns - 1, text);
+    printf("\r%.*s\033[K\r", p->columns - 1, text); /* a warning from elsewhere begins at the margin */
     fflush(stdout);
     p->line_open = true;
 }

@@ -97,7 +97,8 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     count(a, p.saved, false);
     a->bytes += a->layer_bytes;
     a->work_bytes = p.work;
-    a->carry_numbers = p.carry_numbers;
+    a->n_carries = p.n_carries;
+    memcpy(a->carry, p.carry, sizeof a->carry);
     a->attend_numbers = p.attend_numbers;
     return OK;
 }

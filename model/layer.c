@@ -40,8 +40,11 @@ void plan_work(struct plan *p, int64_t bytes) {
     if (bytes > p->work) p->work = bytes;
 }
 
-void plan_carry(struct plan *p, int64_t numbers) {
-    if (numbers > p->carry_numbers) p->carry_numbers = numbers;
+void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols) {
+    for (int i = 0; i < p->n_carries; i++)
+        if (p->carry[i].op == op && p->carry[i].rows == rows && p->carry[i].cols == cols) return;
+    ASSERT(p->n_carries < CARRY_SHAPES);
+    p->carry[p->n_carries++] = (struct carry_shape){op, rows, cols};
 }
 
 int64_t plan_chunks(const struct plan *p, int64_t chunk) {

@@ -107,6 +107,13 @@ enum status layer_param(struct layer *l, struct params *ps, int slot, struct par
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot);
 
+/* One range's summary: rows of cols numbers; the affine carry has a decay for rows beside. */
+#define CARRY_SHAPES 16
+struct carry_shape {
+    int op; /* enum carry_op */
+    int64_t rows, cols;
+};
+
 /* Planning: called once a layer, before memory exists. */
 struct plan {
     struct ctx *ctx;
@@ -116,14 +123,15 @@ struct plan {
     const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
-    int64_t carry_numbers;      /* most numbers of one range that a carry moves  */
-    int64_t attend_numbers;     /* most numbers of one token that attention moves */
+    int n_carries;              /* shapes of what carries move, each once */
+    struct carry_shape carry[CARRY_SHAPES];
+    int64_t attend_numbers; /* most numbers of one token that attention moves */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
 void plan_work(struct plan *p, int64_t bytes);
-void plan_carry(struct plan *p, int64_t numbers);         /* a range's summary that a carry moves */
-int64_t plan_chunks(const struct plan *p, int64_t chunk); /* chunks that the ranges make */
+void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols); /* op: enum carry_op */
+int64_t plan_chunks(const struct plan *p, int64_t chunk);            /* chunks that the ranges make */
 
 #ifdef __cplusplus
 }

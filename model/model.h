@@ -41,7 +41,9 @@ struct activations {
     int n_layers;
     int64_t bytes, scratch_bytes, work_bytes; /* work: what ctx->work must hold          */
     int64_t layer_bytes;                      /* forward_only: the region layers share   */
-    int64_t carry_numbers, attend_numbers;    /* what seams move at most: of a range, of a token */
+    int n_carries;                            /* what seams move */
+    struct carry_shape carry[CARRY_SHAPES];
+    int64_t attend_numbers;
     int64_t by_keep[N_KEEPS];
     int64_t tile;
     bool forward_only;

@@ -32,6 +32,7 @@ model:
 train: {tokens_per_sequence: 64, sequences_per_step: 4, steps: 6, precision: f64, valid_sequences: 16}
 optimizer: {kind: adamw, lr: 1.0e-2, schedule: constant}
 data: {train: [text], valid: [valid], packing: documents}
+checkpoint: {every: 3, keep: 2}
 run: {dir: run, seed: 1}
 YAML
 "$program" train config.yaml >train.log 2>&1 || { cat train.log >&2; wrong "train failed"; }
@@ -74,6 +75,15 @@ cmp -s d e || wrong "without temperature the seed matters"
 printf 'Line 7' >prompt
 "$program" eval run sample --prompt-file prompt tokens=40 2>/dev/null | cmp -s - a ||
     wrong "--prompt-file is another prompt"
+
+# A damaged checkpoint is named and passed over.
+cp -r run damaged
+shard=damaged/checkpoints/step-00000006/shard-00000-of-00001.safetensors
+printf 'XY' | dd of="$shard" bs=1 seek=$(($(wc -c <"$shard") - 9)) conv=notrunc 2>/dev/null
+"$program" eval damaged sample >/dev/null 2>err || wrong "a damaged checkpoint stops all: $(cat err)"
+grep -q 'step-00000006' err && grep -q 'step-00000003: step 3' err ||
+    wrong "the older checkpoint is not used: $(cat err)"
+"$program" eval damaged/checkpoints/step-00000006 sample >/dev/null 2>err && wrong "a damaged checkpoint was read"
 
 # why | arguments | what the message names
 while IFS='|' read -r why arguments names; do

@@ -267,7 +267,8 @@ static void wrong_tensor(struct trial *t, struct ctx *c, enum pass p, struct cas
     x->at->dtype = I8;
     must_fail(t, c, p, ERR_ARG, x->name, "of another type");
     *x->at = right;
-    for (int d = 0; d < 4 && !x->any_shape; d++) {
+    for (int d = 0; d < 4; d++) {
+        if (x->any_shape || (d == 0 && x->any_rows)) continue;
         x->at->shape[d]++;
         must_fail(t, c, p, ERR_ARG, x->name, "of another shape");
         *x->at = right;

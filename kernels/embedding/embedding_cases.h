@@ -26,9 +26,13 @@ static inline void embedding_build(struct trial *t, struct embedding *a, const s
     struct case_tensor *ids = TENSOR(ids, IN, UNIFORM(0.0, (double)(k->V - 1)), I32, k->T);
     ids->bad_status = ERR_DATA;
     ids->bad_value = k->V;
-    REALS(w, F_IN, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+    struct case_tensor *w = REALS(w, F_IN, NORMAL(1.0), k->V, k->D);
+    w->gap = k->gap;
+    w->any_rows = true; /* V is what each pass finds */
     REALS(y, F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    REALS(dw, B_ADD, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+    struct case_tensor *dw = REALS(dw, B_ADD, NORMAL(1.0), k->V, k->D);
+    dw->gap = k->gap;
+    dw->any_rows = true;
 }
 #endif

@@ -22,7 +22,7 @@ static const struct sum_squares_case sum_squares_bench[] = {
 
 static inline void sum_squares_build(struct trial *t, struct sum_squares *a, const struct sum_squares_case *k) {
     t->bound = 1e-14; /* products of two F32 are exact in F64, and so both twins sum the same numbers */
-    REALS(x, F_IN, NORMAL(1.0), k->n)->any_shape = true;
+    REALS(x, F_IN, NORMAL(1.0), k->n)->any_rows = true;
     TENSOR(out, F_ADD, CONSTANT(2.5), F64, 1);
 }
 #endif

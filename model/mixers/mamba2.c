@@ -322,8 +322,8 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const struct ssd_local local = local_args(p->step, l, p->flow, p->saved);
     const struct ssd scan = scan_args(p->step, l, p->flow, p->saved);
     const struct gated_norm norm = norm_args(p->step, l, p->saved);
-    plan_carry(p, K1 * C);
-    plan_carry(p, H * P * (N + 1)); /* a decay goes with every row of the state */
+    plan_carry(p, CARRY_LAST, K1, C);
+    plan_carry(p, CARRY_AFFINE, H * P, N);
     plan_work(p, ops->linear_work(p->ctx, &in));
     plan_work(p, ops->linear_work(p->ctx, &out));
     plan_work(p, ops->tail_work(p->ctx, &tail));

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "parallel/inside.h"
+
+/* Attention with the keys gathered: a rank keeps its queries and receives the keys and values of earlier tokens that
+ * they may see, straight into the wide rows.  Backward their gradients go home, where they are added to the owner's own
+ * in the order of ranks. */
+
+/* Rows [first, end) of a source range that rank `to` needs, by its earliest range behind it; false: none. */
+static bool needed(const struct shard_map *map, const struct token_range *from, int to, int64_t window,
+                   int64_t *first) {
+    *first = from->end;
+    for (int64_t i = 0; i < shard_map_ranges(map, to); i++) {
+        const struct token_range *t = shard_map_range(map, to, i);
+        if (t->sequence != from->sequence || t->begin < from->end || t->begin == t->end) continue;
+        *first = least(*first, window > 0 ? most(from->begin, t->begin - window + 1) : from->begin);
+    }
+    return *first < from->end;
+}
+
+static struct tensor wide_rows(const struct shard_map *map, struct tensor wide, const struct token_range *t,
+                               int64_t first) {
+    return tensor_rows(wide, wide_row(map, t) + (first - t->begin), t->end - first);
+}
+
+/* My own k | v rows at their places among all. */
+static enum status place_own(struct step *s, struct attend *a) {
+    const struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    const int64_t k = a->mine.k.shape[1];
+    for (int64_t i = 0; i < shard_map_ranges(map, m->me); i++) {
+        const struct token_range *t = shard_map_range(map, m->me, i);
+        const int64_t n = t->end - t->begin;
+        const struct tensor to = wide_rows(map, a->wide[WIDE_QKV], t, t->begin);
+        TRY(rows_copy(s, tensor_rows(a->mine.k, t->row, n), tensor_cols(to, 0, k)));
+        TRY(rows_copy(s, tensor_rows(a->mine.v, t->row, n), tensor_cols(to, k, k)));
+    }
+    return OK;
+}
+
+/* The keys that each of my ranges sees: up to its own last one. */
+static void fill_keys(struct seams_mesh *m, struct attend *a) {
+    const struct shard_map *map = m->spec.map;
+    const int64_t R = shard_map_ranges(map, m->me), window = a->core.window;
+    for (int64_t i = 0; i < R; i++) {
+        const struct token_range *t = shard_map_range(map, m->me, i);
+        const int64_t first = window > 0 ? most(0, t->begin - window + 1) : 0;
+        m->keys[2 * i] = t->sequence * map->spec.tokens + first;
+        m->keys[2 * i + 1] = t->sequence * map->spec.tokens + t->end;
+    }
+    a->core.keys = tensor_2d(m->keys, I64, R, 2);
+}
+
+static enum status send_keys(struct step *s, struct attend *a) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    TRY(place_own(s, a));
+    list_clear(m);
+    for (int64_t i = 0; i < map->n_ranges; i++) {
+        const struct token_range *from = &map->range[i];
+        int64_t first;
+        if (from->rank != m->me) {
+            if (!needed(map, from, m->me, a->core.window, &first)) continue;
+            const struct tensor to = wide_rows(map, a->wide[WIDE_QKV], from, first);
+            list_recv(m, from->rank, to.data, tensor_bytes(to));
+            continue;
+        }
+        for (int r = 0; r < map->spec.n_ranks; r++) {
+            if (r == m->me || !needed(map, from, r, a->core.window, &first)) continue;
+            const struct tensor mine = wide_rows(map, a->wide[WIDE_QKV], from, first);
+            list_send(m, r, mine.data, tensor_bytes(mine));
+        }
+    }
+    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+}
+
+/* Gradients of others' keys go home; those of mine arrive in attend.recv, by range, then by rank. */
+static enum status send_gradients(struct step *s, struct attend *a) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    char *at = m->attend.recv;
+    list_clear(m);
+    for (int64_t i = 0; i < map->n_ranges; i++) {
+        const struct token_range *from = &map->range[i];
+        int64_t first;
+        if (from->rank != m->me) {
+            if (!needed(map, from, m->me, a->core.window, &first)) continue;
+            const struct tensor mine = wide_rows(map, a->wide[WIDE_DQKV], from, first);
+            list_send(m, from->rank, mine.data, tensor_bytes(mine));
+            continue;
+        }
+        for (int r = 0; r < map->spec.n_ranks; r++) {
+            if (r == m->me || !needed(map, from, r, a->core.window, &first)) continue;
+            const int64_t bytes = tensor_bytes(wide_rows(map, a->wide[WIDE_DQKV], from, first));
+            list_recv(m, r, at, bytes);
+            at += bytes;
+        }
+    }
+    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+}
+
+static enum status add_gradients(struct step *s, struct attend *a) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    const int64_t k = a->mine.k.shape[1];
+    char *at = m->attend.recv;
+    for (int64_t i = 0; i < shard_map_ranges(map, m->me); i++) {
+        const struct token_range *t = shard_map_range(map, m->me, i);
+        const int64_t n = t->end - t->begin;
+        const struct tensor own = wide_rows(map, a->wide[WIDE_DQKV], t, t->begin);
+        int64_t first;
+        for (int r = 0; r < map->spec.n_ranks; r++) {
+            if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
+            const struct tensor home = wide_rows(map, a->wide[WIDE_DQKV], t, first);
+            TRY(rows_add(s, tensor_2d(at, home.dtype, home.shape[0], home.shape[1]), home));
+            at += tensor_bytes(home);
+        }
+        TRY(rows_copy(s, tensor_cols(own, 0, k), tensor_rows(a->mine.dk, t->row, n)));
+        TRY(rows_copy(s, tensor_cols(own, k, k), tensor_rows(a->mine.dv, t->row, n)));
+    }
+    return OK;
+}
+
+enum status keys_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when) {
+    (void)f;
+    if (when == ATTEND_QKV) return send_keys(s, a);
+    return when == ATTEND_DQKV ? send_gradients(s, a) : OK;
+}
+
+enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when) {
+    struct seams_mesh *m = mesh_of(s);
+    (void)f;
+    if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(comm_end(m->spec.seq, &m->attend.pending));
+    if (when == ATTEND_QKV || when == ATTEND_DO) fill_keys(m, a);
+    return when == ATTEND_DQKV ? add_gradients(s, a) : OK;
+}

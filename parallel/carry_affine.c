@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/affine/affine.h"
+#include "parallel/inside.h"
+
+/* The affine carry: out = decay in + state, a row of decay for each head.  state is (R, H, P, N), decay (R, H). */
+struct sizes {
+    int64_t H, PN, each; /* each: numbers of one summary as gathered, decays first */
+};
+
+static struct sizes sizes_of(const struct carry *c) {
+    struct sizes z = {.H = c->decay.shape[1]};
+    z.PN = c->state.shape[1] * c->state.shape[2] * c->state.shape[3] / z.H;
+    z.each = z.H + z.H * z.PN;
+    return z;
+}
+
+static enum status fold(struct step *s, struct tensor decay, struct tensor state, struct tensor in, struct tensor out) {
+    const struct affine a = {.decay = decay, .state = state, .in = in, .out = out};
+    return s->ctx->ops->affine_fwd(s->ctx, &a);
+}
+
+/* ---- gather: all summaries everywhere, folded by every rank for its own ranges ---- */
+
+enum status gather_begin(struct step *s, struct carry *c) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct sizes z = sizes_of(c);
+    const struct shard_map *map = m->spec.map;
+    const int64_t R = shard_map_ranges(map, m->me), real = dtype_bytes(m->spec.real);
+    struct lane *lane = &m->lane[c->id];
+    struct tensor out = tensor_2d(lane->send, m->spec.real, R, z.each);
+    TRY(rows_copy(s, tensor_2d(c->decay.data, m->spec.real, R, z.H), tensor_cols(out, 0, z.H)));
+    TRY(rows_copy(s, tensor_2d(c->state.data, m->spec.real, R, z.H * z.PN), tensor_cols(out, z.H, z.H * z.PN)));
+    for (int r = 0; r <= map->spec.n_ranks; r++) m->at[r] = map->mine[r] * z.each * real;
+    return all_gather_begin(m->spec.seq, COMM_CARRY, lane->send, lane->recv, m->at, &lane->pending);
+}
+
+enum status gather_end(struct step *s, struct carry *c) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct sizes z = sizes_of(c);
+    const struct shard_map *map = m->spec.map;
+    struct lane *lane = &m->lane[c->id];
+    TRY(comm_end(m->spec.seq, &lane->pending));
+    const struct tensor all = tensor_2d(lane->recv, m->spec.real, map->n_ranges, z.each);
+    const struct tensor acc = tensor_2d(lane->fold, m->spec.real, z.H, z.PN);
+    const struct token_range *t;
+    for (int64_t b = 0; b < map->spec.n_sequences; b++) {
+        TRY(rows_zero(s, acc));
+        for (int64_t i = 0; (t = map_next(map, b, i, c->to)) != NULL; i++) {
+            if (t->rank == m->me) TRY(rows_copy(s, acc, range_view(c->entering, t->index, z.H, z.PN)));
+            const struct tensor one = tensor_rows(all, map->mine[t->rank] + t->index, 1);
+            const struct tensor decay = tensor_1d(one.data, one.dtype, z.H);
+            TRY(fold(s, decay, tensor_2d(tensor_cols(one, z.H, z.H * z.PN).data, one.dtype, z.H, z.PN), acc, acc));
+        }
+    }
+    return OK;
+}
+
+/* ---- chain: each range waits for the one before, folds, and sends on ---- */
+
+static enum status move_one(struct seams_mesh *m, struct lane *lane, struct transfer t) {
+    TRY(comm_begin(m->spec.seq, COMM_CARRY, &t, 1, &lane->pending));
+    return comm_end(m->spec.seq, &lane->pending);
+}
+
+static enum status chain_range(struct step *s, struct carry *c, const struct token_range *before,
+                               const struct token_range *t, const struct token_range *behind) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct sizes z = sizes_of(c);
+    struct lane *lane = &m->lane[c->id];
+    const struct tensor acc = tensor_2d(lane->fold, m->spec.real, z.H, z.PN);
+    const struct tensor in = range_view(c->entering, t->index, z.H, z.PN);
+    const int64_t bytes = tensor_bytes(in);
+    if (!before) TRY(rows_zero(s, in));
+    else if (before->rank == m->me) TRY(rows_copy(s, acc, in)); /* its range came right before this one */
+    else TRY(move_one(m, lane, (struct transfer){.peer = before->rank, .recv = in.data, .recv_bytes = bytes}));
+    if (!behind) return OK;
+    const struct tensor decay = range_view(c->decay, t->index, 1, z.H);
+    TRY(fold(s, tensor_1d(decay.data, decay.dtype, z.H), range_view(c->state, t->index, z.H, z.PN), in, acc));
+    if (behind->rank == m->me) return OK;
+    return move_one(m, lane, (struct transfer){.peer = behind->rank, .send = acc.data, .send_bytes = bytes});
+}
+
+/* Ranges in one order on all ranks, so that the first unfinished one never waits for a later one. */
+enum status chain_end(struct step *s, struct carry *c) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    for (int64_t b = 0; b < map->spec.n_sequences; b++) {
+        const struct token_range *before = NULL, *t = map_next(map, b, 0, c->to);
+        for (int64_t i = 1; t; i++) {
+            const struct token_range *behind = map_next(map, b, i, c->to);
+            if (t->rank == m->me) TRY(chain_range(s, c, before, t, behind));
+            before = t;
+            t = behind;
+        }
+    }
+    return OK;
+}

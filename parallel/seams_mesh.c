@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "parallel/seams_mesh.h"
+#include "kernels/add/add.h"
+#include "kernels/copy/copy.h"
+#include "kernels/fill/fill.h"
+#include "parallel/inside.h"
+
+void list_clear(struct seams_mesh *m) { m->n_list = 0; }
+
+void list_send(struct seams_mesh *m, int peer, const void *data, int64_t bytes) {
+    if (bytes == 0) return;
+    ASSERT(m->n_list < m->room);
+    m->list[m->n_list++] = (struct transfer){.peer = peer, .send = data, .send_bytes = bytes};
+}
+
+void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes) {
+    if (bytes == 0) return;
+    ASSERT(m->n_list < m->room);
+    m->list[m->n_list++] = (struct transfer){.peer = peer, .recv = data, .recv_bytes = bytes};
+}
+
+const struct token_range *map_next(const struct shard_map *map, int64_t b, int64_t i, enum carry_to to) {
+    const int64_t n = map->per_sequence;
+    if (i >= n) return NULL;
+    return &map->range[b * n + (to == CARRY_FORWARD ? i : n - 1 - i)];
+}
+
+enum status rows_copy(struct step *s, struct tensor x, struct tensor y) {
+    return s->ctx->ops->copy_fwd(s->ctx, &(struct copy){.x = x, .y = y});
+}
+
+enum status rows_add(struct step *s, struct tensor x, struct tensor y) {
+    return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = y, .y = x, .out = y, .scale = 1.0});
+}
+
+enum status rows_zero(struct step *s, struct tensor x) {
+    return s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = x, .value = 0.0});
+}
+
+struct tensor range_view(struct tensor t, int64_t index, int64_t rows, int64_t cols) {
+    ASSERT(tensor_packed(t) && t.pitch == rows * cols);
+    return tensor_2d(tensor_rows(t, index, 1).data, t.dtype, rows, cols);
+}
+
+static enum status carry_begin(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
+    (void)l, (void)f;
+    ASSERT(c->id < LANES);
+    if (c->op == CARRY_LAST) return last_begin(s, c);
+    switch (mesh_of(s)->spec.way) {
+    case CARRY_GATHER:
+        return gather_begin(s, c);
+    case CARRY_SCAN:
+        return scan_begin(s, c);
+    case CARRY_CHAIN:
+        break; /* nothing can leave before what enters has come */
+    }
+    return OK;
+}
+
+static enum status carry_end(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
+    (void)l, (void)f;
+    if (c->op == CARRY_LAST) return last_end(s, c);
+    switch (mesh_of(s)->spec.way) {
+    case CARRY_GATHER:
+        return gather_end(s, c);
+    case CARRY_SCAN:
+        return scan_end(s, c);
+    case CARRY_CHAIN:
+        break;
+    }
+    return chain_end(s, c);
+}
+
+static enum status attend_begin(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
+                                enum attend_when when) {
+    (void)l;
+    if (!f->shard->wide) return OK;
+    return f->shard->wide->swap ? swap_begin(s, f, a, when) : keys_begin(s, f, a, when);
+}
+
+static enum status attend_end(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
+                              enum attend_when when) {
+    (void)l;
+    if (!f->shard->wide) return OK;
+    return f->shard->wide->swap ? swap_end(s, f, a, when) : keys_end(s, f, a, when);
+}
+
+/* F64 sums of a few numbers; the tensor axis has one rank so far. */
+static enum status total(struct step *s, struct tensor t, unsigned axes) {
+    struct seams_mesh *m = mesh_of(s);
+    if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
+    ASSERT((axes & AXIS_DATA) && (axes & AXIS_SEQ));
+    ASSERT(all_reduce_scratch(m->spec.tokens, t.dtype, tensor_count(t)) <= m->scratch_bytes);
+    struct reduction r = {.use = COMM_CONTROL,
+                          .dtype = t.dtype,
+                          .in = t.data,
+                          .out = t.data,
+                          .n = tensor_count(t),
+                          .scratch = m->scratch};
+    TRY(all_reduce_begin(m->spec.tokens, &r));
+    return all_reduce_end(m->spec.tokens, &r);
+}
+
+static enum status block_here(struct step *s, int block) {
+    (void)s, (void)block;
+    return OK;
+}
+
+const struct seams seams_mesh = {
+    .name = "mesh",
+    .carry_begin = carry_begin,
+    .carry_end = carry_end,
+    .attend_begin = attend_begin,
+    .attend_end = attend_end,
+    .total = total,
+    .need = block_here,
+    .done = block_here,
+};
+
+/* ---- memory ---- */
+
+int seams_mesh_transfers(const struct shard_map *map, int me) {
+    const int64_t R = shard_map_ranges(map, me), P = map->spec.n_ranks;
+    return (int)(R * P + map->n_ranges + 32 * R + 2 * P); /* 32: a halo out of ranges of one token, both ways */
+}
+
+static void size_lanes(struct seams_mesh *m) {
+    const struct seams_mesh_spec *spec = &m->spec;
+    const struct shard_map *map = spec->map;
+    const int64_t R = shard_map_ranges(map, m->me), n = map->n_ranges, P = map->spec.n_ranks;
+    const int64_t real = dtype_bytes(spec->real);
+    for (int i = 0; i < spec->n_carries; i++) {
+        const int64_t rows = spec->carry[i].rows, cols = spec->carry[i].cols, block = (rows + P - 1) / P;
+        if (spec->carry[i].op == CARRY_LAST) {
+            m->lane_recv = most(m->lane_recv, last_back_rows(map, m->me, rows) * cols * real);
+            continue;
+        }
+        m->lane_send = most(m->lane_send, R * rows * (cols + 1) * real);
+        const int64_t each = spec->way == CARRY_GATHER ? rows * (cols + 1)
+                             : spec->way == CARRY_SCAN ? block * (cols + 1)
+                                                       : 0;
+        m->lane_recv = most(m->lane_recv, n * each * real);
+        m->lane_fold = most(m->lane_fold, spec->way == CARRY_SCAN ? (n + 1) * block * cols * real : rows * cols * real);
+    }
+    /* swap: a packed tensor for every rank; key heads may be held by several.  keys: gradients from every later rank.
+     */
+    m->attend_bytes = P > 1 ? map->tokens[m->me] * spec->attend_numbers * P * real : 0;
+}
+
+enum { SCRATCH_NUMBERS = 64 };
+
+static int64_t other_bytes(const struct seams_mesh *m, int64_t bytes[4]) {
+    const int P = m->spec.map->spec.n_ranks, all = m->spec.tokens->size;
+    bytes[0] = m->room * (int64_t)sizeof *m->list;
+    bytes[1] = 2 * (P + 1) * 8;
+    bytes[2] = shard_map_ranges(m->spec.map, m->me) * 16;
+    bytes[3] = SCRATCH_NUMBERS * 8 * (int64_t)all * 2;
+    return arena_round(bytes[0]) + arena_round(bytes[1]) + arena_round(bytes[2]) + arena_round(bytes[3]);
+}
+
+static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
+    *m = (struct seams_mesh){.spec = *spec, .me = spec->seq->index};
+    m->room = seams_mesh_transfers(spec->map, m->me);
+    size_lanes(m);
+}
+
+int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec) {
+    struct seams_mesh m;
+    int64_t bytes[4];
+    sizes(&m, spec);
+    return LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold)) +
+           2 * arena_round(m.attend_bytes) + other_bytes(&m, bytes);
+}
+
+enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena) {
+    int64_t bytes[4];
+    void *mem = NULL;
+    sizes(m, spec);
+    other_bytes(m, bytes);
+    m->scratch_bytes = bytes[3];
+    for (int i = 0; i < LANES; i++) {
+        TRY(arena_take(arena, m->lane_send, &mem));
+        m->lane[i].send = mem;
+        TRY(arena_take(arena, m->lane_recv, &mem));
+        m->lane[i].recv = mem;
+        TRY(arena_take(arena, m->lane_fold, &mem));
+        m->lane[i].fold = mem;
+    }
+    TRY(arena_take(arena, m->attend_bytes, &mem));
+    m->attend.send = mem;
+    TRY(arena_take(arena, m->attend_bytes, &mem));
+    m->attend.recv = mem;
+    TRY(arena_take(arena, bytes[0], &mem));
+    m->list = mem;
+    TRY(arena_take(arena, bytes[1], &mem));
+    m->at = mem;
+    TRY(arena_take(arena, bytes[2], &mem));
+    m->keys = mem;
+    return arena_take(arena, bytes[3], &m->scratch);
+}

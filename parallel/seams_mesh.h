@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_PARALLEL_SEAMS_MESH_H
+#define BATON_PARALLEL_SEAMS_MESH_H
+/* seams_mesh.h - the seams over a sequence axis of P ranks.
+ *
+ * Carry, affine (one range's summary: M rows of N numbers, a decay for each of H heads; z ranges a rank and sequence).
+ * Numbers received by a rank, for each sequence of a micro-batch; every one is sent once:
+ *   gather  (n - z) (M N + H), n = z P: every rank has all summaries and folds them itself; one round
+ *   chain   z' M N, z' = my ranges whose predecessor another rank holds; a round for each range in turn
+ *   scan    (n - z) m (N + 1) + z (M - m) N, m = M / P: rank k folds row block k of all ranges; two rounds, and the
+ *           bytes depend neither on the length nor, for large P, on P
+ * Carry, last(k): only the rows that a range needs and another rank holds: k C at most for each of my ranges.
+ * Attention: `swap` (T/P of all heads for T of H/P heads) or `keys` (keys and values of earlier tokens, within the
+ * window); see attend_swap.c and attend_keys.c. */
+#include "dist/collectives.h"
+#include "model/seams.h"
+#include "parallel/shard_map.h"
+
+enum carry_way { CARRY_GATHER, CARRY_CHAIN, CARRY_SCAN };
+#define CARRY_WAY_CHOICES "gather|chain|scan" /* in the order of the enum */
+
+#define LANES 4 /* carries of one layer that may be under way at once: their ids */
+struct lane {
+    char *send, *recv, *fold;
+    struct pending pending;
+};
+struct seams_mesh_spec {
+    struct comm *seq, *tokens; /* the sequence axis; data x seq */
+    const struct shard_map *map;
+    enum carry_way way;
+    enum dtype real;
+    int n_carries; /* what the plan said */
+    const struct carry_shape *carry;
+    int64_t attend_numbers;
+};
+struct seams_mesh {
+    struct seams_mesh_spec spec;
+    int me;
+    struct lane lane[LANES], attend;
+    int64_t lane_send, lane_recv, lane_fold, attend_bytes; /* bytes of the buffers */
+    struct transfer *list;                                 /* one list being made */
+    int n_list, room;
+    int64_t *at;   /* 2 (P + 1) offsets */
+    int64_t *keys; /* (R, 2): keys each range sees, for the layer at hand */
+    void *scratch; /* of sums over ranks */
+    int64_t scratch_bytes;
+};
+/* Transfers of one list at most, for comm_limits. */
+int seams_mesh_transfers(const struct shard_map *map, int me);
+/* Bytes that seams_mesh_init will take. */
+int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec);
+enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena);
+
+extern const struct seams seams_mesh;
+#endif
