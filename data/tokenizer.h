@@ -3,7 +3,11 @@
 #define BATON_DATA_TOKENIZER_H
 /* tokenizer.h - text to tokens and back: "bytes", or a Hugging Face tokenizer.json of the BPE kind (byte-level with the
  * GPT-2 or a split pattern; byte fallback with a space-replacing normalizer).  What a file asks for and is not
- * understood is refused by name.  No tokenizer adds tokens of its own. */
+ * understood is refused by name.  No tokenizer adds tokens of its own.
+ *
+ * "bytes" takes any bytes.  The others read UTF-8: each maximal part of a character that is not well-formed is read as
+ * U+FFFD, as if the text had been decoded with replacement before.  Decoding of byte-level and byte-fallback tokens
+ * gives UTF-8 in the same way, so only "bytes" gives back every text bit by bit. */
 #include "base/file.h"
 
 #ifdef __cplusplus
@@ -13,6 +17,8 @@ extern "C" {
 struct tokenizer;
 /* how: "bytes" or a path. */
 enum status tokenizer_open(struct tokenizer **out, const char *how);
+/* The text of a tokenizer.json; where: its name in messages. */
+enum status tokenizer_read(struct tokenizer **out, const char *where, const char *text, int64_t bytes);
 void tokenizer_close(struct tokenizer *t);
 int64_t tokenizer_vocab(const struct tokenizer *t); /* largest id + 1 */
 
@@ -29,6 +35,7 @@ enum status tokenizer_scratch_init(struct tokenizer_scratch **out, const struct 
 void tokenizer_scratch_term(struct tokenizer_scratch *s);
 enum status tokenizer_encode(const struct tokenizer *t, struct tokenizer_scratch *s, const char *text, int64_t bytes,
                              struct token_list *out);
+/* Appends to out.  ERR_DATA for an id that is no token. */
 enum status tokenizer_decode(const struct tokenizer *t, const int32_t *ids, int64_t n, struct text *out);
 
 #ifdef __cplusplus

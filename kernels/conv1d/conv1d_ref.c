@@ -7,8 +7,8 @@
 #include "kernels/real_math.h"
 #include "kernels/rows.h"
 
-#define ROWS     64  /* tokens of an item   */
-#define CHANNELS 256 /* channels of an item */
+#define ROWS     64   /* tokens of an item                                                            */
+#define CHANNELS 2048 /* channels of an item: memory likes long rows, and a row of sums still fits L1 */
 #define MAX_TAPS 16
 
 /* An item of the pool is (span of rows, block of channels); dbefore and the sums of dw and db have passes of their own.

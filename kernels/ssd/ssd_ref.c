@@ -376,6 +376,9 @@ static enum status check(struct ctx *c, const struct ssd *a, bool backward) {
     CHECK_SHAPE(ssd, x, REAL, T, H * P);
     CHECK_SHAPE(ssd, B, REAL, T, G * N);
     CHECK_SHAPE(ssd, C, REAL, T, G * N);
+    CHECK_SHAPE(ssd, dt, REAL, T, H);
+    CHECK_SHAPE(ssd, A_log, REAL, H);
+    CHECK_SHAPE(ssd, dt_bias, REAL, H);
     CHECK_SHAPE(ssd, D, REAL, H);
     CHECK_SHAPE(ssd, dts, REAL, T, H);
     CHECK_SHAPE(ssd, cum, REAL, T, H);
@@ -389,9 +392,6 @@ static enum status check(struct ctx *c, const struct ssd *a, bool backward) {
         CHECK_OPTIONAL(ssd, s_out, REAL, R, H, P, N);
         return OK;
     }
-    CHECK_SHAPE(ssd, dt, REAL, T, H);
-    CHECK_SHAPE(ssd, A_log, REAL, H);
-    CHECK_SHAPE(ssd, dt_bias, REAL, H);
     CHECK_SHAPE(ssd, dy, REAL, T, H * P);
     CHECK_SHAPE(ssd, dstates, REAL, n, H, P, N);
     CHECK_OPTIONAL(ssd, ds_out, REAL, R, H, P, N);

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_ATTENTION_CASES_H
+#define BATON_KERNELS_ATTENTION_CASES_H
+#include "kernels/attention/attention.h"
+#include "kernels/ranges_cases.h"
+
+struct attention_case {
+    const char *why;
+    struct layout l;
+    int64_t keys[10], U; /* [begin, end) of each range, and rows of k */
+    int64_t H, J, P, window, gap;
+};
+static const struct attention_case attention_cases[] = {
+    {"one token", {1, {0, 1}, 3, {0}}, {0, 6}, 6, 1, 1, 4, 0, 0},
+    {"several tiles of keys", {1, {0, 300}, 0, {0}}, {0, 300}, 300, 2, 1, 5, 0, 0},
+    {"documents at, before and after tile edges, a pitch",
+     {1, {0, 140}, 0, {63, 64, 65, 130}},
+     {0, 140},
+     140,
+     4,
+     2,
+     4,
+     0,
+     3},
+    {"a window", {1, {0, 140}, 0, {100}}, {0, 140}, 140, 2, 2, 4, 17, 0},
+    {"heads that no power of two divides", {1, {0, 70}, 0, {0}}, {0, 70}, 70, 6, 2, 4, 0, 0},
+    {"keys before the queries", {1, {0, 40}, 200, {33}}, {0, 110}, 110, 2, 1, 4, 0, 0},
+    {"two ranges share keys, rows that no range names",
+     {2, {0, 40, 100}, 37, {0}},
+     {3, 43, 3, 103},
+     110,
+     4,
+     2,
+     4,
+     0,
+     0},
+    {"an empty range", {3, {0, 40, 40, 60}, 0, {0}}, {0, 40, 40, 40, 40, 60}, 60, 2, 1, 4, 0, 0},
+    {"no queries", {1, {0, 0}, 0, {0}}, {0, 5}, 5, 2, 1, 4, 0, 0},
+};
+static const struct attention_case attention_bench[] = {
+    {"T 256, H 16, J 4, P 64", {1, {0, 256}, 0, {0}}, {0, 256}, 256, 16, 4, 64, 0, 0},
+    {"T 1024, H 16, J 4, P 64", {1, {0, 1024}, 0, {0}}, {0, 1024}, 1024, 16, 4, 64, 0, 0},
+    {"T 4096, H 8, J 2, P 128", {1, {0, 4096}, 0, {0}}, {0, 4096}, 4096, 8, 2, 128, 0, 0},
+};
+
+static inline void attention_build(struct trial *t, struct attention *a, const struct attention_case *k) {
+    const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges, HP = k->H * k->P, JP = k->J * k->P;
+    a->heads = k->H;
+    a->key_heads = k->J;
+    a->head_width = k->P;
+    a->window = k->window;
+    a->scale = 0.5;
+    /* Of the benchmark's rows, one document each: two products over half of the square, and five. */
+    t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
+    t->flops[BACKWARD] = 2.5 * t->flops[FORWARD];
+    t->bound = 3e-6;
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
+    TENSOR(keys, IN, LISTED(k->keys), I64, R, 2);
+    REALS(q, IN, NORMAL(1.0), T, HP)->gap = k->gap;
+    REALS(k, IN, NORMAL(1.0), k->U, JP)->gap = k->gap;
+    REALS(v, IN, NORMAL(1.0), k->U, JP)->gap = k->gap;
+    struct case_tensor *o = REALS(o, KEPT, NORMAL(1.0), T, HP);
+    o->gap = k->gap;
+    o->gradient = "dout";
+    REALS(lse, KEPT, NORMAL(1.0), T, k->H);
+    REALS(dout, B_IN, NORMAL(1.0), T, HP)->gap = k->gap;
+    REALS(dq, B_OUT, NORMAL(1.0), T, HP)->gap = k->gap;
+    REALS(dk, B_OUT, NORMAL(1.0), k->U, JP)->gap = k->gap;
+    REALS(dv, B_OUT, NORMAL(1.0), k->U, JP)->gap = k->gap;
+}
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_CONV1D_CASES_H
+#define BATON_KERNELS_CONV1D_CASES_H
+#include "kernels/conv1d/conv1d.h"
+#include "kernels/ranges_cases.h"
+
+struct conv1d_case {
+    const char *why;
+    struct layout l;
+    int64_t C, K, gap;
+    bool silu, bias;
+};
+static const struct conv1d_case conv1d_cases[] = {
+    {"one token", {1, {0, 1}, 2, {0}}, 3, 4, 0, true, true},
+    {"one tap, no rows before", {2, {0, 9, 20}, 3, {0}}, 5, 1, 0, true, true},
+    {"sixteen taps", {2, {0, 30, 90}, 40, {50}}, 5, 16, 0, true, true},
+    {"no bias, no SiLU, rows with a pitch", {2, {0, 30, 90}, 1, {50}}, 9, 4, 7, false, false},
+    {"ranges shorter than the taps, one empty", {5, {0, 2, 2, 3, 67, 70}, 7, {0}}, 5, 4, 0, true, true},
+    {"documents at, before and after edges", {3, {0, 64, 130, 200}, 1, {63, 65, 66, 130, 199}}, 5, 4, 0, true, true},
+    {"more channels than a block", {1, {0, 66}, 0, {0}}, 2051, 4, 0, true, true},
+    {"no tokens", {1, {0, 0}, 0, {0}}, 5, 4, 0, true, true},
+};
+static const struct conv1d_case conv1d_bench[] = {
+    {"T 4096, C 2304, K 4", {1, {0, 4096}, 0, {0}}, 2304, 4, 0, true, true},
+};
+
+static inline void conv1d_build(struct trial *t, struct conv1d *a, const struct conv1d_case *k) {
+    const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges;
+    a->silu = k->silu;
+    t->bound = 1e-6;
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
+    REALS(x, IN, NORMAL(1.0), T, k->C)->gap = k->gap;
+    REALS(w, IN, NORMAL(0.5), k->C, k->K);
+    if (k->bias) REALS(b, IN | OPTIONAL, NORMAL(0.5), k->C);
+    if (k->K > 1) REALS(before, IN, NORMAL(1.0), R, k->K - 1, k->C);
+    REALS(y, F_OUT, NORMAL(1.0), T, k->C)->gap = k->gap;
+    REALS(dy, B_IN, NORMAL(1.0), T, k->C)->gap = k->gap;
+    REALS(dx, B_OUT, NORMAL(1.0), T, k->C)->gap = k->gap;
+    REALS(dw, B_ADD, NORMAL(1.0), k->C, k->K);
+    if (k->bias) REALS(db, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
+    if (k->K > 1) REALS(dbefore, B_OUT, NORMAL(1.0), R, k->K - 1, k->C);
+}
+#endif

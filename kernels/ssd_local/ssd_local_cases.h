@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SSD_LOCAL_CASES_H
+#define BATON_KERNELS_SSD_LOCAL_CASES_H
+#include <math.h>
+#include "kernels/ranges_cases.h"
+#include "kernels/ssd_local/ssd_local.h"
+
+/* Rows of both halves of the scan. */
+struct ssd_local_case {
+    const char *why;
+    struct layout l;
+    int64_t H, P, N, G, Q, gap;
+    double dt_min, dt_max;
+};
+#define SSD_ROWS                                                                                                       \
+    {"one token", {1, {0, 1}, 3, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY},                                               \
+        {"one document, a short last chunk", {1, {0, 65}, 0, {0}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},                  \
+        {"rows with a pitch", {1, {0, 40}, 3, {0}}, 4, 3, 5, 4, 16, 6, 0.0, INFINITY},                                 \
+        {"chunks of one token", {1, {0, 9}, 3, {5}}, 2, 3, 5, 1, 1, 0, 0.0, INFINITY},                                 \
+        {"several tiles in a chunk", {1, {0, 200}, 3, {130}}, 2, 4, 8, 1, 256, 0, 0.0, INFINITY},                      \
+        {"documents at, before and after edges",                                                                       \
+         {2, {0, 48, 100}, 3, {15, 32, 47, 48, 65}},                                                                   \
+         4,                                                                                                            \
+         3,                                                                                                            \
+         5,                                                                                                            \
+         2,                                                                                                            \
+         16,                                                                                                           \
+         0,                                                                                                            \
+         0.0,                                                                                                          \
+         INFINITY},                                                                                                    \
+        {"short ranges, one empty", {5, {0, 3, 3, 4, 40, 60}, 3, {50}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},             \
+        {"limits of the time step", {1, {0, 40}, 3, {0}}, 4, 3, 5, 1, 16, 0, 0.05, 0.3}, {                             \
+        "no tokens", {1, {0, 0}, 0, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY                                              \
+    }
+#define SSD_BENCH                                                                                                      \
+    {"T 4096, H 16, P 64, N 128, Q 256", {1, {0, 4096}, 0, {0}}, 16, 64, 128, 1, 256, 0, 0.0, INFINITY}, {             \
+        "T 4096, H 32, P 64, N 128, G 8, Q 128", {1, {0, 4096}, 0, {0}}, 32, 64, 128, 8, 128, 0, 0.0, INFINITY         \
+    }
+static const struct ssd_local_case ssd_local_cases[] = {SSD_ROWS};
+static const struct ssd_local_case ssd_local_bench[] = {SSD_BENCH};
+
+static inline int64_t layout_chunks(const struct layout *l, int64_t chunk) {
+    int64_t n = 0;
+    for (int64_t r = 0; r < l->n_ranges; r++) n += (l->range[r + 1] - l->range[r] + chunk - 1) / chunk;
+    return n;
+}
+
+static inline void ssd_local_build(struct trial *t, struct ssd_local *a, const struct ssd_local_case *k) {
+    const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges, n = layout_chunks(&k->l, k->Q);
+    a->heads = k->H;
+    a->head_width = k->P;
+    a->state = k->N;
+    a->groups = k->G;
+    a->chunk = k->Q;
+    a->dt_min = k->dt_min;
+    a->dt_max = k->dt_max;
+    t->flops[FORWARD] = t->flops[BACKWARD] = 2.0 * (double)(T * k->H * k->P * k->N);
+    t->bound = 1e-6;
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
+    REALS(x, F_IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
+    REALS(dt, F_IN, NORMAL(1.0), T, k->H)->gap = k->gap;
+    REALS(B, F_IN, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
+    REALS(C, B_IN, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
+    REALS(A_log, F_IN, UNIFORM(-1.0, 2.0), k->H);
+    REALS(dt_bias, F_IN, UNIFORM(-5.0, 0.0), k->H);
+    REALS(dts, F_OUT, NORMAL(1.0), T, k->H);
+    REALS(cum, KEPT, NORMAL(1.0), T, k->H);
+    REALS(states, F_OUT, NORMAL(1.0), n, k->H, k->P, k->N)->any_shape = true;
+    REALS(range_decay, F_OUT, NORMAL(1.0), R, k->H);
+    REALS(range_state, F_OUT, NORMAL(1.0), R, k->H, k->P, k->N);
+    REALS(dy, B_IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
+    REALS(dstates, B_OUT, NORMAL(1.0), n, k->H, k->P, k->N)->any_shape = true;
+    REALS(range_dstate, B_OUT, NORMAL(1.0), R, k->H, k->P, k->N);
+}
+#endif
