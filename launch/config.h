@@ -17,7 +17,13 @@ enum schedule { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_WSD };
 
 struct mesh_config {
     int64_t data, seq, tensor, expert, pipe;
+    int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
+    double deadline;              /* seconds that a rank waits for another                   */
 };
+enum mesh_carry { MESH_CARRY_AUTO, MESH_CARRY_GATHER, MESH_CARRY_CHAIN, MESH_CARRY_SCAN };
+#define MESH_CARRY_CHOICES "auto|gather|chain|scan"
+enum mesh_attention { MESH_ATTENTION_AUTO, MESH_ATTENTION_SWAP, MESH_ATTENTION_KEYS };
+#define MESH_ATTENTION_CHOICES "auto|swap|keys"
 struct train_config {
     int64_t tokens_per_sequence, sequences_per_step, steps;
     int64_t micro_batch; /* sequences in one pass; divides sequences_per_step  */
