@@ -170,7 +170,7 @@ static enum status read_switched_off(const char *where, const json_t *node) {
     return OK;
 }
 
-enum status read_model(struct tokenizer_json *t, const char *where, const json_t *node) {
+enum status tokenizer_json_model(struct tokenizer_json *t, const char *where, const json_t *node) {
     struct bpe *b = &t->bpe;
     const char *unk = NULL;
     TRY(only_keys(where, "model", node,

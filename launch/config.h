@@ -60,9 +60,10 @@ struct config {
 };
 
 /* path: a file, or NULL when text holds the YAML (named `where` in messages).  overrides: "key.path=value", the items
- * of a list as a,b; the last of several wins over the earlier ones and over the file. On ERR_CONFIG every mistake is in
- * *errors (may be NULL), one line each; status_text holds the first.  On any failure *c is empty.  Paths in *c are
- * absolute: data of the file start from its folder, data of overrides and run.dir from the current one. */
+ * of a list as a,b; the last of several wins over the earlier ones and over the file.
+ * On ERR_CONFIG every mistake is in *errors (may be NULL), each a line with its end; status_text holds the first.  On
+ * any failure *c is empty.  Paths in *c are absolute, so that what is resolved means the same from any folder: data of
+ * the file start from its folder, data of overrides and run.dir from the current one. */
 struct config_source {
     const char *path, *where;
     const char *text;
