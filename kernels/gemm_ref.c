@@ -26,6 +26,8 @@ void REF(gemm)(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real
 #endif
 }
 
+enum { TILE = 512, TILES_WANTED = 16 };
+
 struct product {
     bool trans_a, trans_b;
     int64_t m, n, k, lda, ldb, ldc;
@@ -39,29 +41,29 @@ static void one_tile(void *arg, int64_t item, int worker) {
     const struct product *p = arg;
     (void)worker;
     const int64_t i = item / p->tiles_n * p->tile_m, j = item % p->tiles_n * p->tile_n;
-    REF(gemm)
-    (p->trans_a, p->trans_b, least(p->tile_m, p->m - i), least(p->tile_n, p->n - j), p->k, p->alpha,
-     p->A + (p->trans_a ? i : i * p->lda), p->lda, p->B + (p->trans_b ? j * p->ldb : j), p->ldb, p->beta,
-     p->C + i * p->ldc + j, p->ldc);
+    const int64_t m = least(p->tile_m, p->m - i), n = least(p->tile_n, p->n - j);
+    const real *A = p->A + (p->trans_a ? i : i * p->lda), *B = p->B + (p->trans_b ? j * p->ldb : j);
+    real *C = p->C + i * p->ldc + j;
+    REF(gemm)(p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->lda, B, p->ldb, p->beta, C, p->ldc);
+}
+
+/* 512 x 512, where OpenBLAS reaches its full speed; 256 in a small product, so that there are tiles to share. */
+static void cut_tiles(struct product *p) {
+    p->tile_m = p->tile_n = TILE;
+    if (ceil_div(p->m, p->tile_m) * ceil_div(p->n, p->tile_n) < TILES_WANTED) p->tile_n = TILE / 2;
+    if (ceil_div(p->m, p->tile_m) * ceil_div(p->n, p->tile_n) < TILES_WANTED) p->tile_m = TILE / 2;
+    p->tiles_n = ceil_div(p->n, p->tile_n);
 }
 
 void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
                  int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
-    struct product p = {.trans_a = trans_a,
-                        .trans_b = trans_b,
-                        .m = m,
-                        .n = n,
-                        .k = k,
-                        .alpha = alpha,
-                        .A = A,
-                        .lda = lda,
-                        .B = B,
-                        .ldb = ldb,
-                        .beta = beta,
-                        .C = C,
-                        .ldc = ldc,
-                        .tile_m = 512,
-                        .tile_n = 512};
-    p.tiles_n = ceil_div(n, p.tile_n);
+    struct product p = {
+        .trans_a = trans_a, .trans_b = trans_b, .m = m, .n = n, .k = k, .lda = lda, .ldb = ldb, .ldc = ldc};
+    p.alpha = alpha;
+    p.beta = beta;
+    p.A = A;
+    p.B = B;
+    p.C = C;
+    cut_tiles(&p);
     pool_run(c->pool, ceil_div(m, p.tile_m) * p.tiles_n, one_tile, &p);
 }
