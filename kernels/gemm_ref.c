@@ -30,40 +30,34 @@ enum { TILE = 512, TILES_WANTED = 16 };
 
 struct product {
     bool trans_a, trans_b;
-    int64_t m, n, k, lda, ldb, ldc;
-    int64_t tile_m, tile_n, tiles_n;
     real alpha, beta;
-    const real *A, *B;
-    real *C;
+    struct tensor A, B, C;
+    int64_t k, tile_m, tile_n, tiles_n;
 };
 
 static void one_tile(void *arg, int64_t item, int worker) {
     const struct product *p = arg;
     (void)worker;
     const int64_t i = item / p->tiles_n * p->tile_m, j = item % p->tiles_n * p->tile_n;
-    const int64_t m = least(p->tile_m, p->m - i), n = least(p->tile_n, p->n - j);
-    const real *A = p->A + (p->trans_a ? i : i * p->lda), *B = p->B + (p->trans_b ? j * p->ldb : j);
-    real *C = p->C + i * p->ldc + j;
-    REF(gemm)(p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->lda, B, p->ldb, p->beta, C, p->ldc);
+    const int64_t m = least(p->tile_m, p->C.shape[0] - i), n = least(p->tile_n, p->C.shape[1] - j);
+    const real *A = p->trans_a ? row(p->A, 0) + i : row(p->A, i), *B = p->trans_b ? row(p->B, j) : row(p->B, 0) + j;
+    REF(gemm)
+    (p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->A.pitch, B, p->B.pitch, p->beta, row(p->C, i) + j, p->C.pitch);
 }
 
 /* 512 x 512, where OpenBLAS reaches its full speed; 256 in a small product, so that there are tiles to share. */
 static void cut_tiles(struct product *p) {
     p->tile_m = p->tile_n = TILE;
-    if (ceil_div(p->m, p->tile_m) * ceil_div(p->n, p->tile_n) < TILES_WANTED) p->tile_n = TILE / 2;
-    if (ceil_div(p->m, p->tile_m) * ceil_div(p->n, p->tile_n) < TILES_WANTED) p->tile_m = TILE / 2;
-    p->tiles_n = ceil_div(p->n, p->tile_n);
+    const int64_t m = p->C.shape[0], n = p->C.shape[1];
+    if (ceil_div(m, p->tile_m) * ceil_div(n, p->tile_n) < TILES_WANTED) p->tile_n = TILE / 2;
+    if (ceil_div(m, p->tile_m) * ceil_div(n, p->tile_n) < TILES_WANTED) p->tile_m = TILE / 2;
+    p->tiles_n = ceil_div(n, p->tile_n);
 }
 
-void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
-                 int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
-    struct product p = {
-        .trans_a = trans_a, .trans_b = trans_b, .m = m, .n = n, .k = k, .lda = lda, .ldb = ldb, .ldc = ldc};
-    p.alpha = alpha;
-    p.beta = beta;
-    p.A = A;
-    p.B = B;
-    p.C = C;
+void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, real alpha, struct tensor A, struct tensor B, real beta,
+                 struct tensor C) {
+    struct product p = {.trans_a = trans_a, .trans_b = trans_b, .alpha = alpha, .beta = beta, .A = A, .B = B, .C = C};
+    p.k = trans_a ? A.shape[0] : A.shape[1];
     cut_tiles(&p);
-    pool_run(c->pool, ceil_div(m, p.tile_m) * p.tiles_n, one_tile, &p);
+    pool_run(c->pool, ceil_div(C.shape[0], p.tile_m) * p.tiles_n, one_tile, &p);
 }
