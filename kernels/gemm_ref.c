@@ -41,8 +41,8 @@ static void one_tile(void *arg, int64_t item, int worker) {
     const int64_t i = item / p->tiles_n * p->tile_m, j = item % p->tiles_n * p->tile_n;
     const int64_t m = least(p->tile_m, p->C.shape[0] - i), n = least(p->tile_n, p->C.shape[1] - j);
     const real *A = p->trans_a ? row(p->A, 0) + i : row(p->A, i), *B = p->trans_b ? row(p->B, j) : row(p->B, 0) + j;
-    REF(gemm)
-    (p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->A.pitch, B, p->B.pitch, p->beta, row(p->C, i) + j, p->C.pitch);
+    real *C = row(p->C, i) + j;
+    REF(gemm)(p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->A.pitch, B, p->B.pitch, p->beta, C, p->C.pitch);
 }
 
 /* 512 x 512, where OpenBLAS reaches its full speed; 256 in a small product, so that there are tiles to share. */
@@ -58,6 +58,7 @@ void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, real alpha, struct t
                  struct tensor C) {
     struct product p = {.trans_a = trans_a, .trans_b = trans_b, .alpha = alpha, .beta = beta, .A = A, .B = B, .C = C};
     p.k = trans_a ? A.shape[0] : A.shape[1];
+    if (p.k == 0 && beta == 1) return; /* a sum over no tokens: A and B may lack data */
     cut_tiles(&p);
     pool_run(c->pool, ceil_div(C.shape[0], p.tile_m) * p.tiles_n, one_tile, &p);
 }

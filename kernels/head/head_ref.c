@@ -67,7 +67,7 @@ static enum status check_inputs(struct ctx *c, const struct head *a) {
 }
 
 enum status REF(head_fwd)(struct ctx *c, const struct head *a) {
-    const int64_t T = a->x.shape[0], D = a->x.shape[1], V = a->w.shape[0];
+    const int64_t T = a->x.shape[0], V = a->w.shape[0];
     TRY(check_inputs(c, a));
     CHECK_SHAPE(head, picked, REAL, T);
     REF(matmul)(c, false, true, (real)a->logit_scale, a->x, a->w, 0, a->logits);
