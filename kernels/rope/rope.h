@@ -12,9 +12,9 @@
  *   source     Su et al. 2021, arXiv:2104.09864; layout of Llama */
 #include "base/ctx.h"
 struct rope {
-    struct tensor pos;        /* (T) in                          */
-    struct tensor x, dx;      /* (T, H P) in and out; each pass touches its own */
-    int64_t       heads, rot;
-    double        theta;
+    struct tensor pos;   /* (T) in                          */
+    struct tensor x, dx; /* (T, H P) in and out; each pass touches its own */
+    int64_t heads, rot;
+    double theta;
 };
 #endif
