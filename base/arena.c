@@ -12,8 +12,10 @@ static bool told_to_fail(void) {
     return atomic_load(&fail_in) > 0 && atomic_fetch_sub(&fail_in, 1) == 1;
 }
 
-void             mem_fail_at(int64_t k) { atomic_store(&fail_in, k); }
-struct mem_stats mem_stats(void) { return (struct mem_stats){.n_calls = atomic_load(&n_calls)}; }
+void mem_fail_at(int64_t k) { atomic_store(&fail_in, k); }
+struct mem_stats mem_stats(void) {
+    return (struct mem_stats){.n_calls = atomic_load(&n_calls)};
+}
 
 int64_t arena_round(int64_t bytes) { return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN; }
 
@@ -21,8 +23,8 @@ enum status arena_init(struct arena *a, const char *name, int64_t bytes) {
     *a = (struct arena){.name = name, .size = arena_round(bytes)};
     if (a->size == 0) return OK;
     if (!told_to_fail()) a->base = aligned_alloc(ARENA_ALIGN, (size_t)a->size);
-    FAIL_UNLESS(a->base, ERR_OOM, "cannot allocate %" PRId64 " bytes for %s: this machine has less memory free", a->size,
-                name);
+    FAIL_UNLESS(a->base, ERR_OOM, "cannot allocate %" PRId64 " bytes for %s: this machine has less memory free",
+                a->size, name);
     return OK;
 }
 
@@ -77,7 +79,7 @@ enum status mem_grow(void **p, int64_t old_bytes, int64_t new_bytes) {
 
 enum status mem_copy_text(const char *text, char **out) {
     const size_t n = strlen(text) + 1;
-    void        *p = NULL;
+    void *p = NULL;
     *out = NULL;
     TRY(mem_take((int64_t)n, &p));
     memcpy(p, text, n);

@@ -18,30 +18,30 @@ extern "C" {
 
 struct arena {
     const char *name;
-    char       *base;
-    int64_t     size, used, high; /* bytes; high: the most that was ever in use       */
-    bool        sealed;           /* no permanent take any more: only between marks   */
-    int         open_marks;
+    char *base;
+    int64_t size, used, high; /* bytes; high: the most that was ever in use       */
+    bool sealed;              /* no permanent take any more: only between marks   */
+    int open_marks;
 };
 
 enum status arena_init(struct arena *a, const char *name, int64_t bytes);
-void        arena_term(struct arena *a); /* accepts the empty arena */
+void arena_term(struct arena *a); /* accepts the empty arena */
 /* bytes rounded up to ARENA_ALIGN; content is NaN-filled in debug use, undefined otherwise.
  * ERR_OOM: the plan was too small; the text says by how much. */
 enum status arena_take(struct arena *a, int64_t bytes, void **out);
-int64_t     arena_mark(struct arena *a);
-void        arena_release(struct arena *a, int64_t mark);
-void        arena_seal(struct arena *a);
-int64_t     arena_round(int64_t bytes);
+int64_t arena_mark(struct arena *a);
+void arena_release(struct arena *a, int64_t mark);
+void arena_seal(struct arena *a);
+int64_t arena_round(int64_t bytes);
 
 /* Zeroed memory.  mem_grow keeps the first old_bytes and zeroes the rest; *p may be NULL. */
 enum status mem_take(int64_t bytes, void **out);
 enum status mem_grow(void **p, int64_t old_bytes, int64_t new_bytes);
 enum status mem_copy_text(const char *text, char **out);
-void        mem_free(void *p);
+void mem_free(void *p);
 
 struct mem_stats {
-    int64_t n_calls;              /* allocations made so far, arenas included */
+    int64_t n_calls; /* allocations made so far, arenas included */
 };
 struct mem_stats mem_stats(void);
 /* Test hook: the k-th allocation from now fails once (k >= 1); 0 turns it off. */

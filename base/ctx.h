@@ -14,13 +14,13 @@ struct ops;  /* kernels/ops.h */
 struct pool; /* base/pool.h   */
 
 struct ctx {
-    const struct ops *ops;    /* ops_ref, ops_ref64 or ops_cuda                                          */
-    struct pool      *pool;   /* host threads; NULL: the caller alone                                    */
-    struct arena     *work;   /* workspace of ops: taken and released inside one call                    */
-    void             *stream; /* cudaStream_t of the compute stream; NULL on the CPU                     */
-    enum dtype        real;   /* type of activations: F32 with ops_ref, F64 with ops_ref64               */
-    enum space        space;
-    uint64_t          seed;
+    const struct ops *ops; /* ops_ref, ops_ref64 or ops_cuda                                          */
+    struct pool *pool;     /* host threads; NULL: the caller alone                                    */
+    struct arena *work;    /* workspace of ops: taken and released inside one call                    */
+    void *stream;          /* cudaStream_t of the compute stream; NULL on the CPU                     */
+    enum dtype real;       /* type of activations: F32 with ops_ref, F64 with ops_ref64               */
+    enum space space;
+    uint64_t seed;
 };
 
 #ifdef __cplusplus

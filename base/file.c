@@ -39,8 +39,8 @@ static enum status size_of(int fd, const char *path, int64_t *bytes) {
 
 enum status file_read(const char *path, int64_t max_bytes, char **text, int64_t *bytes) {
     enum status st = OK;
-    int         fd = -1;
-    void       *mem = NULL;
+    int fd = -1;
+    void *mem = NULL;
     *text = NULL;
     TRY(open_to_read(path, &fd));
     TRY_OUT(size_of(fd, path, bytes));
@@ -99,7 +99,7 @@ static enum status write_all(int fd, const char *path, const char *data, int64_t
 
 enum status file_replace(const char *path, const void *data, int64_t bytes) {
     enum status st = OK;
-    char        temp[PATH_BYTES], folder[PATH_BYTES];
+    char temp[PATH_BYTES], folder[PATH_BYTES];
     TRY(path_print(temp, "%s.tmp", path));
     TRY(path_print(folder, "%s", path));
     char *slash = strrchr(folder, '/');
@@ -108,7 +108,8 @@ enum status file_replace(const char *path, const void *data, int64_t bytes) {
     const int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     FAIL_UNLESS(fd >= 0, ERR_IO, "cannot create %s: %s", temp, strerror(errno));
     st = write_all(fd, temp, data, bytes);
-    if (st == OK && fsync(fd) != 0) st = status_fail(ERR_IO, __FILE__, __LINE__, "cannot sync %s: %s", temp, strerror(errno));
+    if (st == OK && fsync(fd) != 0)
+        st = status_fail(ERR_IO, __FILE__, __LINE__, "cannot sync %s: %s", temp, strerror(errno));
     close(fd);
     if (st == OK && rename(temp, path) != 0)
         st = status_fail(ERR_IO, __FILE__, __LINE__, "cannot rename %s to %s: %s", temp, path, strerror(errno));
@@ -142,7 +143,7 @@ enum status file_remove_tree(const char *path) {
     }
     if (S_ISDIR(s.st_mode)) {
         enum status st = OK;
-        DIR        *d = opendir(path);
+        DIR *d = opendir(path);
         FAIL_UNLESS(d, ERR_IO, "cannot open folder %s: %s", path, strerror(errno));
         for (struct dirent *e; st == OK && (e = readdir(d));) {
             char inner[PATH_BYTES];
@@ -159,7 +160,7 @@ enum status file_remove_tree(const char *path) {
 
 enum status file_map_open(struct file_map *m, const char *path) {
     enum status st = OK;
-    int         fd = -1;
+    int fd = -1;
     *m = (struct file_map){0};
     TRY(open_to_read(path, &fd));
     TRY_OUT(size_of(fd, path, &m->bytes));
@@ -202,7 +203,7 @@ enum status text_print(struct text *t, const char *fmt, ...) {
     va_list ap, again;
     va_start(ap, fmt);
     va_copy(again, ap);
-    const int   n = vsnprintf(NULL, 0, fmt, ap);
+    const int n = vsnprintf(NULL, 0, fmt, ap);
     enum status st = n < 0 ? ERR_ARG : text_room(t, n);
     if (st == OK) {
         vsnprintf(t->s + t->n, (size_t)n + 1, fmt, again);

@@ -8,7 +8,7 @@
 
 struct hash_stream {
     XXH3_state_t *xxh3;
-    EVP_MD_CTX   *sha;
+    EVP_MD_CTX *sha;
 };
 
 static void to_hex(const unsigned char *bytes, int n, char *hex) {
@@ -21,11 +21,13 @@ static void xxh3_hex(XXH128_hash_t h, char *hex) {
     to_hex(c.digest, 16, hex);
 }
 
-void hash_xxh3(const void *data, int64_t bytes, char hex[HASH_HEX]) { xxh3_hex(XXH3_128bits(data, (size_t)bytes), hex); }
+void hash_xxh3(const void *data, int64_t bytes, char hex[HASH_HEX]) {
+    xxh3_hex(XXH3_128bits(data, (size_t)bytes), hex);
+}
 
 uint32_t hash_crc32c(const void *data, int64_t bytes) {
     const unsigned char *p = data;
-    uint32_t             crc = 0xffffffffu;
+    uint32_t crc = 0xffffffffu;
     while (bytes > 0) { /* the library counts in int and takes no const */
         const int n = bytes > (1 << 30) ? 1 << 30 : (int)bytes;
         crc = crc32_iscsi((unsigned char *)(uintptr_t)p, n, crc);
@@ -70,7 +72,7 @@ void hash_close(struct hash_stream *h, char *hex) {
     if (h->xxh3 && hex) xxh3_hex(XXH3_128bits_digest(h->xxh3), hex);
     if (h->sha && hex) {
         unsigned char digest[EVP_MAX_MD_SIZE];
-        unsigned      n = 0;
+        unsigned n = 0;
         ASSERT(EVP_DigestFinal_ex(h->sha, digest, &n) == 1);
         to_hex(digest, (int)n, hex);
     }

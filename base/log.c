@@ -11,7 +11,7 @@ void log_quiet(int quiet) { atomic_store(&silent, quiet); }
 
 static void put(FILE *to, const char *head, const char *fmt, va_list ap) {
     char line[4096];
-    int  n = snprintf(line, sizeof line, "%s", head);
+    int n = snprintf(line, sizeof line, "%s", head);
     n += vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
     if (n > (int)sizeof line - 2) n = (int)sizeof line - 2;
     line[n++] = '\n';

@@ -10,20 +10,20 @@
 
 struct pool {
     pthread_mutex_t lock;
-    pthread_cond_t  work, done;
-    int             n_threads, n_started, n_busy;
-    int64_t         round; /* counts pool_run calls: a thread works once a round */
-    bool            stop;
+    pthread_cond_t work, done;
+    int n_threads, n_started, n_busy;
+    int64_t round; /* counts pool_run calls: a thread works once a round */
+    bool stop;
     _Atomic int64_t next;
-    int64_t         n_items;
+    int64_t n_items;
     void (*fn)(void *, int64_t, int);
-    void     *arg;
+    void *arg;
     pthread_t thread[];
 };
 
 struct worker {
     struct pool *p;
-    int          index;
+    int index;
 };
 
 static void work_off(struct pool *p, int worker) {

@@ -14,8 +14,8 @@ struct pool; /* NULL is a pool of one: everything runs in the caller */
 
 /* n_threads counts the caller, which works too. */
 enum status pool_init(struct pool **out, int n_threads);
-void        pool_term(struct pool *p);
-int         pool_size(const struct pool *p);
+void pool_term(struct pool *p);
+int pool_size(const struct pool *p);
 /* Cores this process may use (affinity mask and cgroup quota). */
 int pool_cores(void);
 /* fn(arg, item, worker) for every item in [0, n_items), any order, worker in [0, pool_size).  Returns when all ended.

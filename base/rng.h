@@ -12,8 +12,8 @@ extern "C" {
 
 uint64_t rng_stream(const char *name); /* a stream number from a name, e.g. of a parameter */
 uint64_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index);
-double   rng_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* [0, 1), 53 bits        */
-double   rng_normal(uint64_t seed, uint64_t stream, uint64_t index);  /* mean 0, deviation 1    */
+double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index); /* [0, 1), 53 bits        */
+double rng_normal(uint64_t seed, uint64_t stream, uint64_t index);  /* mean 0, deviation 1    */
 /* The image of index under a permutation of [0, n) chosen by (seed, stream): a Feistel network with cycle walking. */
 uint64_t rng_permute(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n);
 

@@ -14,7 +14,7 @@ static void add_frame(const char *file, int line) {
 }
 
 enum status status_fail(enum status st, const char *file, int line, const char *fmt, ...) {
-    char    made[sizeof text]; /* the arguments may point into the old record */
+    char made[sizeof text]; /* the arguments may point into the old record */
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(made, sizeof made, fmt, ap);
@@ -36,9 +36,9 @@ const char *status_trace(void) { return trace; }
 void status_clear(void) { text[0] = trace[0] = '\0'; }
 
 const char *status_name(enum status st) {
-    static const char *const names[] = {"ok",          "bad argument", "configuration", "bad data",
-                                        "input/output", "out of memory", "missing",       "cuda",
-                                        "communication", "timeout",      "stopped"};
+    static const char *const names[] = {
+        "ok",      "bad argument", "configuration", "bad data", "input/output", "out of memory",
+        "missing", "cuda",         "communication", "timeout",  "stopped"};
     return (unsigned)st < sizeof names / sizeof *names ? names[st] : "unknown";
 }
 

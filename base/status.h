@@ -35,7 +35,7 @@ enum status status_pass(enum status st, const char *file, int line);
 const char *status_text(void);
 const char *status_trace(void);
 const char *status_name(enum status st);
-void        status_clear(void);
+void status_clear(void);
 
 void status_assert(const char *cond, const char *file, int line) __attribute__((noreturn));
 

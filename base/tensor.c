@@ -45,5 +45,5 @@ struct tensor tensor_cols(struct tensor t, int64_t begin, int64_t n) {
 
 int64_t tensor_count(struct tensor t) { return t.shape[0] * t.shape[1] * t.shape[2] * t.shape[3]; }
 int64_t tensor_bytes(struct tensor t) { return tensor_count(t) * dtype_bytes(t.dtype); }
-bool    tensor_packed(struct tensor t) { return t.pitch == t.shape[1] * t.shape[2] * t.shape[3]; }
-bool    tensor_has(struct tensor t) { return t.data != NULL; }
+bool tensor_packed(struct tensor t) { return t.pitch == t.shape[1] * t.shape[2] * t.shape[3]; }
+bool tensor_has(struct tensor t) { return t.data != NULL; }

@@ -218,7 +218,7 @@ static void remove_step(const struct save_job *j, int64_t step) {
 }
 
 /* Older steps beyond the keep newest sound ones; an unsound one does not count, and goes with those around it.  Newer
- * steps are not ours to judge.  The new one stands by now: whatever fails here is told and is no failure of the save. */
+ * steps are not ours to judge.  The new one stands by now: what fails here is told and is no failure of the save. */
 static void remove_old(const struct save_job *j, int64_t keep) {
     struct step_list l;
     char path[PATH_BYTES];

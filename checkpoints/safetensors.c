@@ -170,9 +170,3 @@ void shard_close(struct shard_file *f) {
     json_decref(f->header);
     *f = (struct shard_file){0};
 }
-
-const struct shard_entry *shard_find(const struct shard_file *f, const char *name) {
-    const struct shard_entry key = {.name = name};
-    if (!f->n_entries) return NULL;
-    return bsearch(&key, f->entry, (size_t)f->n_entries, sizeof key, by_name);
-}

@@ -224,7 +224,7 @@ static enum status encode_cached(const struct bpe *b, struct bpe_scratch *s, con
     memcpy(c->key, key, sizeof key);
     c->n_bytes = (int16_t)n;
     c->n_ids = (int16_t)(out->n - before);
-    memcpy(c->id, out->id + before, (size_t)c->n_ids * sizeof *c->id);
+    if (c->n_ids > 0) memcpy(c->id, out->id + before, (size_t)c->n_ids * sizeof *c->id);
     return OK;
 }
 

@@ -147,7 +147,7 @@ static enum status read_root(struct tokenizer_json *t, const char *where, const 
     TRY(read_normalizer(t, where, json_object_get(root, "normalizer")));
     TRY(read_pre_tokenizer(t, where, json_object_get(root, "pre_tokenizer")));
     TRY(read_decoder(t, where, json_object_get(root, "decoder")));
-    TRY(read_model(t, where, json_object_get(root, "model")));
+    TRY(tokenizer_json_model(t, where, json_object_get(root, "model")));
     return read_added_tokens(t, where, root);
 }
 

@@ -86,8 +86,8 @@ enum status broadcast_begin(struct comm *c, enum comm_use use, int root, void *d
 
 enum status barrier(struct comm *c) {
     static const char here = 1;
-    char             *heard = (char *)c->inside->at; /* one byte a member */
-    struct pending    p = {0};
+    char *heard = (char *)c->inside->at; /* one byte a member */
+    struct pending p = {0};
     for (int k = 1; k < c->size; k++) {
         const int i = after(c, k);
         c->inside->list[k - 1] =
@@ -104,7 +104,7 @@ static int place(const struct comm *c, int i) { return i - (i > c->index); }
     static void name(const struct comm *c, const real *own, const real *others, real *out, int64_t n) {                \
         for (int64_t begin = 0; begin < n; begin += TILE) {                                                            \
             const int64_t m = n - begin < TILE ? n - begin : TILE;                                                     \
-            real          sum[TILE];                                                                                   \
+            real sum[TILE];                                                                                            \
             for (int i = 0; i < c->size; i++) {                                                                        \
                 const real *x = (i == c->index ? own : others + place(c, i) * n) + begin;                              \
                 for (int64_t k = 0; k < m; k++) sum[k] = i == 0 ? x[k] : sum[k] + x[k];                                \
@@ -188,8 +188,8 @@ enum status all_reduce_end(struct comm *c, struct reduction *r) {
         return OK;
     }
     const int64_t unit = dtype_bytes(r->dtype);
-    int64_t      *at = split(c, r->n);
-    char         *mine = (char *)r->out + at[c->index] * unit;
+    int64_t *at = split(c, r->n);
+    char *mine = (char *)r->out + at[c->index] * unit;
     sum_in_order(c, r, (const char *)r->in + at[c->index] * unit, mine, block(c, at));
     for (int i = 0; i <= c->size; i++) at[i] *= unit;
     TRY(gather(c, r->use, OP_SUM, mine, r->out, at, &r->pending));

@@ -35,19 +35,19 @@ enum status barrier(struct comm *c);
 /* Sums of F32 or F64.  reduce_scatter: in has at[size] elements, out receives the sum of my block, and may be its place
  * in in.  all_reduce: in and out have n elements, and may be the same.  scratch: *_scratch bytes, until the end. */
 struct reduction {
-    enum comm_use  use;
-    enum dtype     dtype;
-    const void    *in;
-    void          *out;
+    enum comm_use use;
+    enum dtype dtype;
+    const void *in;
+    void *out;
     const int64_t *at; /* elements; reduce_scatter; must live until the end */
-    int64_t        n;  /* all_reduce                                        */
-    void          *scratch;
+    int64_t n;         /* all_reduce                                        */
+    void *scratch;
     struct pending pending;
 };
-int64_t     reduce_scatter_scratch(const struct comm *c, enum dtype t, const int64_t *at);
+int64_t reduce_scatter_scratch(const struct comm *c, enum dtype t, const int64_t *at);
 enum status reduce_scatter_begin(struct comm *c, struct reduction *r);
 enum status reduce_scatter_end(struct comm *c, struct reduction *r);
-int64_t     all_reduce_scratch(const struct comm *c, enum dtype t, int64_t n);
+int64_t all_reduce_scratch(const struct comm *c, enum dtype t, int64_t n);
 enum status all_reduce_begin(struct comm *c, struct reduction *r);
 enum status all_reduce_end(struct comm *c, struct reduction *r);
 

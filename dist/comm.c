@@ -14,7 +14,9 @@ const char *comm_use_name(enum comm_use use) {
     return names[use];
 }
 
-struct rank *comm_rank(const struct comm *c) { return c->inside->rank; }
+struct rank *comm_rank(const struct comm *c) {
+    return c->inside->rank;
+}
 
 struct comm_count comm_total(const struct comm *c) {
     struct comm_count sum = {0};
@@ -40,7 +42,7 @@ static int64_t requests_of(const struct comm_inside *in, int64_t bytes) {
 
 static enum status allocate(struct comm_inside *in, int64_t bytes) {
     const int n = in->comm->size, n_posts = 2 * in->n_transfers;
-    void     *flights = NULL, *posts = NULL, *boxes = NULL, *list = NULL, *at = NULL;
+    void *flights = NULL, *posts = NULL, *boxes = NULL, *list = NULL, *at = NULL;
     TRY(mem_take(in->n_flights * (int64_t)sizeof(struct flight), &flights));
     in->flights = flights;
     TRY(mem_take(in->n_flights * n_posts * (int64_t)sizeof(struct post), &posts));
@@ -70,9 +72,9 @@ static void release(struct comm_inside *in) {
 enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum mesh_axis axis,
                       const struct comm_limits *limits) {
     static const struct comm_limits none;
-    enum status                     st = OK;
-    const struct comm_limits       *l = limits ? limits : &none;
-    void                           *mem = NULL;
+    enum status st = OK;
+    const struct comm_limits *l = limits ? limits : &none;
+    void *mem = NULL;
     ASSERT(m->n_ranks == r->world->size && m->rank == r->index && l->flights >= 0 && l->transfers >= 0);
     *c = (struct comm){.size = mesh_size(m, axis), .index = mesh_index(m, axis), .name = mesh_axis_name(axis)};
     FAIL_UNLESS(r->n_comms < COMMS_MAX, ERR_ARG, "more than %d communicators in one run", COMMS_MAX);
@@ -136,8 +138,8 @@ enum status comm_post(struct comm *c, enum comm_use use, enum comm_op op, const 
                 c->name, in->n_transfers);
     int i = 0;
     while (i < in->n_flights && in->flights[i].open) i++;
-    FAIL_UNLESS(i < in->n_flights, ERR_ARG, "more than %d exchanges of %s in flight: plan more in comm_init, or end some",
-                in->n_flights, c->name);
+    FAIL_UNLESS(i < in->n_flights, ERR_ARG,
+                "more than %d exchanges of %s in flight: plan more in comm_init, or end some", in->n_flights, c->name);
     struct flight *f = &in->flights[i];
     f->open = true;
     f->op = op;
@@ -160,7 +162,7 @@ enum status comm_begin(struct comm *c, enum comm_use use, const struct transfer 
 enum status comm_end(struct comm *c, struct pending *p) {
     struct comm_inside *in = c->inside;
     ASSERT(p->flight > 0 && p->flight <= in->n_flights && in->flights[p->flight - 1].open);
-    struct flight    *f = &in->flights[p->flight - 1];
+    struct flight *f = &in->flights[p->flight - 1];
     const enum status st = in->rank->world->transport->end(in, f);
     f->open = false;
     p->flight = 0;

@@ -18,38 +18,29 @@ extern "C" {
 #define COMMS_MAX 64 /* communicators one rank may open in one run */
 
 /* What bytes are moved for: each is counted apart. */
-enum comm_use {
-    COMM_CARRY,
-    COMM_HALO,
-    COMM_KEYS,
-    COMM_SWAP,
-    COMM_PARAMS,
-    COMM_GRADS,
-    COMM_CONTROL,
-    N_COMM_USES
-};
+enum comm_use { COMM_CARRY, COMM_HALO, COMM_KEYS, COMM_SWAP, COMM_PARAMS, COMM_GRADS, COMM_CONTROL, N_COMM_USES };
 struct comm_count {
     int64_t messages, bytes_sent, bytes_received; /* over the wire: what a rank sends itself is not counted */
 };
 struct comm_limits {
-    int     flights;   /* exchanges begun and not ended; 0: 8                                        */
-    int     transfers; /* in one list; the size of the group or less: twice that size                */
-    int64_t bytes;     /* of one list, one way, where a message is above 1 GiB (chunks are planned)  */
+    int flights;   /* exchanges begun and not ended; 0: 8                                        */
+    int transfers; /* in one list; the size of the group or less: twice that size                */
+    int64_t bytes; /* of one list, one way, where a message is above 1 GiB (chunks are planned)  */
 };
 struct comm_inside;
 struct comm {
-    int size, index; /* members of the group, and which of them I am */
+    int size, index;  /* members of the group, and which of them I am */
     const char *name; /* of the axis */
     struct comm_count count[N_COMM_USES];
     struct comm_inside *inside;
 };
 /* To and from one member.  0 bytes: no message that way.  With myself: a copy, both sizes equal. */
 struct transfer {
-    int         peer;
+    int peer;
     const void *send;
-    int64_t     send_bytes;
-    void       *recv;
-    int64_t     recv_bytes;
+    int64_t send_bytes;
+    void *recv;
+    int64_t recv_bytes;
 };
 struct pending {
     int flight; /* 0: nothing begun */
@@ -58,14 +49,14 @@ struct pending {
 /* All ranks open the same communicators in the same order, before the first exchange.  limits may be NULL. */
 enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum mesh_axis axis,
                       const struct comm_limits *limits);
-void        comm_term(struct comm *c); /* accepts the empty one; takes back what was begun and not ended */
+void comm_term(struct comm *c); /* accepts the empty one; takes back what was begun and not ended */
 enum status comm_begin(struct comm *c, enum comm_use use, const struct transfer *list, int n, struct pending *p);
 /* ERR_TIMEOUT names the members not heard of; ERR_COMM the rank whose failure ended this wait. */
 enum status comm_end(struct comm *c, struct pending *p);
-struct rank      *comm_rank(const struct comm *c);
-const char       *comm_use_name(enum comm_use use);
+struct rank *comm_rank(const struct comm *c);
+const char *comm_use_name(enum comm_use use);
 struct comm_count comm_total(const struct comm *c); /* over all uses */
-void              comm_count_reset(struct comm *c);
+void comm_count_reset(struct comm *c);
 
 #ifdef __cplusplus
 }

@@ -40,7 +40,7 @@ static enum status fail_here(struct rank *r, enum status st, const char *what) {
 
 static enum status check_match(struct comm_inside *in, const struct comm_inside *peer, const struct post *s,
                                const struct post *mine) {
-    char      what[500], theirs[40], ours[40];
+    char what[500], theirs[40], ours[40];
     const int from = peer->rank->index;
     if (peer->axis != in->axis) {
         snprintf(what, sizeof what, "rank %d opened %s where this rank opened %s: ranks differ in what they run", from,
@@ -56,7 +56,8 @@ static enum status check_match(struct comm_inside *in, const struct comm_inside 
     comm_print_tag(comm_tag(s->flight), theirs, sizeof theirs);
     comm_print_tag(comm_tag(mine->flight), ours, sizeof ours);
     snprintf(what, sizeof what,
-             "rank %d sent %" PRId64 " bytes of %s where %" PRId64 " bytes of %s are expected: ranks differ in what they "
+             "rank %d sent %" PRId64 " bytes of %s where %" PRId64
+             " bytes of %s are expected: ranks differ in what they "
              "run",
              from, s->bytes, theirs, mine->bytes, ours);
     return fail_here(in->rank, ERR_COMM, what);
@@ -70,7 +71,7 @@ static void done(struct post *p) {
 /* Receive the next message of one member, if both sides of it are there. */
 static enum status take_one(struct comm_inside *in, int member, bool *moved) {
     struct comm_inside *peer = other_side(in, member);
-    struct box         *mine = &in->boxes[member];
+    struct box *mine = &in->boxes[member];
     if (!peer || !mine->recvs.head || !peer->boxes[in->comm->index].sends.head) return OK;
     struct post *s = peer->boxes[in->comm->index].sends.head, *p = mine->recvs.head;
     TRY(check_match(in, peer, s, p));
@@ -107,16 +108,29 @@ static void take_back(struct comm_inside *in) {
                 pthread_cond_wait(&in->rank->wake, &in->rank->world->lock);
 }
 
-static const struct post *first_open(const struct flight *f) {
-    for (int k = 0; k < f->n; k++)
-        if (f->posts[k].state != POST_DONE) return &f->posts[k];
-    return NULL;
+/* Its sender has sent it, and yet it is not there. */
+static bool is_lost(const struct comm_inside *in, const struct post *p) {
+    const struct comm_inside *theirs = other_side(in, p->peer);
+    return !p->is_send && theirs && theirs->boxes[in->comm->index].n_sent > p->number;
+}
+
+/* Of the posts that a flight waits for, the one that explains most: lost, or its peer in no wait, or any. */
+static const struct post *worst(const struct comm_inside *in, const struct flight *f) {
+    const struct post *any = NULL, *idle = NULL;
+    for (int k = 0; k < f->n; k++) {
+        const struct post *p = &f->posts[k];
+        if (p->state == POST_DONE) continue;
+        if (is_lost(in, p)) return p;
+        any = p;
+        if (!in->rank->world->ranks[comm_world_rank(in, p->peer)].waits) idle = p;
+    }
+    return idle ? idle : any;
 }
 
 /* "ranks 1, 4": all members that a post waits for. */
 static void print_missing(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
     size_t n = 0;
-    int    seen = 0;
+    int seen = 0;
     for (int m = 0; m < in->comm->size && n + 12 < room; m++) {
         bool waits = false;
         for (int k = 0; k < f->n; k++) waits |= f->posts[k].state != POST_DONE && f->posts[k].peer == m;
@@ -124,23 +138,21 @@ static void print_missing(const struct comm_inside *in, const struct flight *f, 
     }
 }
 
-/* Whom to look at: follow who waits for whom until somebody does not wait, or a message is lost, or a circle closes. */
+/* Whom to look at: follow who waits for whom until a message is lost, somebody does not wait, or a circle closes. */
 static void print_blame(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
-    struct world *w = in->rank->world;
-    size_t        n = 0;
+    const struct world *w = in->rank->world;
+    size_t n = 0;
     for (int hops = 0; hops < w->size && n + 1 < room; hops++) {
-        const struct post *p = first_open(f);
+        const struct post *p = worst(in, f);
         if (!p) return;
-        struct rank              *peer = &w->ranks[comm_world_rank(in, p->peer)];
-        const struct comm_inside *theirs = other_side(in, p->peer);
-        char                      state[300];
+        const struct rank *peer = &w->ranks[comm_world_rank(in, p->peer)];
+        char state[300];
         rank_state(peer, state, sizeof state);
         n += (size_t)snprintf(out + n, room - n, "; %s", state);
-        if (!p->is_send && theirs && theirs->boxes[in->comm->index].n_sent > p->number && n < room) {
-            snprintf(out + n, room - n, ", and has sent: the message was lost on its way from rank %d", peer->index);
-            return;
-        }
-        if (!peer->waits || !peer->last) return;
+        if (is_lost(in, p) && n < room)
+            snprintf(out + n, room - n, "; message %" PRId64 " was lost on its way from rank %d", p->number,
+                     peer->index);
+        if (is_lost(in, p) || !peer->waits) return;
         f = peer->waits;
         in = peer->last;
     }
@@ -151,7 +163,8 @@ static enum status fail_late(struct comm_inside *in, const struct flight *f) {
     blame[0] = '\0';
     print_missing(in, f, missing, sizeof missing);
     print_blame(in, f, blame, sizeof blame);
-    snprintf(what, sizeof what, "waited %g s, not heard of rank %s%s", in->rank->world->spec.deadline_s, missing, blame);
+    snprintf(what, sizeof what, "waited %g s, not heard of rank %s%s", in->rank->world->spec.deadline_s, missing,
+             blame);
     return fail_here(in->rank, ERR_TIMEOUT, what);
 }
 
@@ -163,24 +176,25 @@ static enum status ended_by_failure(const struct rank *r) {
 
 /* Why this wait can have no good end, or OK. */
 static enum status look_around(struct comm_inside *in, const struct flight *f) {
-    struct rank        *r = in->rank;
+    struct rank *r = in->rank;
     const struct world *w = r->world;
     TRY(ended_by_failure(r));
     for (int k = 0; k < f->n; k++) {
         if (f->posts[k].state == POST_DONE) continue;
         const struct rank *peer = &w->ranks[comm_world_rank(in, f->posts[k].peer)];
         if (!peer->ended || f->posts[k].state == POST_COPYING) continue;
-        char what[100];
-        snprintf(what, sizeof what, "rank %d has ended and takes no part: ranks differ in what they run", peer->index);
+        char what[120];
+        snprintf(what, sizeof what, "rank %d has ended without it: it runs something else, or a message was lost",
+                 peer->index);
         return fail_here(r, ERR_COMM, what);
     }
     return OK;
 }
 
 enum status threads_end(struct comm_inside *in, struct flight *f) {
-    struct rank  *r = in->rank;
+    struct rank *r = in->rank;
     struct world *w = r->world;
-    enum status   st = OK;
+    enum status st = OK;
     pthread_mutex_lock(&w->lock);
     rank_enters(in, f);
     r->waits = f;
@@ -221,9 +235,9 @@ static enum status strike_all(struct rank *r, struct flight *f) {
 }
 
 enum status threads_begin(struct comm_inside *in, struct flight *f) {
-    struct rank  *r = in->rank;
+    struct rank *r = in->rank;
     struct world *w = r->world;
-    enum status   st = OK;
+    enum status st = OK;
     pthread_mutex_lock(&w->lock);
     rank_enters(in, f);
     pthread_mutex_unlock(&w->lock);
@@ -240,7 +254,7 @@ out:
 }
 
 enum status threads_join(struct comm_inside *in) {
-    struct rank  *r = in->rank;
+    struct rank *r = in->rank;
     struct world *w = r->world;
     pthread_mutex_lock(&w->lock);
     in->id = r->n_comms++;

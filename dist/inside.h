@@ -15,67 +15,67 @@ enum comm_op { OP_TRANSFER, OP_ALL_GATHER, OP_ALL_TO_ALL, OP_SUM, OP_BROADCAST, 
 
 enum post_state { POST_WAITING, POST_COPYING, POST_DONE };
 struct flight;
-struct post { /* one message, at one of its ends */
-    struct post    *next; /* in its queue */
-    struct flight  *flight;
-    bool            is_send;
-    int             peer; /* member of the group */
-    const void     *from; /* of a send */
-    void           *to;   /* of a receive */
-    int64_t         bytes, number; /* number: counts the messages of this pair, from 0 */
+struct post {          /* one message, at one of its ends */
+    struct post *next; /* in its queue */
+    struct flight *flight;
+    bool is_send;
+    int peer;              /* member of the group */
+    const void *from;      /* of a send */
+    void *to;              /* of a receive */
+    int64_t bytes, number; /* number: counts the messages of this pair, from 0 */
     enum post_state state;
 };
 struct flight { /* one begun exchange */
-    bool          open;
-    enum comm_op  op;
+    bool open;
+    enum comm_op op;
     enum comm_use use;
-    int64_t       number;  /* of this communicator's exchanges, from 1 */
-    int           n, left; /* posts; of them, not done */
-    struct post  *posts;
-    int           n_requests;
-    void         *requests, *owner; /* MPI: its requests, and to which post each belongs (int) */
+    int64_t number; /* of this communicator's exchanges, from 1 */
+    int n, left;    /* posts; of them, not done */
+    struct post *posts;
+    int n_requests;
+    void *requests, *owner; /* MPI: its requests, and to which post each belongs (int) */
 };
 struct queue {
     struct post *head, *tail;
 };
 struct box { /* traffic with one member */
     struct queue sends, recvs;
-    int64_t      n_sent, n_received;
+    int64_t n_sent, n_received;
 };
 struct comm_inside {
-    struct comm      *comm;
-    struct rank      *rank;
-    enum mesh_axis    axis;
-    int               id, first, stride; /* member i is rank first + i * stride */
-    int               n_flights, n_transfers, n_requests; /* limits: open flights; transfers and requests of one */
-    struct flight    *flights;
-    struct box       *boxes;
-    struct transfer  *list; /* (2 * size) for the collectives to fill */
-    int64_t          *at;   /* (size + 1) */
-    int64_t           n_begun;
-    void             *mpi;
+    struct comm *comm;
+    struct rank *rank;
+    enum mesh_axis axis;
+    int id, first, stride;                  /* member i is rank first + i * stride */
+    int n_flights, n_transfers, n_requests; /* limits: open flights; transfers and requests of one */
+    struct flight *flights;
+    struct box *boxes;
+    struct transfer *list; /* (2 * size) for the collectives to fill */
+    int64_t *at;           /* (size + 1) */
+    int64_t n_begun;
+    void *mpi;
 };
 struct record { /* the first failure */
-    bool        set;
-    int         rank;
+    bool set;
+    int rank;
     enum status st;
-    char        text[1600];
+    char text[1600];
 };
 struct rank {
-    struct world       *world;
-    int                 index;
-    int                 n_comms;
+    struct world *world;
+    int index;
+    int n_comms;
     struct comm_inside *comms[COMMS_MAX];
-    const char         *phase;
-    int64_t             phase_number, n_messages; /* n_messages: sent, for the fault table; own thread only */
-    struct comm_inside *last;                     /* the latest exchange, and whether the rank is in it */
-    enum comm_op        last_op;
-    enum comm_use       last_use;
-    int64_t             last_number;
-    struct flight      *waits;
-    bool                in, ended;
-    enum status         st;
-    pthread_cond_t      wake;
+    const char *phase;
+    int64_t phase_number, n_messages; /* n_messages: sent, for the fault table; own thread only */
+    struct comm_inside *last;         /* the latest exchange, and whether the rank is in it */
+    enum comm_op last_op;
+    enum comm_use last_use;
+    int64_t last_number;
+    struct flight *waits;
+    bool in, ended;
+    enum status st;
+    pthread_cond_t wake;
 };
 struct transport {
     enum status (*run)(struct world *w, world_fn *fn, void *arg);
@@ -86,23 +86,23 @@ struct transport {
     enum status (*end)(struct comm_inside *in, struct flight *f);
 };
 struct world {
-    struct world_spec       spec;
+    struct world_spec spec;
     const struct transport *transport;
-    int                     size, rank_here; /* rank_here: the lowest rank of this process */
-    struct rank            *ranks;           /* threads: all; MPI: mine alone */
-    struct record           first;
-    bool                    first_here; /* the first failure is one of this process' ranks */
-    pthread_mutex_t         lock;
-    void                   *mpi;
+    int size, rank_here; /* rank_here: the lowest rank of this process */
+    struct rank *ranks;  /* threads: all; MPI: mine alone */
+    struct record first;
+    bool first_here; /* the first failure is one of this process' ranks */
+    pthread_mutex_t lock;
+    void *mpi;
 };
 
 extern const struct transport transport_threads;
 enum status threads_open(struct world *w);
 enum status threads_join(struct comm_inside *in);
-void        threads_leave(struct comm_inside *in);
+void threads_leave(struct comm_inside *in);
 enum status threads_begin(struct comm_inside *in, struct flight *f);
 enum status threads_end(struct comm_inside *in, struct flight *f);
-void        threads_wake_all(struct world *w);
+void threads_wake_all(struct world *w);
 /* Sleep until woken; false: the monotonic clock has passed until_s.  Lock held. */
 bool threads_sleep(struct rank *r, double until_s);
 /* The fault table's word on the next message of this rank; without the lock. */
@@ -114,9 +114,9 @@ enum status mpi_open(struct world *w);
 /* Begin an exchange under the name of a collective. */
 enum status comm_post(struct comm *c, enum comm_use use, enum comm_op op, const struct transfer *list, int n,
                       struct pending *p);
-int         comm_world_rank(const struct comm_inside *in, int member);
-int         comm_tag(const struct flight *f);
-void        comm_print_tag(int tag, char *out, size_t room); /* "all_gather (grads)" */
+int comm_world_rank(const struct comm_inside *in, int member);
+int comm_tag(const struct flight *f);
+void comm_print_tag(int tag, char *out, size_t room); /* "all_gather (grads)" */
 /* The rank is in this exchange from now on: last_*, in.  Lock held. */
 void rank_enters(struct comm_inside *in, const struct flight *f);
 /* "rank 2 of 4, phase backward 3, in all_gather 17 of seq (grads)" */

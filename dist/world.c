@@ -39,10 +39,11 @@ static enum status open_world(struct world *w) {
 #ifdef BATON_MPI
     if (w->spec.launcher) return mpi_open(w);
 #else
-    FAIL_UNLESS(!w->spec.launcher, ERR_CONFIG,
-                "a launcher started this process (%s is set), but this build has no MPI: configure with -DBATON_MPI=ON, or"
-                " start it without mpirun and srun",
-                w->spec.launcher);
+    FAIL_UNLESS(
+        !w->spec.launcher, ERR_CONFIG,
+        "a launcher started this process (%s is set), but this build has no MPI: configure with -DBATON_MPI=ON, or"
+        " start it without mpirun and srun",
+        w->spec.launcher);
 #endif
     return threads_open(w);
 }
@@ -71,7 +72,7 @@ void world_close(struct world *w) {
     mem_free(w);
 }
 
-int  world_size(const struct world *w) { return w->size; }
+int world_size(const struct world *w) { return w->size; }
 bool world_speaks(const struct world *w) { return w->first.set ? w->first_here : w->rank_here == 0; }
 
 enum status world_run(struct world *w, world_fn *fn, void *arg) { return w->transport->run(w, fn, arg); }

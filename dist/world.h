@@ -5,8 +5,8 @@
  *
  * The first failure of any rank - a status it returns, a wait past the deadline, a death - is recorded with rank, phase
  * and exchange, and ends the waits of all others with ERR_COMM; world_run returns the first failure's own status.
- * ERR_STOPPED is no failure: ranks agree on it.  In the MPI world a rank that neither comes to the end nor answers makes
- * the others call MPI_Abort with exit code 4, after a line that says why. */
+ * ERR_STOPPED is no failure: ranks agree on it.  In the MPI world a rank that neither comes to the end nor answers
+ * makes the others call MPI_Abort with exit code 4, after a line that says why. */
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
@@ -47,13 +47,13 @@ const char *world_launcher(char *(*get)(const char *name));
 /* Call from the main thread; one MPI world a process.  ERR_CONFIG: a number of ranks together with a launcher, a
  * launcher without MPI in this build; ERR_OOM. */
 enum status world_open(struct world **out, const struct world_spec *spec);
-int         world_size(const struct world *w);
+int world_size(const struct world *w);
 /* Whether this process should print what it says once: it holds rank 0, or after a failure the rank that failed. */
 bool world_speaks(const struct world *w);
 /* fn runs once a rank; with threads, concurrently, and with one rank in the caller.  Communicators that fn opens it
  * closes.  Every rank sees arg. */
 enum status world_run(struct world *w, world_fn *fn, void *arg);
-void        world_close(struct world *w); /* accepts NULL */
+void world_close(struct world *w); /* accepts NULL */
 
 int rank_index(const struct rank *r);
 int rank_size(const struct rank *r);

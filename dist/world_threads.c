@@ -13,14 +13,14 @@
 enum gate { GATE_SHUT, GATE_OPEN, GATE_CANCELLED };
 struct start {
     struct world *world;
-    world_fn     *fn;
-    void         *arg;
-    enum gate     gate;
+    world_fn *fn;
+    void *arg;
+    enum gate gate;
 };
 struct thread {
     struct start *start;
-    struct rank  *rank;
-    pthread_t     id;
+    struct rank *rank;
+    pthread_t id;
 };
 
 void threads_wake_all(struct world *w) {
@@ -45,7 +45,7 @@ static void end_rank(struct rank *r, enum status st) {
 
 static void *thread_main(void *arg) {
     const struct thread *t = arg;
-    struct world        *w = t->start->world;
+    struct world *w = t->start->world;
     pthread_mutex_lock(&w->lock);
     while (t->start->gate == GATE_SHUT) pthread_cond_wait(&t->rank->wake, &w->lock);
     const bool go = t->start->gate == GATE_OPEN;
@@ -65,8 +65,8 @@ static enum status run_many(struct world *w, world_fn *fn, void *arg) {
     void *mem = NULL;
     TRY(mem_take(w->size * (int64_t)sizeof(struct thread), &mem));
     struct thread *threads = mem;
-    struct start   start = {.world = w, .fn = fn, .arg = arg};
-    int            n = 0;
+    struct start start = {.world = w, .fn = fn, .arg = arg};
+    int n = 0;
     for (; n < w->size; n++) {
         threads[n] = (struct thread){.start = &start, .rank = &w->ranks[n]};
         if (pthread_create(&threads[n].id, NULL, thread_main, &threads[n]) != 0) break;
@@ -74,8 +74,8 @@ static enum status run_many(struct world *w, world_fn *fn, void *arg) {
     open_gate(&start, n == w->size ? GATE_OPEN : GATE_CANCELLED);
     for (int i = 0; i < n; i++) pthread_join(threads[i].id, NULL);
     mem_free(threads);
-    FAIL_UNLESS(n == w->size, ERR_OOM, "cannot start thread %d of %d ranks: raise the limit on processes (ulimit -u)", n,
-                w->size);
+    FAIL_UNLESS(n == w->size, ERR_OOM, "cannot start thread %d of %d ranks: raise the limit on processes (ulimit -u)",
+                n, w->size);
     if (w->first.set) FAIL(w->first.st, "%s", w->first.text);
     for (int i = 0; i < w->size; i++)
         if (w->ranks[i].st != OK) FAIL(w->ranks[i].st, "rank %d of %d has stopped as asked", i, w->size);

@@ -50,7 +50,6 @@ const struct case_op case_ops[] = {
 const int n_case_ops = COUNT(case_ops);
 
 #define GUARD  64    /* elements before and behind a tensor: no row of a test tensor is far longer than this */
-#define FILLER 0xff  /* every byte of guards, gaps and unwritten outputs: NaN as a real, -1 as an integer   */
 #define PERIOD 65521 /* values of a larger tensor repeat: filling a benchmark's tensors should not take long */
 
 void *case_memory(struct trial *t, int64_t bytes) {
@@ -161,9 +160,22 @@ static double draw(const struct trial *t, const struct case_tensor *x, int64_t i
     return real ? v.lo + (v.hi - v.lo) * u : v.lo + floor((v.hi - v.lo + 1.0) * u);
 }
 
+/* Guards, gaps and outputs not yet written hold signalling NaNs, every one with a payload of its own: what is computed
+ * from one is a quiet NaN, and what is copied comes from elsewhere, so that a write over a guard always shows. */
+static void fill_block(const struct trial *t, const struct case_tensor *x) {
+    const int64_t e = dtype_bytes(x->at->dtype), n = trial_block_bytes(x) / e;
+    const uint64_t tensor = (uint64_t)(x - t->tensor) + 1;
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t mark = tensor << 16 | ((uint64_t)i & 0xffff);
+        const uint64_t wide = 0x7ff0000000000000u | mark;
+        const uint32_t narrow = 0x7f800000u | (uint32_t)mark;
+        memcpy(x->block + i * e, e == 8 ? (const void *)&wide : (const void *)&narrow, (size_t)e);
+    }
+}
+
 static void fill_tensor(const struct trial *t, const struct case_tensor *x) {
     const int64_t n = tensor_count(*x->at);
-    memset(x->block, FILLER, (size_t)trial_block_bytes(x));
+    fill_block(t, x);
     if (!(x->roles & F_IN) && (x->roles & F_OUT || !(x->roles & B_IN))) return;
     for (int64_t i = 0; i < n; i++) {
         const bool again = i >= PERIOD && !x->values.list && !x->values.numbers;
@@ -193,7 +205,7 @@ enum status trial_run(struct trial *t, struct ctx *c, enum pass p) {
     struct arena work;
     struct arena *const kept = c->work;
     TRY(arena_init(&work, "workspace of one call", t->op->work(c, t->args)));
-    if (work.size) memset(work.base, FILLER, (size_t)work.size);
+    if (work.size) memset(work.base, 0xff, (size_t)work.size);
     c->work = &work;
     const enum status st = t->op->run(c, p, t->args);
     ASSERT(work.open_marks == 0 && work.used == 0);

@@ -26,42 +26,39 @@ void REF(gemm)(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real
 #endif
 }
 
+enum { TILE = 512, TILES_WANTED = 16 };
+
 struct product {
     bool trans_a, trans_b;
-    int64_t m, n, k, lda, ldb, ldc;
-    int64_t tile_m, tile_n, tiles_n;
     real alpha, beta;
-    const real *A, *B;
-    real *C;
+    struct tensor A, B, C;
+    int64_t k, tile_m, tile_n, tiles_n;
 };
 
 static void one_tile(void *arg, int64_t item, int worker) {
     const struct product *p = arg;
     (void)worker;
     const int64_t i = item / p->tiles_n * p->tile_m, j = item % p->tiles_n * p->tile_n;
-    REF(gemm)
-    (p->trans_a, p->trans_b, least(p->tile_m, p->m - i), least(p->tile_n, p->n - j), p->k, p->alpha,
-     p->A + (p->trans_a ? i : i * p->lda), p->lda, p->B + (p->trans_b ? j * p->ldb : j), p->ldb, p->beta,
-     p->C + i * p->ldc + j, p->ldc);
+    const int64_t m = least(p->tile_m, p->C.shape[0] - i), n = least(p->tile_n, p->C.shape[1] - j);
+    const real *A = p->trans_a ? row(p->A, 0) + i : row(p->A, i), *B = p->trans_b ? row(p->B, j) : row(p->B, 0) + j;
+    real *C = row(p->C, i) + j;
+    REF(gemm)(p->trans_a, p->trans_b, m, n, p->k, p->alpha, A, p->A.pitch, B, p->B.pitch, p->beta, C, p->C.pitch);
 }
 
-void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
-                 int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc) {
-    struct product p = {.trans_a = trans_a,
-                        .trans_b = trans_b,
-                        .m = m,
-                        .n = n,
-                        .k = k,
-                        .alpha = alpha,
-                        .A = A,
-                        .lda = lda,
-                        .B = B,
-                        .ldb = ldb,
-                        .beta = beta,
-                        .C = C,
-                        .ldc = ldc,
-                        .tile_m = 512,
-                        .tile_n = 512};
-    p.tiles_n = ceil_div(n, p.tile_n);
-    pool_run(c->pool, ceil_div(m, p.tile_m) * p.tiles_n, one_tile, &p);
+/* 512 x 512, where OpenBLAS reaches its full speed; 256 in a small product, so that there are tiles to share. */
+static void cut_tiles(struct product *p) {
+    p->tile_m = p->tile_n = TILE;
+    const int64_t m = p->C.shape[0], n = p->C.shape[1];
+    if (ceil_div(m, p->tile_m) * ceil_div(n, p->tile_n) < TILES_WANTED) p->tile_n = TILE / 2;
+    if (ceil_div(m, p->tile_m) * ceil_div(n, p->tile_n) < TILES_WANTED) p->tile_m = TILE / 2;
+    p->tiles_n = ceil_div(n, p->tile_n);
+}
+
+void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, real alpha, struct tensor A, struct tensor B, real beta,
+                 struct tensor C) {
+    struct product p = {.trans_a = trans_a, .trans_b = trans_b, .alpha = alpha, .beta = beta, .A = A, .B = B, .C = C};
+    p.k = trans_a ? A.shape[0] : A.shape[1];
+    if (p.k == 0 && beta == 1) return; /* a sum over no tokens: A and B may lack data */
+    cut_tiles(&p);
+    pool_run(c->pool, ceil_div(C.shape[0], p.tile_m) * p.tiles_n, one_tile, &p);
 }

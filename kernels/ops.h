@@ -32,7 +32,6 @@ struct ops {
 
 extern const struct ops ops_ref, ops_ref64, ops_cuda;
 
-
 #ifdef __cplusplus
 }
 #endif

@@ -27,14 +27,14 @@ static inline real *row(struct tensor t, int64_t i) { return (real *)t.data + i 
         return 0;                                                                                                      \
     }
 #define NO_BACKWARD(op)                                                                                                \
-    enum status REF(op##_bwd)(struct ctx *c, const struct op *a) {                                                     \
+    enum status REF(op##_bwd)(struct ctx * c, const struct op *a) {                                                    \
         (void)c, (void)a;                                                                                              \
         FAIL(ERR_ARG, #op " has no backward");                                                                         \
     }
 #define OP(op, flags)                                                                                                  \
     enum status REF(op##_fwd)(struct ctx *, const struct op *);                                                        \
     enum status REF(op##_bwd)(struct ctx *, const struct op *);                                                        \
-    int64_t     REF(op##_work)(const struct ctx *, const struct op *);
+    int64_t REF(op##_work)(const struct ctx *, const struct op *);
 #include "kernels/ops.def"
 #undef OP
 #endif

@@ -23,11 +23,15 @@ static void print_tensor(const char *name, enum dtype t, int n_dims, const int64
 
 /* ---- checkpoints of ours ---- */
 
+/* A control character would steer the terminal: shown as '?'. */
 static void print_indented(const char *text) {
-    for (const char *p = text, *end; *p; p = *end ? end + 1 : end) {
-        end = p + strcspn(p, "\n");
-        printf("  %.*s\n", (int)(end - p), p);
+    bool fresh = true;
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (fresh) printf("  ");
+        fresh = *p == '\n';
+        putchar((*p < ' ' && *p != '\n' && *p != '\t') || *p == 127 ? '?' : *p);
     }
+    if (!fresh) putchar('\n');
 }
 
 static void print_manifest(const struct manifest *m) {

@@ -17,7 +17,13 @@ enum schedule { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_WSD };
 
 struct mesh_config {
     int64_t data, seq, tensor, expert, pipe;
+    int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
+    double deadline;              /* seconds that a rank waits for another                   */
 };
+enum mesh_carry { MESH_CARRY_AUTO, MESH_CARRY_GATHER, MESH_CARRY_CHAIN, MESH_CARRY_SCAN };
+#define MESH_CARRY_CHOICES "auto|gather|chain|scan"
+enum mesh_attention { MESH_ATTENTION_AUTO, MESH_ATTENTION_SWAP, MESH_ATTENTION_KEYS };
+#define MESH_ATTENTION_CHOICES "auto|swap|keys"
 struct train_config {
     int64_t tokens_per_sequence, sequences_per_step, steps;
     int64_t micro_batch; /* sequences in one pass; divides sequences_per_step  */
@@ -60,9 +66,10 @@ struct config {
 };
 
 /* path: a file, or NULL when text holds the YAML (named `where` in messages).  overrides: "key.path=value", the items
- * of a list as a,b; the last of several wins over the earlier ones and over the file. On ERR_CONFIG every mistake is in
- * *errors (may be NULL), one line each; status_text holds the first.  On any failure *c is empty.  Paths in *c are
- * absolute: data of the file start from its folder, data of overrides and run.dir from the current one. */
+ * of a list as a,b; the last of several wins over the earlier ones and over the file.
+ * On ERR_CONFIG every mistake is in *errors (may be NULL), each a line with its end; status_text holds the first.  On
+ * any failure *c is empty.  Paths in *c are absolute, so that what is resolved means the same from any folder: data of
+ * the file start from its folder, data of overrides and run.dir from the current one. */
 struct config_source {
     const char *path, *where;
     const char *text;

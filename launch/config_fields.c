@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/config_fields.h"
 #include <string.h>
+#include "parallel/shard_map.h"
 
 #define STEPS_MAX 1e12
 #define FREE      true
@@ -13,6 +14,13 @@ static const struct field mesh_fields[] = {
     {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL, "ranks that share the heads and channels of a layer", FREE},
     {"expert", FIELD_INT, AT(expert), "1", 1, 65536, NULL, "ranks that share the experts; divides data x seq", FREE},
     {"pipe", FIELD_INT, AT(pipe), "1", 1, 65536, NULL, "ranks that share the layers", FREE},
+    {"layout", FIELD_CHOICE, AT(layout), "contiguous", 0, 0, SHARD_LAYOUT_CHOICES,
+     "which tokens a rank of seq holds: one stretch, or two that balance causal attention", FREE},
+    {"carry", FIELD_CHOICE, AT(carry), "auto", 0, 0, MESH_CARRY_CHOICES,
+     "how states cross ranks; auto: gather up to 8 ranks of seq, scan above", FREE},
+    {"attention", FIELD_CHOICE, AT(attention), "auto", 0, 0, MESH_ATTENTION_CHOICES,
+     "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
+    {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},
     FIELDS_END};
 #undef AT
 

@@ -13,8 +13,8 @@ static void print_range(char *out, size_t room, const struct field *f) {
     const bool number = f->type == FIELD_INT || f->type == FIELD_REAL;
     if (f->type == FIELD_CHOICE) snprintf(out, room, "%s", f->choices);
     else if (!number || (f->min == 0.0 && f->max == 0.0)) snprintf(out, room, "%s", type[f->type]);
-    else if (isinf(f->max)) snprintf(out, room, "%s, at least %g", type[f->type], f->min);
-    else snprintf(out, room, "%s, %g to %g", type[f->type], f->min, f->max);
+    else if (isinf(f->max)) snprintf(out, room, "%s, at least %.9g", type[f->type], f->min);
+    else snprintf(out, room, "%s, %.9g to %.9g", type[f->type], f->min, f->max);
 }
 
 static enum status help_table(struct text *out, const struct field *table) {

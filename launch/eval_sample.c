@@ -41,11 +41,25 @@ static int larger_first(const void *a, const void *b) {
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
+/* The k largest come first, in order.  The others are only looked at, for k is small and n a vocabulary. */
+static void select_largest(struct eval_logit *order, int64_t n, int64_t k) {
+    qsort(order, (size_t)k, sizeof *order, larger_first);
+    for (int64_t i = k; i < n; i++) {
+        const struct eval_logit new = order[i];
+        int64_t at = k;
+        while (at > 0 && larger_first(&new, &order[at - 1]) < 0) at--;
+        if (at == k) continue;
+        memmove(order + at + 1, order + at, (size_t)(k - 1 - at) * sizeof *order);
+        order[at] = new;
+    }
+}
+
 int32_t eval_choose(const struct eval_choice *how, struct eval_logit *order, int64_t n, double u) {
     double sum = 0.0, passed = 0.0;
-    qsort(order, (size_t)n, sizeof *order, larger_first);
-    if (how->temperature == 0.0) return order[0].id;
-    const int64_t k = how->top_k > 0 && how->top_k < n ? how->top_k : n;
+    int64_t k = how->top_k > 0 && how->top_k < n ? how->top_k : n;
+    if (how->temperature == 0.0) k = 1;
+    select_largest(order, n, k);
+    if (k == 1) return order[0].id;
     for (int64_t i = 0; i < k; i++) sum += exp((order[i].value - order[0].value) / how->temperature);
     for (int64_t i = 0; i < k; i++) {
         passed += exp((order[i].value - order[0].value) / how->temperature);

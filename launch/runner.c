@@ -11,7 +11,8 @@ static enum status make_ctx(struct runner *r) {
     const bool wide = spec->precision == PRECISION_F64;
     r->ctx =
         (struct ctx){.ops = wide ? &ops_ref64 : &ops_ref, .work = &r->work, .real = wide ? F64 : F32, .space = HOST};
-    const int64_t threads = spec->threads > 0 ? spec->threads : pool_cores();
+    const int64_t cores = pool_cores(), ranks = spec->team ? rank_size(spec->team->rank) : 1;
+    const int64_t threads = spec->threads > 0 ? spec->threads : cores > ranks ? cores / ranks : 1;
     if (spec->weights_of) {
         r->ctx.pool = spec->weights_of->ctx.pool;
         return OK;
@@ -57,6 +58,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
     ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
+    ledger_add(l, "exchanges between ranks", runner_mesh_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
 }
 
@@ -134,6 +136,7 @@ static enum status allocate(struct runner *r) {
                             .seams = r->cache ? &seams_cached : &seams_local,
                             .seams_state = r->cache,
                             .params = &r->model.params};
+    if (r->spec.team) TRY(runner_mesh_seams(r));
     arena_seal(&r->memory);
     return OK;
 }
@@ -149,6 +152,7 @@ static enum status plan(struct runner *r) {
     const struct plan_size size = {.n_tokens = my_tokens(r),
                                    .n_ranges = my_ranges(r),
                                    .range = range,
+                                   .wide = r->wide.n_ranks > 1 ? &r->wide : NULL,
                                    .tile = s->tile,
                                    .forward_only = !s->training && !s->gradients};
     const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
@@ -161,9 +165,7 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     *r = (struct runner){.spec = *spec};
     TRY_OUT(make_ctx(r));
     TRY_OUT(model_init(&r->model, c));
-    TRY_OUT(shard_map_init(
-        &r->map,
-        &(struct shard_spec){.n_ranks = 1, .n_sequences = spec->n_sequences, .tokens = spec->tokens, .grid = 1}));
+    TRY_OUT(runner_mesh_shape(r));
     TRY_OUT(plan(r));
     plan_ledger(r);
     if (!dry) TRY_OUT(allocate(r));

@@ -2,9 +2,9 @@
 #ifndef BATON_LAUNCH_RUNNER_H
 #define BATON_LAUNCH_RUNNER_H
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
-#include "launch/config.h"
+#include "launch/team.h"
 #include "model/model.h"
-#include "parallel/shard_map.h"
+#include "parallel/seams_mesh.h"
 #include "profiling/ledger.h"
 
 struct runner_spec {
@@ -17,6 +17,8 @@ struct runner_spec {
     bool gradients;                  /* gradients without moments (parity)                                 */
     bool logits;                     /* keep logits whole: out.logits                                      */
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
+    struct team *team;               /* NULL: one rank                                           */
+    const struct mesh_config *mesh;  /* with a team                                              */
     const struct runner *weights_of; /* share that runner's weights (it must outlive this one)  */
 };
 /* Not movable once made: ctx and batch point into it. */
@@ -24,6 +26,8 @@ struct runner {
     struct runner_spec spec;
     struct shard_map map; /* of one micro-batch over the sequence axis  */
     int seq_index;        /* my place on that axis                      */
+    struct wide wide;     /* with several ranks of seq                  */
+    struct seams_mesh mesh;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work;
@@ -36,9 +40,12 @@ struct runner {
     struct batch batch;  /* my rows of them                                                              */
     double scale, total; /* 1 / valid targets;  sum of losses: set total = 0 first                       */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                        */
+    void *sum_scratch;   /* of sums over ranks */
     struct tensor grads; /* all gradients as one row                                                     */
     struct ledger ledger;
 };
+/* Transfers that a list of the seams may need, for team_open; the mesh's ERR_CONFIG where tokens cannot be split. */
+enum status runner_transfers(const struct runner_spec *spec, const struct mesh_config *mesh, int *transfers);
 /* The plan is made, printed into *plan (NULL: not), checked against the host, then allocated.  dry: stop before that.
  */
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry);
@@ -49,6 +56,13 @@ void runner_init_params(struct runner *r, uint64_t seed);
 enum status runner_pass(struct runner *r, bool backward);
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
+/* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, seams after it. */
+enum status runner_mesh_shape(struct runner *r);
+enum status runner_mesh_seams(struct runner *r);
+int64_t runner_mesh_bytes(const struct runner *r);
+/* Sum gradients (and total) over the ranks of data x seq. */
+enum status runner_sum_gradients(struct runner *r);
+enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);
 #endif

@@ -5,7 +5,7 @@
 #include "kernels/ops.h"
 #include "parallel/seams_mesh.h"
 
-static inline struct seams_mesh *mesh_of(struct step *s) { return s->seams_state; }
+static inline struct seams_mesh *mesh_of(struct step *s) { return (struct seams_mesh *)s->seams_state; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 

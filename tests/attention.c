@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include "base/pool.h"
 #include "base/rng.h"
-#include "check.h"
+#include "tests/check.h"
 #include "kernels/attention/attention.h"
 #include "kernels/ops.h"
 

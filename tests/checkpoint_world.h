@@ -3,6 +3,9 @@
 #define BATON_TESTS_CHECKPOINT_WORLD_H
 /* checkpoint_world.h - a small state of every type and odd shape, filled as a function of the step, in a folder of its
  * own: what the tests of checkpoints save, harm and read back. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* mkdtemp */
+#endif
 #include <inttypes.h>
 #include <stdint.h>
 #include <unistd.h>

@@ -19,8 +19,8 @@ static void *take(int64_t bytes) {
 
 struct comm_case {
     struct comm *c;
-    const char  *why;
-    int64_t      n; /* elements or bytes of the largest block */
+    const char *why;
+    int64_t n; /* elements or bytes of the largest block */
 };
 
 static void expect(const struct comm_case *t, const char *what, int64_t k, double got, double want) {
@@ -29,12 +29,14 @@ static void expect(const struct comm_case *t, const char *what, int64_t k, doubl
 }
 
 /* Block i of a message between members: uneven, some of them empty. */
-static int64_t part(int64_t n, int from, int to) { return (from + 2 * to) % 3 == 0 ? n : (from + to) % 3 == 1 ? n / 2 : 0; }
+static int64_t part(int64_t n, int from, int to) {
+    return (from + 2 * to) % 3 == 0 ? n : (from + to) % 3 == 1 ? n / 2 : 0;
+}
 
 static enum status case_all_gather(const struct comm_case *t) {
-    struct comm   *c = t->c;
+    struct comm *c = t->c;
     struct pending p = {0};
-    int64_t        at[9] = {0};
+    int64_t at[9] = {0};
     for (int i = 0; i < c->size; i++) at[i + 1] = at[i] + part(t->n, i, 0);
     unsigned char *recv = take(at[c->size]), *send = take(part(t->n, c->index, 0));
     for (int64_t k = 0; k < part(t->n, c->index, 0); k++) send[k] = (unsigned char)word(c->index, 0, k);
@@ -54,16 +56,17 @@ static enum status case_all_gather(const struct comm_case *t) {
 }
 
 static enum status case_all_to_all(const struct comm_case *t) {
-    struct comm   *c = t->c;
+    struct comm *c = t->c;
     struct pending p = {0};
-    int64_t        send_at[9] = {0}, recv_at[9] = {0};
+    int64_t send_at[9] = {0}, recv_at[9] = {0};
     for (int i = 0; i < c->size; i++) {
         send_at[i + 1] = send_at[i] + part(t->n, c->index, i);
         recv_at[i + 1] = recv_at[i] + part(t->n, i, c->index);
     }
     unsigned char *send = take(send_at[c->size]), *recv = take(recv_at[c->size]);
     for (int i = 0; i < c->size; i++)
-        for (int64_t k = send_at[i]; k < send_at[i + 1]; k++) send[k] = (unsigned char)word(c->index, i, k - send_at[i]);
+        for (int64_t k = send_at[i]; k < send_at[i + 1]; k++)
+            send[k] = (unsigned char)word(c->index, i, k - send_at[i]);
     TRY(all_to_all_begin(c, COMM_SWAP, send, send_at, recv, recv_at, &p));
     TRY(comm_end(c, &p));
     for (int i = 0; i < c->size; i++)
@@ -75,7 +78,7 @@ static enum status case_all_to_all(const struct comm_case *t) {
 }
 
 static enum status case_even(const struct comm_case *t) {
-    struct comm   *c = t->c;
+    struct comm *c = t->c;
     struct pending p = {0}, q = {0};
     unsigned char *send = take(t->n * c->size), *a = take(t->n * c->size), *b = take(t->n * c->size);
     for (int64_t k = 0; k < t->n * c->size; k++) send[k] = (unsigned char)word(c->index, (int)(k / t->n), k % t->n);
@@ -119,11 +122,12 @@ static double get(enum dtype type, const void *from, int64_t k) {
 /* What member i adds at place k.  In order: large, whole, small and negative terms, so that any other order of summing
  * gives other bits. */
 static double term(bool in_order, int i, int64_t k) {
-    return in_order ? (i % 2 ? -1.0 : 1.0) * (1.0 + word(i, 3, k)) / (1 + i * i) * (i % 3 == 1 ? 1e6 : 1.0) : word(i, 5, k);
+    return in_order ? (i % 2 ? -1.0 : 1.0) * (1.0 + word(i, 3, k)) / (1 + i * i) * (i % 3 == 1 ? 1e6 : 1.0)
+                    : word(i, 5, k);
 }
 
 static double sum_of(enum dtype type, bool in_order, int size, int64_t k) {
-    float  f = 0;
+    float f = 0;
     double d = 0;
     for (int i = 0; i < size; i++) {
         f = i ? f + (float)term(in_order, i, k) : (float)term(in_order, i, k);
@@ -134,11 +138,11 @@ static double sum_of(enum dtype type, bool in_order, int size, int64_t k) {
 
 static enum status case_reduce_scatter(const struct comm_case *t, enum dtype type, bool in_order) {
     struct comm *c = t->c;
-    int64_t      at[9] = {0};
+    int64_t at[9] = {0};
     for (int i = 0; i < c->size; i++) at[i + 1] = at[i] + part(t->n, i, 1);
-    const int64_t    mine = part(t->n, c->index, 1);
+    const int64_t mine = part(t->n, c->index, 1);
     struct reduction r = {.use = COMM_GRADS, .dtype = type, .at = at};
-    void            *in = take(at[c->size] * 8), *out = take(mine * 8);
+    void *in = take(at[c->size] * 8), *out = take(mine * 8);
     r.scratch = take(reduce_scatter_scratch(c, type, at));
     r.in = in;
     r.out = out;
@@ -155,7 +159,7 @@ static enum status case_reduce_scatter(const struct comm_case *t, enum dtype typ
 
 static enum status case_all_reduce(const struct comm_case *t, enum dtype type, bool in_order) {
     struct reduction r = {.use = COMM_GRADS, .dtype = type, .n = t->n};
-    void            *in = take(t->n * 8), *out = take(t->n * 8);
+    void *in = take(t->n * 8), *out = take(t->n * 8);
     r.scratch = take(all_reduce_scratch(t->c, type, t->n));
     for (int in_place = 0; in_place < 2; in_place++) {
         r.in = in;
@@ -175,8 +179,8 @@ static enum status case_all_reduce(const struct comm_case *t, enum dtype type, b
 
 /* Six messages each way to the next member, all in flight, and one more list that holds two for the same member. */
 static enum status case_order(const struct comm_case *t) {
-    struct comm   *c = t->c;
-    const int      to = (c->index + 1) % c->size, from = (c->index + c->size - 1) % c->size;
+    struct comm *c = t->c;
+    const int to = (c->index + 1) % c->size, from = (c->index + c->size - 1) % c->size;
     struct pending p[6] = {{0}};
     unsigned char *send = take(8 * t->n), *recv = take(8 * t->n);
     for (int64_t k = 0; k < 8 * t->n; k++) send[k] = (unsigned char)word(c->index, to, k);
@@ -206,10 +210,10 @@ static enum status case_order(const struct comm_case *t) {
 }
 
 static enum status case_counts(const struct comm_case *t) {
-    struct comm      *c = t->c;
-    const int64_t     others = c->size - 1;
-    struct pending    p = {0};
-    unsigned char    *buf = take(t->n * c->size);
+    struct comm *c = t->c;
+    const int64_t others = c->size - 1;
+    struct pending p = {0};
+    unsigned char *buf = take(t->n * c->size);
     const struct comm untouched = *c;
     comm_count_reset(c);
     TRY(all_gather_even_begin(c, COMM_KEYS, buf + c->index * t->n, t->n, buf, &p));
@@ -241,9 +245,11 @@ static enum status comm_cases(struct comm *c, const char *why, int64_t n) {
 
 /* All groups that a world of this size has: the whole, and where it is even, data x seq, tensor and pipe of two. */
 static enum status comm_groups(struct rank *r, const char *why, int64_t n) {
-    const int               size = rank_size(r), half = size % 2 ? 1 : 2;
-    const struct mesh_sizes shapes[] = {
-        {1, 1, size, 1, 1}, {1, half, size / half, 1, half}, {1, 1, size / half, half, 1}, {half, 1, size / half, 1, 1}};
+    const int size = rank_size(r), half = size % 2 ? 1 : 2;
+    const struct mesh_sizes shapes[] = {{1, 1, size, 1, 1},
+                                        {1, half, size / half, 1, half},
+                                        {1, 1, size / half, half, 1},
+                                        {half, 1, size / half, 1, 1}};
     for (int s = 0; s < (half == 2 ? 4 : 1); s++) {
         struct mesh m;
         struct comm c[N_MESH_AXES] = {{0}};

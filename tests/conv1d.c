@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include "base/pool.h"
 #include "base/rng.h"
-#include "check.h"
+#include "tests/check.h"
 #include "kernels/conv1d/conv1d.h"
 #include "kernels/ops.h"
 #include "kernels/tail/tail.h"

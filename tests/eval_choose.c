@@ -61,8 +61,29 @@ static void check_frequencies(void) {
     }
 }
 
+/* Whatever k is, the token is that of the whole order cut at k: many equal logits, places of the draw all over. */
+static void check_top_k(void) {
+    enum { MANY = 101 };
+    for (int64_t k = 1; k <= MANY; k++)
+        for (uint64_t round = 0; round < 20; round++) {
+            struct eval_logit order[MANY];
+            double logit[MANY];
+            for (int i = 0; i < MANY; i++) {
+                logit[i] = (double)(rng_bits(1, round, (uint64_t)i) % 40);
+                order[i] = (struct eval_logit){logit[i], i};
+            }
+            const double u = ((double)k - 0.5) / (double)k; /* the last of k that weigh alike */
+            const int32_t got = eval_choose(&(struct eval_choice){1e12, k}, order, MANY, u);
+            int64_t before = 0;
+            for (int i = 0; i < MANY; i++) before += logit[i] > logit[got] || (logit[i] == logit[got] && i < got);
+            CHECK(before == k - 1, "top_k %d: token %d (%g) has %d before it", (int)k, (int)got, logit[got],
+                  (int)before);
+        }
+}
+
 int main(void) {
     check_places();
+    check_top_k();
     check_ties();
     check_frequencies();
     return check_end();

@@ -4,7 +4,7 @@
  * undoes forward; rows of one position turn alike wherever they lie. */
 #include <inttypes.h>
 #include "base/rng.h"
-#include "check.h"
+#include "tests/check.h"
 #include "kernels/ops.h"
 #include "kernels/rope/rope.h"
 

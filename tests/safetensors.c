@@ -20,77 +20,77 @@ static int64_t make(unsigned char *out, uint64_t length, const char *header, int
 
 #define A_(dtype, shape, offsets) "{\"a\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
+static const struct {
+    const char *why, *header;
+    int64_t data_bytes, length_off; /* length_off: added to the true header length */
+    const char *says;               /* NULL: accepted */
+} refusals[] = {
+    {"one tensor", A_("F32", "[2,3]", "[0,24]"), 24, 0, NULL},
+    {"no tensor at all", "{}", 0, 0, NULL},
+    {"metadata alone", "{\"__metadata__\":{\"format\":\"pt\"}}", 0, 0, NULL},
+    {"a scalar", A_("F64", "[]", "[0,8]"), 8, 0, NULL},
+    {"no rows", A_("F64", "[0,9]", "[0,0]"), 0, 0, NULL},
+    {"spaces behind the header", A_("U8", "[1]", "[0,1]") "   ", 1, 0, NULL},
+    {"a header of 0 bytes", "", 4, 0, "does not begin"},
+    {"a length that wraps", "{}", 0, -3, "at most 100000000"},
+    {"a length behind the end", "{}", 0, 1, "behind the end"},
+    {"a list", "[]", 0, 0, "begin with '{'"},
+    {"a space first", " {}", 0, 0, "begin with '{'"},
+    {"not JSON", "{\"a\":}", 0, 0, "not JSON"},
+    {"two keys alike", "{\"a\":1,\"a\":1}", 0, 0, "duplicate"},
+    {"something behind the value", "{}{}", 0, 0, "not JSON"},
+    {"metadata of numbers", "{\"__metadata__\":{\"a\":1}}", 0, 0, "\"a\" is not a text"},
+    {"metadata is a list", "{\"__metadata__\":[]}", 0, 0, "not an object"},
+    {"an entry that is a list", "{\"a\":[]}", 0, 0, "not exactly"},
+    {"no offsets", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, 0, "not exactly"},
+    {"a key too many", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, 0, "not exactly"},
+    {"another key", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"offsets\":[0,4]}}", 4, 0, "data_offsets"},
+    {"a type that is a number", "{\"a\":{\"dtype\":4,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, 0, "dtype"},
+    {"an unknown type", A_("F8_E4M3", "[4]", "[0,4]"), 4, 0, "type F8_E4M3"},
+    {"a shape that is a number", A_("F32", "1", "[0,4]"), 4, 0, "shape"},
+    {"five dims", A_("F32", "[1,1,1,1,1]", "[0,4]"), 4, 0, "5 dims"},
+    {"a negative dim", A_("F32", "[-1]", "[0,4]"), 4, 0, "dim 0"},
+    {"a real dim", A_("F32", "[1.0]", "[0,4]"), 4, 0, "dim 0"},
+    {"a size that overflows", A_("F32", "[4611686018427387904,4]", "[0,0]"), 0, 0, "overflows"},
+    {"a size that overflows, then 0", A_("F32", "[4611686018427387904,4,0]", "[0,0]"), 0, 0, "overflows"},
+    {"offsets of one", A_("F32", "[1]", "[4]"), 4, 0, "pair"},
+    {"offsets of three", A_("F32", "[1]", "[0,4,8]"), 4, 0, "pair"},
+    {"real offsets", A_("F32", "[1]", "[0,4.0]"), 4, 0, "pair"},
+    {"offsets turned round", A_("F32", "[1]", "[4,0]"), 4, 0, "from byte 4 to 0"},
+    {"negative offsets", A_("F32", "[1]", "[-4,0]"), 4, 0, "from byte -4"},
+    {"a span that is no shape's", A_("F32", "[2]", "[0,4]"), 4, 0, "needs 8 bytes"},
+    {"data cut short", A_("F32", "[2]", "[0,8]"), 7, 0, "cut short"},
+    {"data behind the last", A_("F32", "[2]", "[0,8]"), 9, 0, "belong to none"},
+    {"a hole at the begin", A_("F32", "[1]", "[4,8]"), 8, 0, "begins at byte 4"},
+    {"an overlap",
+     "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
+     "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}",
+     5, 0, "tensor b: its data begins at byte 3"},
+    {"the same bytes twice",
+     "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
+     "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
+     4, 0, "begins at byte 0"},
+    {"an empty one between, any order",
+     "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]},\"e\":{\"dtype\":\"U8\",\"shape\":[0],"
+     "\"data_offsets\":[2,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+     4, 0, NULL},
+    {"a name that steers a terminal", "{\"\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, 0,
+     "control character"},
+};
+
 static void test_refusals(void) {
-    static const struct {
-        const char *why, *header;
-        int64_t data_bytes, length_off; /* length_off: added to the true header length */
-        const char *says;               /* NULL: accepted */
-    } cases[] = {
-        {"one tensor", A_("F32", "[2,3]", "[0,24]"), 24, 0, NULL},
-        {"no tensor at all", "{}", 0, 0, NULL},
-        {"metadata alone", "{\"__metadata__\":{\"format\":\"pt\"}}", 0, 0, NULL},
-        {"a scalar", A_("F64", "[]", "[0,8]"), 8, 0, NULL},
-        {"no rows", A_("F64", "[0,9]", "[0,0]"), 0, 0, NULL},
-        {"spaces behind the header", A_("U8", "[1]", "[0,1]") "   ", 1, 0, NULL},
-        {"a header of 0 bytes", "", 4, 0, "does not begin"},
-        {"a length that wraps", "{}", 0, -3, "at most 100000000"},
-        {"a length behind the end", "{}", 0, 1, "behind the end"},
-        {"a list", "[]", 0, 0, "begin with '{'"},
-        {"a space first", " {}", 0, 0, "begin with '{'"},
-        {"not JSON", "{\"a\":}", 0, 0, "not JSON"},
-        {"two keys alike", "{\"a\":1,\"a\":1}", 0, 0, "duplicate"},
-        {"something behind the value", "{}{}", 0, 0, "not JSON"},
-        {"metadata of numbers", "{\"__metadata__\":{\"a\":1}}", 0, 0, "\"a\" is not a text"},
-        {"metadata is a list", "{\"__metadata__\":[]}", 0, 0, "not an object"},
-        {"an entry that is a list", "{\"a\":[]}", 0, 0, "not exactly"},
-        {"no offsets", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, 0, "not exactly"},
-        {"a key too many", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, 0,
-         "not exactly"},
-        {"another key", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"offsets\":[0,4]}}", 4, 0, "data_offsets"},
-        {"a type that is a number", "{\"a\":{\"dtype\":4,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, 0, "dtype"},
-        {"an unknown type", A_("F8_E4M3", "[4]", "[0,4]"), 4, 0, "type F8_E4M3"},
-        {"a shape that is a number", A_("F32", "1", "[0,4]"), 4, 0, "shape"},
-        {"five dims", A_("F32", "[1,1,1,1,1]", "[0,4]"), 4, 0, "5 dims"},
-        {"a negative dim", A_("F32", "[-1]", "[0,4]"), 4, 0, "dim 0"},
-        {"a real dim", A_("F32", "[1.0]", "[0,4]"), 4, 0, "dim 0"},
-        {"a size that overflows", A_("F32", "[4611686018427387904,4]", "[0,0]"), 0, 0, "overflows"},
-        {"a size that overflows, then 0", A_("F32", "[4611686018427387904,4,0]", "[0,0]"), 0, 0, "overflows"},
-        {"offsets of one", A_("F32", "[1]", "[4]"), 4, 0, "pair"},
-        {"offsets of three", A_("F32", "[1]", "[0,4,8]"), 4, 0, "pair"},
-        {"real offsets", A_("F32", "[1]", "[0,4.0]"), 4, 0, "pair"},
-        {"offsets turned round", A_("F32", "[1]", "[4,0]"), 4, 0, "from byte 4 to 0"},
-        {"negative offsets", A_("F32", "[1]", "[-4,0]"), 4, 0, "from byte -4"},
-        {"a span that is no shape's", A_("F32", "[2]", "[0,4]"), 4, 0, "needs 8 bytes"},
-        {"data cut short", A_("F32", "[2]", "[0,8]"), 7, 0, "cut short"},
-        {"data behind the last", A_("F32", "[2]", "[0,8]"), 9, 0, "belong to none"},
-        {"a hole at the begin", A_("F32", "[1]", "[4,8]"), 8, 0, "begins at byte 4"},
-        {"an overlap",
-         "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[3,5]}}",
-         5, 0, "tensor b: its data begins at byte 3"},
-        {"the same bytes twice",
-         "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
-         "\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
-         4, 0, "begins at byte 0"},
-        {"an empty one between, any order",
-         "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]},\"e\":{\"dtype\":\"U8\",\"shape\":[0],"
-         "\"data_offsets\":[2,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
-         4, 0, NULL},
-        {"a name that steers a terminal", "{\"\\u001b[2J\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0,
-         0, "control character"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
         unsigned char bytes[512];
-        const int64_t n =
-            make(bytes, strlen(cases[i].header) + (uint64_t)cases[i].length_off, cases[i].header, cases[i].data_bytes);
+        const int64_t n = make(bytes, strlen(refusals[i].header) + (uint64_t)refusals[i].length_off, refusals[i].header,
+                               refusals[i].data_bytes);
         status_clear();
         const enum status st = shard_check("made", bytes, n);
-        CHECK(st == (cases[i].says ? ERR_DATA : OK), "%s: %s: %s", cases[i].why, status_name(st), status_text());
-        if (cases[i].says)
-            CHECK(strstr(status_text(), cases[i].says) && strstr(status_text(), "made"), "%s: '%s' does not say '%s'",
-                  cases[i].why, status_text(), cases[i].says);
-        for (int64_t cut = 0; cut < n && !cases[i].says; cut++)
-            CHECK(shard_check("made", bytes, cut) == ERR_DATA, "%s: cut to %d bytes", cases[i].why, (int)cut);
+        CHECK(st == (refusals[i].says ? ERR_DATA : OK), "%s: %s: %s", refusals[i].why, status_name(st), status_text());
+        if (refusals[i].says)
+            CHECK(strstr(status_text(), refusals[i].says) && strstr(status_text(), "made"),
+                  "%s: '%s' does not say '%s'", refusals[i].why, status_text(), refusals[i].says);
+        for (int64_t cut = 0; cut < n && !refusals[i].says; cut++)
+            CHECK(shard_check("made", bytes, cut) == ERR_DATA, "%s: cut to %d bytes", refusals[i].why, (int)cut);
     }
 }
 

@@ -5,7 +5,7 @@
  * differences of the pair. */
 #include <inttypes.h>
 #include "base/rng.h"
-#include "check.h"
+#include "tests/check.h"
 #include "kernels/ops.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd_local/ssd_local.h"

@@ -14,9 +14,9 @@
  *   source     Vaswani et al. 2017; streamed softmax: Milakov and Gimelshein 2018, arXiv:1805.02867 */
 #include "base/ctx.h"
 struct attention {
-    int64_t       heads, key_heads, head_width;
-    int64_t       window;           /* keys a query sees at most, itself included; 0: all */
-    double        scale;
+    int64_t heads, key_heads, head_width;
+    int64_t window; /* keys a query sees at most, itself included; 0: all */
+    double scale;
     struct tensor range, pos, keys; /* (R + 1) (T) (R, 2) in                              */
     struct tensor q, k, v;          /* (T, H P) (U, J P) (U, J P) in                      */
     struct tensor o, lse;           /* (T, H P) (T, H) out, kept                          */

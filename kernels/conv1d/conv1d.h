@@ -17,11 +17,11 @@
 #include <stdbool.h>
 #include "base/ctx.h"
 struct conv1d {
-    struct tensor range, pos;       /* (R + 1) (T) in                                     */
-    struct tensor x, w, b, before;  /* (T, C) (C, K) (C) (R, K-1, C) in                   */
-    struct tensor y;                /* (T, C) out                                         */
-    struct tensor dy, dx, dw, db;   /* (T, C) in;  (T, C) out;  (C, K) (C) +=             */
-    struct tensor dbefore;          /* (R, K-1, C) out                                    */
-    bool          silu;
+    struct tensor range, pos;      /* (R + 1) (T) in                                     */
+    struct tensor x, w, b, before; /* (T, C) (C, K) (C) (R, K-1, C) in                   */
+    struct tensor y;               /* (T, C) out                                         */
+    struct tensor dy, dx, dw, db;  /* (T, C) in;  (T, C) out;  (C, K) (C) +=             */
+    struct tensor dbefore;         /* (R, K-1, C) out                                    */
+    bool silu;
 };
 #endif

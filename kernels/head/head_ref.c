@@ -67,12 +67,10 @@ static enum status check_inputs(struct ctx *c, const struct head *a) {
 }
 
 enum status REF(head_fwd)(struct ctx *c, const struct head *a) {
-    const int64_t T = a->x.shape[0], D = a->x.shape[1], V = a->w.shape[0];
+    const int64_t T = a->x.shape[0], V = a->w.shape[0];
     TRY(check_inputs(c, a));
     CHECK_SHAPE(head, picked, REAL, T);
-    REF(matmul)
-    (c, false, true, T, V, D, (real)a->logit_scale, a->x.data, a->x.pitch, a->w.data, a->w.pitch, 0, a->logits.data,
-     a->logits.pitch);
+    REF(matmul)(c, false, true, (real)a->logit_scale, a->x, a->w, 0, a->logits);
     struct head_job j = {.a = a, .cut = rows_cut(T, V)};
     pool_run(c->pool, j.cut.items, loss_rows, &j);
     return OK;
@@ -104,14 +102,8 @@ enum status REF(head_bwd)(struct ctx *c, const struct head *a) {
     struct head_job j = {
         .a = a, .cut = rows_cut(T, V), .scale = (real)(*(const double *)a->scale.data * a->logit_scale)};
     pool_run(c->pool, j.cut.items, gradient_rows, &j);
-    if (tensor_has(a->dx))
-        REF(matmul)
-        (c, false, false, T, D, V, 1, a->logits.data, a->logits.pitch, a->w.data, a->w.pitch, 0, a->dx.data,
-         a->dx.pitch);
-    if (tensor_has(a->dw))
-        REF(matmul)
-        (c, true, false, V, D, T, 1, a->logits.data, a->logits.pitch, a->x.data, a->x.pitch, 1, a->dw.data,
-         a->dw.pitch);
+    if (tensor_has(a->dx)) REF(matmul)(c, false, false, 1, a->logits, a->w, 0, a->dx);
+    if (tensor_has(a->dw)) REF(matmul)(c, true, false, 1, a->logits, a->x, 1, a->dw);
     return OK;
 }
 NO_WORK(head)

@@ -35,9 +35,7 @@ enum status REF(linear_fwd)(struct ctx *c, const struct linear *a) {
         struct bias_job j = {.a = a, .cut = rows_cut(T, O)};
         pool_run(c->pool, j.cut.items, bias_rows, &j);
     }
-    REF(matmul)
-    (c, false, true, T, O, I, 1, a->x.data, a->x.pitch, a->w.data, a->w.pitch, a->add || tensor_has(a->b) ? 1 : 0,
-     a->y.data, a->y.pitch);
+    REF(matmul)(c, false, true, 1, a->x, a->w, a->add || tensor_has(a->b) ? 1 : 0, a->y);
     return OK;
 }
 
@@ -75,15 +73,12 @@ enum status REF(linear_bwd)(struct ctx *c, const struct linear *a) {
     if (tensor_has(a->dx)) {
         CHECK_SHAPE(linear, w, REAL, O, I);
         CHECK_SHAPE(linear, dx, REAL, T, I);
-        REF(matmul)
-        (c, false, false, T, I, O, 1, a->dy.data, a->dy.pitch, a->w.data, a->w.pitch, a->dx_add ? 1 : 0, a->dx.data,
-         a->dx.pitch);
+        REF(matmul)(c, false, false, 1, a->dy, a->w, a->dx_add ? 1 : 0, a->dx);
     }
     if (tensor_has(a->dw)) {
         CHECK_SHAPE(linear, x, REAL, T, I);
         CHECK_SHAPE(linear, dw, REAL, O, I);
-        REF(matmul)
-        (c, true, false, O, I, T, 1, a->dy.data, a->dy.pitch, a->x.data, a->x.pitch, 1, a->dw.data, a->dw.pitch);
+        REF(matmul)(c, true, false, 1, a->dy, a->x, 1, a->dw);
     }
     if (!tensor_has(a->db)) return OK;
     CHECK_SHAPE(linear, db, REAL, O);

@@ -17,17 +17,17 @@
  *   source     Dao and Gu 2024, arXiv:2405.21060; the backward is derived in ssd_ref.c */
 #include "base/ctx.h"
 struct ssd {
-    int64_t       heads, head_width, state, groups, chunk;
-    double        dt_min, dt_max;
-    struct tensor range, pos;                /* (R + 1) (T) in                                                  */
-    struct tensor x, dt, B, C;               /* (T, H P) (T, H) (T, G N) (T, G N) in                            */
-    struct tensor A_log, dt_bias, D;         /* (H) each, in                                                    */
-    struct tensor dts, cum;                  /* (T, H) each: from ssd_local                                     */
-    struct tensor states;                    /* (c, H, P, N): own end states in, entering states out; kept      */
-    struct tensor s_in, s_out;               /* (R, H, P, N) in;  (R, H, P, N) out                              */
-    struct tensor y;                         /* (T, H P) out                                                    */
-    struct tensor dy, ds_out, dstates;       /* (T, H P) (R, H, P, N) in;  (c, H, P, N) from ssd_local, destroyed */
-    struct tensor dx, ddt, dB, dC, ds_in;    /* (T, H P) (T, H) (T, G N) (T, G N) (R, H, P, N) out              */
-    struct tensor dA_log, ddt_bias, dD;      /* (H) each, +=                                                    */
+    int64_t heads, head_width, state, groups, chunk;
+    double dt_min, dt_max;
+    struct tensor range, pos;             /* (R + 1) (T) in                                                  */
+    struct tensor x, dt, B, C;            /* (T, H P) (T, H) (T, G N) (T, G N) in                            */
+    struct tensor A_log, dt_bias, D;      /* (H) each, in                                                    */
+    struct tensor dts, cum;               /* (T, H) each: from ssd_local                                     */
+    struct tensor states;                 /* (c, H, P, N): own end states in, entering states out; kept      */
+    struct tensor s_in, s_out;            /* (R, H, P, N) in;  (R, H, P, N) out                              */
+    struct tensor y;                      /* (T, H P) out                                                    */
+    struct tensor dy, ds_out, dstates;    /* (T, H P) (R, H, P, N) in;  (c, H, P, N) from ssd_local, destroyed */
+    struct tensor dx, ddt, dB, dC, ds_in; /* (T, H P) (T, H) (T, G N) (T, G N) (R, H, P, N) out              */
+    struct tensor dA_log, ddt_bias, dD;   /* (H) each, +=                                                    */
 };
 #endif

@@ -20,8 +20,8 @@
  *   source     Dao and Gu 2024, arXiv:2405.21060; softplus(v) = v above 20 */
 #include "base/ctx.h"
 struct ssd_local {
-    int64_t       heads, head_width, state, groups, chunk;
-    double        dt_min, dt_max;           /* limits of softplus(dt + dt_bias); 0 and infinity: none  */
+    int64_t heads, head_width, state, groups, chunk;
+    double dt_min, dt_max;                  /* limits of softplus(dt + dt_bias); 0 and infinity: none  */
     struct tensor range, pos;               /* (R + 1) (T) in                                          */
     struct tensor x, dt, B, C;              /* (T, H P) (T, H) (T, G N) (T, G N) in                    */
     struct tensor A_log, dt_bias;           /* (H) (H) in                                              */

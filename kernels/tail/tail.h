@@ -10,8 +10,8 @@
  *   errors     ERR_ARG: shapes or types disagree */
 #include "base/ctx.h"
 struct tail {
-    struct tensor range;       /* (R + 1) in                      */
-    struct tensor x, tail;     /* (T, C) in;  (R, k, C) out       */
-    struct tensor dtail, dx;   /* (R, k, C) in;  (T, C) +=        */
+    struct tensor range;     /* (R + 1) in                      */
+    struct tensor x, tail;   /* (T, C) in;  (R, k, C) out       */
+    struct tensor dtail, dx; /* (R, k, C) in;  (T, C) +=        */
 };
 #endif

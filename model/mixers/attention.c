@@ -187,6 +187,12 @@ static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     return 4.0 * (double)(c->heads * c->head_width) * visible;
 }
 
+static bool attend_fits(const struct layer *l, int n_ranks) {
+    const struct attention_config *c = l->config;
+    int64_t H = 0, J = 0;
+    return attend_heads(n_ranks, c->heads, c->kv_heads, &H, &J);
+}
+
 const struct mixer_kind attention_kind = {.name = "attention",
                                           .fields = attention_fields,
                                           .config_bytes = sizeof(struct attention_config),
@@ -195,4 +201,5 @@ const struct mixer_kind attention_kind = {.name = "attention",
                                           .plan = plan,
                                           .forward = forward,
                                           .backward = backward,
+                                          .attend_fits = attend_fits,
                                           .flops = flops};

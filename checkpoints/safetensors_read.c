@@ -1,7 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include "checkpoints/safetensors.h"
+
+static int by_name(const void *name, const void *entry) {
+    return strcmp(name, ((const struct shard_entry *)entry)->name);
+}
+
+const struct shard_entry *shard_find(const struct shard_file *f, const char *name) {
+    if (!f->n_entries) return NULL;
+    return bsearch(name, f->entry, (size_t)f->n_entries, sizeof *f->entry, by_name);
+}
 
 /* Elements converted at a time, through the widest type of their kind: every narrower value is exact there, and places
  * in a file need not be aligned. */

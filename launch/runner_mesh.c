@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+#include "base/log.h"
+#include "launch/runner.h"
+
+static struct shard_spec shard_of(const struct runner_spec *s, const struct mesh_config *mesh) {
+    return (struct shard_spec){.n_ranks = mesh ? (int)mesh->seq : 1,
+                               .layout = mesh ? (enum shard_layout)mesh->layout : SHARD_CONTIGUOUS,
+                               .n_sequences = s->n_sequences,
+                               .tokens = s->tokens,
+                               .grid = 1};
+}
+
+enum status runner_transfers(const struct runner_spec *spec, const struct mesh_config *mesh, int *transfers) {
+    const struct shard_spec shard = shard_of(spec, mesh);
+    struct shard_map map;
+    TRY(shard_map_init(&map, &shard));
+    *transfers = 0;
+    for (int r = 0; r < shard.n_ranks; r++) {
+        const int n = seams_mesh_transfers(&map, r);
+        if (n > *transfers) *transfers = n;
+    }
+    shard_map_term(&map);
+    return OK;
+}
+
+/* Swap where every attention layer's heads divide, unless the configuration chooses. */
+static bool swap_fits(const struct runner *r, int n_ranks) {
+    for (int i = 0; i < r->model.n_layers; i++) {
+        const struct layer *l = &r->model.layers[i];
+        if (l->kind->attend_fits && !l->kind->attend_fits(l, n_ranks)) return false;
+    }
+    return true;
+}
+
+enum status runner_mesh_shape(struct runner *r) {
+    const struct runner_spec *s = &r->spec;
+    const struct mesh_config *mesh = s->team ? s->mesh : NULL;
+    const struct shard_spec shard = shard_of(s, mesh);
+    TRY(shard_map_init(&r->map, &shard));
+    r->seq_index = mesh ? s->team->seq.index : 0;
+    if (shard.n_ranks == 1) return OK;
+    const int64_t B = s->n_sequences, R = shard_map_ranges(&r->map, r->seq_index);
+    const bool swap =
+        mesh->attention == MESH_ATTENTION_AUTO ? swap_fits(r, shard.n_ranks) : mesh->attention == MESH_ATTENTION_SWAP;
+    r->wide = (struct wide){.n_ranks = shard.n_ranks,
+                            .index = r->seq_index,
+                            .swap = swap,
+                            .n_tokens = B * s->tokens,
+                            .range = tensor_1d(NULL, I64, B + 1),
+                            .pos = tensor_1d(NULL, I64, B * s->tokens),
+                            .keys = tensor_2d(NULL, I64, swap ? B : R, 2)};
+    return OK;
+}
+
+static enum carry_way way_of(const struct mesh_config *mesh) {
+    switch ((enum mesh_carry)mesh->carry) {
+    case MESH_CARRY_GATHER:
+        return CARRY_GATHER;
+    case MESH_CARRY_CHAIN:
+        return CARRY_CHAIN;
+    case MESH_CARRY_SCAN:
+        return CARRY_SCAN;
+    case MESH_CARRY_AUTO:
+        break;
+    }
+    return mesh->seq <= 8 ? CARRY_GATHER : CARRY_SCAN;
+}
+
+static struct seams_mesh_spec seams_spec(const struct runner *r) {
+    return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
+                                    .tokens = &r->spec.team->tokens,
+                                    .map = &r->map,
+                                    .way = way_of(r->spec.mesh),
+                                    .real = r->ctx.real,
+                                    .n_carries = r->act.n_carries,
+                                    .carry = r->act.carry,
+                                    .attend_numbers = r->act.attend_numbers};
+}
+
+static int64_t sum_bytes(const struct runner *r) {
+    if (!r->spec.team || !(r->spec.training || r->spec.gradients)) return 0;
+    int64_t n = 0; /* as the arena lays the gradients out */
+    for (int i = 0; i < r->model.params.n; i++) n += arena_round(tensor_bytes(r->model.params.list[i].w));
+    return all_reduce_scratch(&r->spec.team->tokens, r->ctx.real, n / dtype_bytes(r->ctx.real));
+}
+
+static int64_t wide_bytes(const struct runner *r) {
+    const int64_t B = r->spec.n_sequences;
+    return r->wide.n_ranks > 1 ? arena_round((B + 1) * 8) + arena_round(B * 16) : 0;
+}
+
+int64_t runner_mesh_bytes(const struct runner *r) {
+    if (!r->spec.team) return 0;
+    const struct seams_mesh_spec spec = seams_spec(r);
+    return seams_mesh_bytes(&spec) + arena_round(sum_bytes(r)) + wide_bytes(r);
+}
+
+/* Whole sequences, one range each, for attention over all tokens. */
+static enum status place_wide(struct runner *r) {
+    const int64_t B = r->spec.n_sequences, S = r->spec.tokens;
+    void *range = NULL, *keys = NULL;
+    TRY(arena_take(&r->memory, (B + 1) * 8, &range));
+    TRY(arena_take(&r->memory, B * 16, &keys));
+    for (int64_t b = 0; b < B; b++) {
+        ((int64_t *)range)[b] = ((int64_t *)keys)[2 * b] = b * S;
+        ((int64_t *)keys)[2 * b + 1] = (b + 1) * S;
+    }
+    ((int64_t *)range)[B] = B * S;
+    r->wide.range.data = range;
+    r->wide.pos.data = r->pos;
+    if (r->wide.swap) r->wide.keys.data = keys; /* keys gathered: the seam fills in what each range sees */
+    r->batch.shard.wide = &r->wide;
+    return OK;
+}
+
+enum status runner_mesh_seams(struct runner *r) {
+    const struct seams_mesh_spec spec = seams_spec(r);
+    TRY(seams_mesh_init(&r->mesh, &spec, &r->memory));
+    TRY(arena_take(&r->memory, sum_bytes(r), &r->sum_scratch));
+    if (r->wide.n_ranks > 1) TRY(place_wide(r));
+    r->step.seams = &seams_mesh;
+    r->step.seams_state = &r->mesh;
+    return OK;
+}
+
+enum status runner_sum_gradients(struct runner *r) {
+    if (!r->spec.team) return OK;
+    return team_sum(r->spec.team, r->grads, COMM_GRADS, r->sum_scratch);
+}
+
+enum status runner_sum_total(struct runner *r) {
+    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "launch/team.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers) {
+    enum status st = OK;
+    *t = (struct team){.rank = rank, .leader = rank_index(rank) == 0};
+    const struct mesh_sizes sizes = {mesh->pipe, mesh->data, mesh->seq, mesh->tensor, mesh->expert};
+    const struct comm_limits limits = {.transfers = transfers};
+    TRY_OUT(mesh_place(&t->mesh, &sizes, rank_size(rank), rank_index(rank)));
+    TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 ? &limits : NULL));
+    TRY_OUT(comm_init(&t->tokens, rank, &t->mesh, MESH_TOKENS, NULL));
+out:
+    if (st != OK) team_close(t);
+    return st;
+}
+
+void team_close(struct team *t) {
+    comm_term(&t->seq);
+    comm_term(&t->tokens);
+    *t = (struct team){0};
+}
+
+enum status team_agree(struct team *t, void *data, int64_t bytes) {
+    struct pending p;
+    TRY(broadcast_begin(&t->tokens, COMM_CONTROL, 0, data, bytes, &p));
+    return comm_end(&t->tokens, &p);
+}
+
+enum status team_most(struct team *t, int64_t *number) {
+    enum { MOST_RANKS = 4096 };
+    int64_t all[MOST_RANKS];
+    struct pending p;
+    ASSERT(t->tokens.size <= MOST_RANKS);
+    TRY(all_gather_even_begin(&t->tokens, COMM_CONTROL, number, 8, all, &p));
+    TRY(comm_end(&t->tokens, &p));
+    for (int i = 0; i < t->tokens.size; i++)
+        if (all[i] > *number) *number = all[i];
+    return OK;
+}
+
+enum status team_sum(struct team *t, struct tensor x, enum comm_use use, void *scratch) {
+    struct reduction r = {
+        .use = use, .dtype = x.dtype, .in = x.data, .out = x.data, .n = tensor_count(x), .scratch = scratch};
+    TRY(all_reduce_begin(&t->tokens, &r));
+    return all_reduce_end(&t->tokens, &r);
+}
+
+static enum status count_of(const char *text, int64_t *n) {
+    char *end = NULL;
+    *n = strtoll(text, &end, 10);
+    FAIL_UNLESS(end != text && !*end && *n >= 1 && *n <= 4096, ERR_CONFIG, "--ranks %s: wants a number from 1 to 4096",
+                text);
+    return OK;
+}
+
+/* Ranks without a mesh mean seq: N; a mesh without ranks starts its product as threads. */
+static enum status settle_mesh(const struct team_spec *spec, int64_t n) {
+    struct mesh_config *m = spec->mesh;
+    const int64_t product = m->data * m->seq * m->tensor * m->pipe;
+    if (product == 1 && !spec->mesh_given) m->seq = n;
+    else
+        FAIL_UNLESS(product == n, ERR_CONFIG,
+                    "mesh: data %" PRId64 " x seq %" PRId64 " x tensor %" PRId64 " x pipe %" PRId64 " is %" PRId64
+                    " ranks, and %" PRId64 " were started",
+                    m->data, m->seq, m->tensor, m->pipe, product, n);
+    return OK;
+}
+
+enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg) {
+    const struct mesh_config *m = spec->mesh;
+    struct world_spec w = {.launcher = world_launcher(getenv), .deadline_s = spec->deadline_s};
+    struct world *world = NULL;
+    int64_t n = m->data * m->seq * m->tensor * m->pipe;
+    if (spec->ranks) TRY(count_of(spec->ranks, &n));
+    w.n_ranks = spec->ranks || !w.launcher ? (int)n : 0;
+    TRY(world_open(&world, &w));
+    enum status st = settle_mesh(spec, world_size(world));
+    if (st == OK) st = world_run(world, fn, arg);
+    world_close(world);
+    return st;
+}

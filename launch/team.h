@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_LAUNCH_TEAM_H
+#define BATON_LAUNCH_TEAM_H
+/* team.h - one rank's place among the ranks of a run: its mesh coordinates and the communicators of its axes. */
+#include "dist/collectives.h"
+#include "launch/config.h"
+
+struct team {
+    struct rank *rank;
+    struct mesh mesh;
+    struct comm seq;    /* ranks that share the tokens of a sequence                  */
+    struct comm tokens; /* data x seq: over these gradients and losses are summed     */
+    bool leader;        /* rank 0: speaks, reports, owns the run folder               */
+};
+/* transfers: the longest list the seams will make; they are planned before anything is sent. */
+enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers);
+void team_close(struct team *t);
+/* The same value on all ranks: the leader's. */
+enum status team_agree(struct team *t, void *data, int64_t bytes);
+/* The largest of everybody's numbers, on all ranks. */
+enum status team_most(struct team *t, int64_t *number);
+/* A sum over data x seq in the order of ranks, in place; scratch as all_reduce_scratch says. */
+enum status team_sum(struct team *t, struct tensor x, enum comm_use use, void *scratch);
+
+/* fn runs once a rank, under a launcher's ranks or n threads.  n_ranks: --ranks, or 0. */
+struct team_spec {
+    const char *ranks;        /* the text of --ranks, or NULL                                  */
+    struct mesh_config *mesh; /* in: the file's; out: with seq filled in where ranks were given */
+    bool mesh_given;          /* the file or an override names a mesh                           */
+    double deadline_s;
+};
+enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg);
+#endif

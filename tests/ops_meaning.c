@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The formulas of the basic ops' headers, written down once more as plainly as can be, against the F64 twin on every
+ * case: the other checks of an op (tests/ops.c) would not see a twin that computes something else, forward and backward
+ * alike. */
+#include "kernels/activation/activation.h"
+#include "kernels/adamw/adamw.h"
+#include "kernels/add/add.h"
+#include "kernels/affine/affine.h"
+#include "kernels/cases.h"
+#include "kernels/fill/fill.h"
+#include "kernels/gated_norm/gated_norm.h"
+#include "kernels/head/head.h"
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "tests/check.h"
+
+/* What the tensors of a trial held before the op ran. */
+struct before {
+    const struct trial *t;
+    double *values[TRIAL_TENSORS];
+};
+
+static const struct case_tensor *named(const struct trial *t, const char *name) {
+    for (int i = 0; i < t->n_tensors; i++)
+        if (!strcmp(t->tensor[i].name, name)) return &t->tensor[i];
+    return NULL;
+}
+
+/* Element i of the tensor as it was before the op. */
+static double was(const struct before *b, const char *name, int64_t i) {
+    const struct case_tensor *x = named(b->t, name);
+    if (!x) {
+        fprintf(stderr, "%s, %s: no tensor %s\n", b->t->op->name, b->t->why, name);
+        exit(1);
+    }
+    return b->values[x - b->t->tensor][i];
+}
+
+static int64_t count(const struct before *b, const char *name) { return tensor_count(*named(b->t, name)->at); }
+static int64_t width(const struct before *b, const char *name) { return named(b->t, name)->at->shape[1]; }
+
+/* The element of the output must be `want`, to some roundings of the terms' size. */
+static void expect(const struct before *b, const char *name, int64_t i, double want, double size) {
+    const double got = trial_get(named(b->t, name), i);
+    CHECK(fabs(got - want) <= 1e-14 * (size + fabs(want)), "%s, %s: %s element %lld is %.17g, by the formula %.17g",
+          b->t->op->name, b->t->why, name, (long long)i, got, want);
+}
+
+static double silu(double x) { return x / (1.0 + exp(-x)); }
+
+static void mean_activation(const struct before *b, const void *args) {
+    const struct activation *a = args;
+    const int64_t F = a->y.shape[1];
+    for (int64_t i = 0; i < count(b, "y"); i++) {
+        const double h = was(b, "h", a->kind == ACT_SWIGLU ? i / F * 2 * F + i % F : i);
+        double y = 0.0;
+        switch (a->kind) {
+        case ACT_RELU2:
+            y = h > 0.0 ? h * h : 0.0;
+            break;
+        case ACT_SWIGLU:
+            y = silu(h) * was(b, "h", i / F * 2 * F + F + i % F);
+            break;
+        case ACT_GELU:
+            y = 0.5 * h * (1.0 + erf(h / sqrt(2.0)));
+            break;
+        case ACT_GELU_TANH:
+            y = 0.5 * h * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (h + 0.044715 * h * h * h)));
+            break;
+        }
+        expect(b, "y", i, y, fabs(h));
+    }
+}
+
+static void mean_adamw(const struct before *b, const void *args) {
+    const struct adamw *a = args;
+    for (int64_t i = 0; i < count(b, "w"); i++) {
+        const double g = was(b, "g", i) * was(b, "knobs", KNOB_CLIP), w = was(b, "w", i);
+        const double m = a->beta1 * was(b, "m", i) + (1.0 - a->beta1) * g;
+        const double v = a->beta2 * was(b, "v", i) + (1.0 - a->beta2) * g * g;
+        const double step = m * was(b, "knobs", KNOB_FIX1) / (sqrt(v * was(b, "knobs", KNOB_FIX2)) + a->eps);
+        const bool skip = was(b, "knobs", KNOB_SKIP) != 0.0;
+        const double rate = was(b, "knobs", KNOB_LR) * a->lr_scale;
+        expect(b, "m", i, skip ? was(b, "m", i) : m, 1.0);
+        expect(b, "v", i, skip ? was(b, "v", i) : v, 1.0);
+        expect(b, "w", i, skip ? w : w - rate * (step + a->decay * w), 1.0);
+    }
+}
+
+static void mean_add(const struct before *b, const void *args) {
+    const struct add *a = args;
+    const char *out = named(b->t, "out") ? "out" : "x";
+    for (int64_t i = 0; i < count(b, out); i++) expect(b, out, i, was(b, "x", i) + a->scale * was(b, "y", i), 1.0);
+}
+
+static void mean_affine(const struct before *b, const void *args) {
+    const char *out = named(b->t, "out") ? "out" : "in";
+    (void)args;
+    for (int64_t i = 0; i < count(b, out); i++)
+        expect(b, out, i, was(b, "decay", i / width(b, "in")) * was(b, "in", i) + was(b, "state", i), 1.0);
+}
+
+static void mean_embedding(const struct before *b, const void *args) {
+    const int64_t D = width(b, "y");
+    (void)args;
+    for (int64_t i = 0; i < count(b, "y"); i++)
+        expect(b, "y", i, was(b, "w", (int64_t)was(b, "ids", i / D) * D + i % D), 0.0);
+}
+
+static void mean_fill(const struct before *b, const void *args) {
+    for (int64_t i = 0; i < count(b, "x"); i++) expect(b, "x", i, ((const struct fill *)args)->value, 0.0);
+}
+
+static void mean_gated_norm(const struct before *b, const void *args) {
+    const struct gated_norm *a = args;
+    const int64_t C = a->y.shape[1];
+    for (int64_t i = 0; i < count(b, "out"); i++) {
+        const int64_t begin = i - i % C % a->group;
+        double sum = 0.0;
+        for (int64_t k = begin; k < begin + a->group; k++) {
+            const double u = was(b, "y", k) * (a->norm_first ? 1.0 : silu(was(b, "z", k)));
+            sum += u * u;
+        }
+        const double r = 1.0 / sqrt(sum / (double)a->group + a->eps);
+        expect(b, "r", i / a->group, r, 0.0);
+        expect(b, "out", i, was(b, "w", i % C) * was(b, "y", i) * silu(was(b, "z", i)) * r, 0.0);
+    }
+}
+
+static void mean_head(const struct before *b, const void *args) {
+    const struct head *a = args;
+    const int64_t D = a->x.shape[1], V = a->w.shape[0];
+    for (int64_t t = 0; t < a->x.shape[0]; t++) {
+        const int64_t target = (int64_t)was(b, "targets", t);
+        double sum = 0.0, picked = 0.0;
+        for (int64_t v = 0; v < V; v++) {
+            double l = 0.0;
+            for (int64_t d = 0; d < D; d++) l += a->logit_scale * was(b, "x", t * D + d) * was(b, "w", v * D + d);
+            expect(b, "logits", t * V + v, l, (double)D);
+            sum += exp(l);
+            if (v == target) picked = l;
+        }
+        expect(b, "lse", t, log(sum), (double)D);
+        expect(b, "picked", t, picked, (double)D);
+    }
+}
+
+static void mean_linear(const struct before *b, const void *args) {
+    const struct linear *a = args;
+    const int64_t I = a->x.shape[1], O = a->w.shape[0];
+    for (int64_t i = 0; i < count(b, "y"); i++) {
+        double y = (named(b->t, "b") ? was(b, "b", i % O) : 0.0) + (a->add ? was(b, "y", i) : 0.0);
+        for (int64_t k = 0; k < I; k++) y += was(b, "x", i / O * I + k) * was(b, "w", i % O * I + k);
+        expect(b, "y", i, y, (double)I);
+    }
+}
+
+static void mean_rmsnorm(const struct before *b, const void *args) {
+    const struct rmsnorm *a = args;
+    const int64_t D = a->x.shape[1];
+    for (int64_t t = 0; t < a->x.shape[0]; t++) {
+        double sum = 0.0;
+        for (int64_t d = 0; d < D; d++) sum += was(b, "x", t * D + d) * was(b, "x", t * D + d);
+        const double r = 1.0 / sqrt(sum / (double)D + a->eps);
+        expect(b, "r", t, r, 0.0);
+        for (int64_t d = 0; d < D; d++)
+            expect(b, "y", t * D + d, was(b, "x", t * D + d) * r * (named(b->t, "w") ? was(b, "w", d) : 1.0), 0.0);
+    }
+}
+
+static void mean_sum_squares(const struct before *b, const void *args) {
+    double sum = was(b, "out", 0);
+    (void)args;
+    for (int64_t i = 0; i < count(b, "x"); i++) sum += was(b, "x", i) * was(b, "x", i);
+    expect(b, "out", 0, sum, 100.0 * fabs(sum)); /* two orders of summation */
+}
+
+static void mean_token_loss(const struct before *b, const void *args) {
+    double total = was(b, "total", 0);
+    (void)args;
+    for (int64_t t = 0; t < count(b, "lse"); t++) {
+        const double loss = was(b, "targets", t) < 0.0 ? 0.0 : was(b, "lse", t) - was(b, "picked", t);
+        if (named(b->t, "loss")) expect(b, "loss", t, loss, 0.0);
+        total += loss;
+    }
+    expect(b, "total", 0, total, 0.0);
+}
+
+static const struct {
+    const char *op;
+    void (*mean)(const struct before *b, const void *args);
+} meanings[] = {
+    {"activation", mean_activation},
+    {"adamw", mean_adamw},
+    {"add", mean_add},
+    {"affine", mean_affine},
+    {"embedding", mean_embedding},
+    {"fill", mean_fill},
+    {"gated_norm", mean_gated_norm},
+    {"head", mean_head},
+    {"linear", mean_linear},
+    {"rmsnorm", mean_rmsnorm},
+    {"sum_squares", mean_sum_squares},
+    {"token_loss", mean_token_loss},
+};
+
+static void hold(const struct case_op *op, int row, void (*mean)(const struct before *, const void *)) {
+    struct trial t;
+    struct ctx c = {.ops = &ops_ref64, .real = F64, .space = HOST};
+    struct before b = {.t = &t};
+    MUST(trial_open(&t, op, row, F64));
+    trial_fill(&t);
+    for (int i = 0; i < t.n_tensors; i++) {
+        void *p = NULL;
+        MUST(mem_take(tensor_count(*t.tensor[i].at) * (int64_t)sizeof(double), &p));
+        b.values[i] = p;
+        for (int64_t k = 0; k < tensor_count(*t.tensor[i].at); k++) b.values[i][k] = trial_get(&t.tensor[i], k);
+    }
+    MUST(trial_run(&t, &c, FORWARD));
+    mean(&b, t.args);
+    for (int i = 0; i < t.n_tensors; i++) mem_free(b.values[i]);
+    trial_close(&t);
+}
+
+int main(void) {
+    for (size_t m = 0; m < sizeof meanings / sizeof *meanings; m++) {
+        int held = 0;
+        for (int i = 0; i < n_case_ops; i++)
+            for (int row = 0; !strcmp(case_ops[i].name, meanings[m].op) && row < case_ops[i].n_cases; row++, held++)
+                hold(&case_ops[i], row, meanings[m].mean);
+        CHECK(held > 0, "no op %s has cases", meanings[m].op);
+    }
+    return check_end();
+}
