@@ -140,7 +140,7 @@ static enum status send_post(struct comm_inside *in, struct post *p) {
     const struct mpi_comm *m = in->mpi;
     const int to = comm_world_rank(in, p->peer);
     while (p->matched < p->bytes) {
-        MPI_Request *request;
+        MPI_Request *request = NULL;
         const int bytes = chunk_of(in, p);
         TRY(add_request(in, p, &request));
         TRY(mpi_status(
@@ -171,8 +171,8 @@ static enum status take_one(struct comm_inside *in, int member, bool *moved) {
     const struct mpi_comm *m = in->mpi;
     struct queue *q = &in->boxes[member].recvs;
     struct post *p = q->head;
-    MPI_Message message;
-    MPI_Request *request;
+    MPI_Message message = MPI_MESSAGE_NULL;
+    MPI_Request *request = NULL;
     MPI_Status s;
     int there = 0;
     if (!p) return OK;
