@@ -38,21 +38,26 @@ enum status block_plan(struct plan *p, const struct layer *l) {
     return l->kind->plan(p, l);
 }
 
-enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
-                          struct tensor x_next) {
-    prof_begin(l->kind->name);
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                           struct tensor x_next) {
     TRY(s->seams->need(s, l->index));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
     f->h = a.y;
     TRY(l->kind->forward(s, l, f, v));
     TRY(s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y, .out = x_next, .scale = 1.0}));
-    prof_end();
     return OK;
 }
 
-enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                          struct tensor x_next) {
     prof_begin(l->kind->name);
+    const enum status st = forward(s, l, f, v, x_next);
+    prof_end();
+    return st;
+}
+
+static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     TRY(s->seams->need(s, l->index));
     f->x = v->slot[FRAME_X].t;
     f->h = v->slot[FRAME_H].t;
@@ -60,7 +65,12 @@ enum status block_backward(struct step *s, const struct layer *l, struct flow *f
     TRY(l->kind->backward(s, l, f, v));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
-    TRY(s->seams->done(s, l->index));
+    return s->seams->done(s, l->index);
+}
+
+enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    prof_begin(l->kind->name);
+    const enum status st = backward(s, l, f, v);
     prof_end();
-    return OK;
+    return st;
 }

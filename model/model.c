@@ -63,10 +63,9 @@ static enum status stop_asked(const struct step *s) {
     FAIL(ERR_STOPPED, "a signal asked to stop");
 }
 
-enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                          const struct loss_out *out) {
+static enum status forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                           const struct loss_out *out) {
     struct flow f = {.y = a->ends.slot[ENDS_Y].t, .shard = &b->shard};
-    prof_begin("forward");
     TRY(s->seams->need(s, -1));
     TRY(ends_embed(s, m, b, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
     for (int i = 0; i < m->n_layers; i++) {
@@ -76,21 +75,31 @@ enum status model_forward(struct step *s, const struct model *m, struct activati
         TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
                           last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
     }
-    TRY(ends_loss(s, m, a, b, out));
-    prof_end();
-    return OK;
+    return ends_loss(s, m, a, b, out);
 }
 
-enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
-    ASSERT(!a->forward_only);
+enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                          const struct loss_out *out) {
+    prof_begin("forward");
+    const enum status st = forward(s, m, a, b, out);
+    prof_end();
+    return st;
+}
+
+static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     struct flow f = {.dx = a->ends.slot[ENDS_DX].t, .dh = a->ends.slot[ENDS_DH].t, .shard = &b->shard};
-    prof_begin("backward");
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
     TRY(ends_embed_back(s, m, b, f.dx));
-    TRY(s->seams->done(s, -1));
+    return s->seams->done(s, -1);
+}
+
+enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
+    ASSERT(!a->forward_only);
+    prof_begin("backward");
+    const enum status st = backward(s, m, a, b);
     prof_end();
-    return OK;
+    return st;
 }
