@@ -109,8 +109,8 @@ static void work(void *arg, int64_t index, int worker) {
     struct item *it = &p->item[index];
     it->st = it->shape == SHAPE_WHOLE ? add_document(p, it, worker, it->text, it->bytes) : add_lines(p, it, worker);
     if (it->st == OK) return;
-    const bool whole = it->shape == SHAPE_WHOLE;
-    snprintf(it->error, sizeof it->error, "%s%s%s", whole ? it->path : "", whole ? ": " : "", status_text());
+    const bool named = strstr(status_text(), it->path) != NULL;
+    snprintf(it->error, sizeof it->error, "%s%s%s", named ? "" : it->path, named ? "" : ": ", status_text());
 }
 
 static bool ends_with(const char *s, const char *end) {
