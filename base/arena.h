@@ -41,7 +41,7 @@ enum status mem_copy_text(const char *text, char **out);
 void mem_free(void *p);
 
 struct mem_stats {
-    int64_t n_calls; /* allocations made so far, arenas included */
+    int64_t n_calls; /* allocations this thread made so far, arenas included */
 };
 struct mem_stats mem_stats(void);
 /* Test hook: the k-th allocation from now fails once (k >= 1); 0 turns it off. */

@@ -23,15 +23,21 @@ static enum status new_node(struct added_set *a, unsigned char byte, int32_t *ou
 }
 
 static enum status compile_class(struct split_step *step, const char *class) {
+    if (step->code) return OK;
     return split_compile(step, "class", class, (int64_t)strlen(class), false);
+}
+
+/* Most files have no token that asks for a class. */
+static enum status compile_classes(struct added_set *a, const struct added_token *t) {
+    if (t->lstrip || t->rstrip) TRY(compile_class(&a->space, "\\s"));
+    if (t->single_word) TRY(compile_class(&a->word, "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]"));
+    return OK;
 }
 
 enum status added_set_init(struct added_set *a) {
     int32_t root;
     *a = (struct added_set){0};
-    TRY(new_node(a, 0, &root));
-    TRY(compile_class(&a->space, "\\s"));
-    return compile_class(&a->word, "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]");
+    return new_node(a, 0, &root);
 }
 
 void added_set_term(struct added_set *a) {
@@ -51,6 +57,7 @@ static int32_t find_child(const struct added_set *a, int32_t node, unsigned char
 enum status added_set_put(struct added_set *a, const char *content, int64_t n, struct added_token token) {
     int32_t at = 0;
     ASSERT(n > 0);
+    TRY(compile_classes(a, &token));
     for (int64_t i = 0; i < n; i++) {
         const unsigned char byte = (unsigned char)content[i];
         int32_t c = find_child(a, at, byte);

@@ -24,7 +24,7 @@ struct added_set {
     struct added_token *token;
     int64_t n_tokens, tokens_room;
     bool begins[256];              /* bytes that a token begins with */
-    struct split_step space, word; /* the classes White_Space and word character */
+    struct split_step space, word; /* the classes White_Space and word character, once a token needs them */
 };
 enum status added_set_init(struct added_set *a);
 void added_set_term(struct added_set *a);

@@ -64,7 +64,7 @@ static enum status check_header(struct token_file *f) {
     const uint64_t entries = load_u64(p + AT_ENTRIES), starts = load_u64(p + AT_STARTS);
     const uint64_t body = (uint64_t)f->idx.bytes - HEADER_BYTES;
     /* Each count alone is bounded by the file's size first, so the sum below cannot wrap. */
-#ifndef BATON_PLANT_IDX /* without it: a bound left out, which the fuzzer must find */
+#ifndef BATON_PLANT_IDX /* planted: a looser bound, for the fuzzer to find */
     FAIL_UNLESS(entries <= body / 12 && starts <= body / 8 && 12 * entries + 8 * starts == body, ERR_DATA,
                 "%s.idx: %" PRIu64 " entries and %" PRIu64 " document starts do not fill its %" PRId64
                 " bytes: the file is cut off or has parts that are not known here; make it again",

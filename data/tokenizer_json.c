@@ -6,7 +6,7 @@
 #include "base/arena.h"
 
 enum status not_understood(const char *where, const char *path, const json_t *value) {
-    char shown[160];
+    char shown[160] = {0}; /* a value that does not fit is cut where its last whole part ends */
     const size_t n = value ? json_dumpb(value, shown, sizeof shown, JSON_ENCODE_ANY | JSON_COMPACT) : 0;
     const size_t fits = n < sizeof shown ? n : sizeof shown;
     FAIL(

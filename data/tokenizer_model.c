@@ -95,11 +95,7 @@ static bool split_merge(const json_t *node, struct merge *m) {
         if (!space || strchr(space + 1, ' ')) return false;
         *m = (struct merge){s, space + 1, space - s, n - (space + 1 - s)};
     } else return false;
-#ifdef BATON_PLANT_TOKENIZER /* a bound left out, which the fuzzer must find */
-    return true;
-#else
     return m->n_left > 0 && m->n_right > 0;
-#endif
 }
 
 static int32_t id_of(const json_t *vocab, const char *s, int64_t n) {
@@ -129,10 +125,12 @@ static enum status read_merge(struct tokenizer_json *t, const char *where, const
     TRY(text_add(joined, m.right, m.n_right));
     const int32_t left = id_of(vocab, m.left, m.n_left), right = id_of(vocab, m.right, m.n_right);
     const int32_t made = id_of(vocab, joined->s, joined->n);
+#ifndef BATON_PLANT_TOKENIZER /* planted: this check left out, for the fuzzer to find */
     FAIL_UNLESS(left >= 0 && right >= 0 && made >= 0, ERR_DATA, "%s: %s: '%s' is not in the vocabulary", where, path,
                 left < 0    ? m.left
                 : right < 0 ? m.right
                             : joined->s);
+#endif
     TRY(pair_map_put(&t->bpe.joints, last, first, 0, 0));
     return pair_map_put(&t->bpe.merges, (uint32_t)left, (uint32_t)right, rank, made);
 }

@@ -30,6 +30,18 @@ struct comm_count comm_total(const struct comm *c) {
 
 void comm_count_reset(struct comm *c) { memset(c->count, 0, sizeof c->count); }
 
+void queue_push(struct queue *q, struct post *p) {
+    p->next = NULL;
+    if (q->tail) q->tail->next = p;
+    else q->head = p;
+    q->tail = p;
+}
+
+void queue_pop(struct queue *q) {
+    q->head = q->head->next;
+    if (!q->head) q->tail = NULL;
+}
+
 int comm_world_rank(const struct comm_inside *in, int member) { return in->first + member * in->stride; }
 int comm_tag(const struct flight *f) { return (int)f->op * N_COMM_USES + (int)f->use; }
 
@@ -77,13 +89,14 @@ enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum
     void *mem = NULL;
     ASSERT(m->n_ranks == r->world->size && m->rank == r->index && l->flights >= 0 && l->transfers >= 0);
     *c = (struct comm){.size = mesh_size(m, axis), .index = mesh_index(m, axis), .name = mesh_axis_name(axis)};
-    FAIL_UNLESS(r->n_comms < COMMS_MAX, ERR_ARG, "more than %d communicators in one run", COMMS_MAX);
+    FAIL_UNLESS(r->n_comms < COMMS_MAX, ERR_ARG, "more than %d communicators open at once", COMMS_MAX);
     TRY(mem_take(sizeof *c->inside, &mem));
     struct comm_inside *in = mem;
     *in = (struct comm_inside){
         .comm = c,
         .rank = r,
         .axis = axis,
+        .serial = r->n_opened++,
         .first = mesh_member(m, axis, 0),
         .stride = mesh_stride(m, axis),
         .n_flights = l->flights ? l->flights : FLIGHTS,

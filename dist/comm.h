@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define COMMS_MAX 64 /* communicators one rank may open in one run */
+#define COMMS_MAX 64 /* communicators a rank may have open */
 
 /* What bytes are moved for: each is counted apart. */
 enum comm_use { COMM_CARRY, COMM_HALO, COMM_KEYS, COMM_SWAP, COMM_PARAMS, COMM_GRADS, COMM_CONTROL, N_COMM_USES };
@@ -46,7 +46,7 @@ struct pending {
     int flight; /* 0: nothing begun */
 };
 
-/* All ranks open the same communicators in the same order, before the first exchange.  limits may be NULL. */
+/* All ranks open, and close, the same communicators in the same order.  limits may be NULL. */
 enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum mesh_axis axis,
                       const struct comm_limits *limits);
 void comm_term(struct comm *c); /* accepts the empty one; takes back what was begun and not ended */

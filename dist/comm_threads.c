@@ -10,22 +10,11 @@
  * forward, so pendings may be ended in any order, as over a network.  Memory of a rank is touched by others only while
  * a post of it is COPYING, and nothing that owns such a post returns before that ends. */
 
-static void push(struct queue *q, struct post *p) {
-    p->next = NULL;
-    if (q->tail) q->tail->next = p;
-    else q->head = p;
-    q->tail = p;
-}
-
-static void pop(struct queue *q) {
-    q->head = q->head->next;
-    if (!q->head) q->tail = NULL;
-}
-
 /* The other side of this communicator, or NULL while that rank has not opened it. */
 static struct comm_inside *other_side(const struct comm_inside *in, int member) {
     struct rank *peer = &in->rank->world->ranks[comm_world_rank(in, member)];
-    return in->id < peer->n_comms ? peer->comms[in->id] : NULL;
+    struct comm_inside *theirs = in->id < peer->n_comms ? peer->comms[in->id] : NULL;
+    return theirs && theirs->serial == in->serial ? theirs : NULL;
 }
 
 /* Texts of failures begin with where this rank stands; the caller adds what went wrong. */
@@ -38,15 +27,22 @@ static enum status fail_here(struct rank *r, enum status st, const char *what) {
     return st;
 }
 
+/* Two ranks that opened different groups as their n-th communicator have nothing to match. */
+static enum status check_same(struct comm_inside *in, const struct comm_inside *peer) {
+    char what[200];
+    if (peer->axis == in->axis && peer->first == in->first && peer->comm->size == in->comm->size) return OK;
+    snprintf(what, sizeof what,
+             "rank %d opened %s (%d ranks from %d) where this rank opened %s (%d from %d): ranks "
+             "differ in what they run",
+             peer->rank->index, peer->comm->name, peer->comm->size, peer->first, in->comm->name, in->comm->size,
+             in->first);
+    return fail_here(in->rank, ERR_COMM, what);
+}
+
 static enum status check_match(struct comm_inside *in, const struct comm_inside *peer, const struct post *s,
                                const struct post *mine) {
     char what[500], theirs[40], ours[40];
     const int from = peer->rank->index;
-    if (peer->axis != in->axis) {
-        snprintf(what, sizeof what, "rank %d opened %s where this rank opened %s: ranks differ in what they run", from,
-                 mesh_axis_name(peer->axis), mesh_axis_name(in->axis));
-        return fail_here(in->rank, ERR_COMM, what);
-    }
     if (s->number != mine->number) {
         snprintf(what, sizeof what, "message %" PRId64 " from rank %d was lost: number %" PRId64 " came in its place",
                  mine->number, from, s->number);
@@ -72,12 +68,14 @@ static void done(struct post *p) {
 static enum status take_one(struct comm_inside *in, int member, bool *moved) {
     struct comm_inside *peer = other_side(in, member);
     struct box *mine = &in->boxes[member];
-    if (!peer || !mine->recvs.head || !peer->boxes[in->comm->index].sends.head) return OK;
+    if (!peer || !mine->recvs.head) return OK;
+    TRY(check_same(in, peer));
+    if (!peer->boxes[in->comm->index].sends.head) return OK;
     struct post *s = peer->boxes[in->comm->index].sends.head, *p = mine->recvs.head;
     TRY(check_match(in, peer, s, p));
     struct rank *sender = peer->rank;
-    pop(&peer->boxes[in->comm->index].sends);
-    pop(&mine->recvs);
+    queue_pop(&peer->boxes[in->comm->index].sends);
+    queue_pop(&mine->recvs);
     s->state = p->state = POST_COPYING;
     pthread_mutex_unlock(&in->rank->world->lock);
     memcpy(p->to, s->from, (size_t)p->bytes);
@@ -221,7 +219,7 @@ static void enqueue(struct comm_inside *in, struct post *p) {
         p->flight->left--;
         return;
     }
-    push(p->is_send ? &b->sends : &b->recvs, p);
+    queue_push(p->is_send ? &b->sends : &b->recvs, p);
     if (p->is_send) pthread_cond_signal(&in->rank->world->ranks[comm_world_rank(in, p->peer)].wake);
 }
 
@@ -269,6 +267,7 @@ void threads_leave(struct comm_inside *in) {
     pthread_mutex_lock(&r->world->lock);
     take_back(in);
     r->comms[in->id] = NULL;
+    while (r->n_comms > 0 && !r->comms[r->n_comms - 1]) r->n_comms--;
     if (r->last == in) r->last = NULL;
     pthread_mutex_unlock(&r->world->lock);
 }

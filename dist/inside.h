@@ -23,6 +23,7 @@ struct post {          /* one message, at one of its ends */
     const void *from;      /* of a send */
     void *to;              /* of a receive */
     int64_t bytes, number; /* number: counts the messages of this pair, from 0 */
+    int64_t matched;       /* MPI: bytes of the chunks under way */
     enum post_state state;
 };
 struct flight { /* one begun exchange */
@@ -33,7 +34,8 @@ struct flight { /* one begun exchange */
     int n, left;    /* posts; of them, not done */
     struct post *posts;
     int n_requests;
-    void *requests, *owner; /* MPI: its requests, and to which post each belongs (int) */
+    void *requests; /* MPI */
+    int *owner;     /* MPI: of each request, the post it belongs to */
 };
 struct queue {
     struct post *head, *tail;
@@ -46,6 +48,7 @@ struct comm_inside {
     struct comm *comm;
     struct rank *rank;
     enum mesh_axis axis;
+    int serial;                             /* of the communicators that this rank opened: the same on all ranks */
     int id, first, stride;                  /* member i is rank first + i * stride */
     int n_flights, n_transfers, n_requests; /* limits: open flights; transfers and requests of one */
     struct flight *flights;
@@ -64,7 +67,7 @@ struct record { /* the first failure */
 struct rank {
     struct world *world;
     int index;
-    int n_comms;
+    int n_comms, n_opened;
     struct comm_inside *comms[COMMS_MAX];
     const char *phase;
     int64_t phase_number, n_messages; /* n_messages: sent, for the fault table; own thread only */
@@ -110,10 +113,21 @@ enum status fault_strike(struct rank *r, bool *lost);
 
 extern const struct transport transport_mpi;
 enum status mpi_open(struct world *w);
+enum status mpi_join(struct comm_inside *in);
+void mpi_leave(struct comm_inside *in);
+enum status mpi_begin(struct comm_inside *in, struct flight *f);
+enum status mpi_end(struct comm_inside *in, struct flight *f);
+/* OK, or ERR_COMM with MPI's words for the code. */
+enum status mpi_status(int code, const char *what);
+void mpi_poll(struct world *w);     /* has another rank told of its failure? */
+void mpi_tell_all(struct world *w); /* tell the others of the first failure, which is here */
+void mpi_nap(int64_t polls);        /* between polls: yield at first, then sleep, as cores may be shared */
 
 /* Begin an exchange under the name of a collective. */
 enum status comm_post(struct comm *c, enum comm_use use, enum comm_op op, const struct transfer *list, int n,
                       struct pending *p);
+void queue_push(struct queue *q, struct post *p);
+void queue_pop(struct queue *q);
 int comm_world_rank(const struct comm_inside *in, int member);
 int comm_tag(const struct flight *f);
 void comm_print_tag(int tag, char *out, size_t room); /* "all_gather (grads)" */

@@ -83,7 +83,7 @@ static enum status run_many(struct world *w, world_fn *fn, void *arg) {
 }
 
 static void reset(struct rank *r) {
-    r->n_comms = 0;
+    r->n_comms = r->n_opened = 0;
     r->n_messages = 0;
     r->last = NULL;
     r->phase = NULL;

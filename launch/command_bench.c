@@ -61,9 +61,9 @@ static enum status report(struct bench *b, const struct bench_row *r, const stru
     const double share = library ? m->yardstick_s / m->run_s : bytes / m->run_s / (copied / m->yardstick_s);
     printf("%-12s %-8s %-40s %9.3f ms %8.2f GB/s", t->op->name, pass, t->why, 1e3 * m->run_s, 1e-9 * bytes / m->run_s);
     if (flops > 0.0) printf(" %8.1f GFLOP/s", 1e-9 * flops / m->run_s);
-    else printf(" %8s        ", "");
-    if (library) printf("  %4.0f %% of OpenBLAS\n", 100.0 * share);
-    else printf("  %4.0f %% of copy at %.1f GB/s\n", 100.0 * share, 1e-9 * copied / m->yardstick_s);
+    if (library) printf("  %4.0f %% of OpenBLAS", 100.0 * share);
+    else if (flops == 0.0) printf("  %4.0f %% of copy at %.1f GB/s", 100.0 * share, 1e-9 * copied / m->yardstick_s);
+    putchar('\n');
     fflush(stdout);
     json_t *o = json_pack("{ss, ss, ss, si, si, sf, sf, sf, ss, sf}", "op", t->op->name, "pass", pass, "case", t->why,
                           "threads", pool_size(b->pool), "rounds", m->n_rounds, "ms", 1e3 * m->run_s, "gb_per_s",

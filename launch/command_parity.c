@@ -14,7 +14,10 @@
 
 /* Our logits, loss and gradients beside those of golden.safetensors, in F64. */
 struct parity {
-    struct config config;
+    const struct config *config;
+    struct rank *rank;
+    struct team team;
+    void *logits; /* of all ranks */
     struct hf_folder *hf;
     struct shard_file golden;
     struct runner run;
@@ -108,11 +111,11 @@ static enum status none_left(const struct parity *p) {
     return OK;
 }
 
-static enum status compare_all(struct parity *p) {
+static enum status compare_all(struct parity *p, struct tensor logits) {
     struct runner *r = &p->run;
     double loss = r->total * r->scale;
     printf("%-64s %10s %10s\n", "tensor", "largest", "relative");
-    TRY(compare_named(p, "logits", "logits", r->out.logits, 0.0));
+    TRY(compare_named(p, "logits", "logits", logits, 0.0));
     TRY(compare_named(p, "loss", "loss", tensor_1d(&loss, F64, 1), 0.0));
     TRY(largest_gradient(p, &p->floor));
     for (int i = 0; i < p->n_map; i++) {
@@ -123,7 +126,7 @@ static enum status compare_all(struct parity *p) {
     return none_left(p);
 }
 
-static enum status load_inputs(struct parity *p, const char *dir) {
+static enum status open_golden(struct parity *p, const char *dir, struct runner_spec *spec) {
     const struct shard_entry *ids = NULL;
     char path[PATH_BYTES];
     TRY(path_print(path, "%s/golden.safetensors", dir));
@@ -131,16 +134,21 @@ static enum status load_inputs(struct parity *p, const char *dir) {
     TRY(golden_entry(p, "input_ids", &ids));
     FAIL_UNLESS(ids->n_dims == 2 && ids->shape[0] > 0 && ids->shape[1] > 0, ERR_DATA,
                 "%s: input_ids must be (sequences, tokens)", path);
-    const struct train_config *c = &p->config.train;
-    TRY(runner_init(&p->run, &p->config.model,
-                    &(struct runner_spec){.precision = c->precision,
-                                          .threads = c->threads,
-                                          .n_sequences = ids->shape[0],
-                                          .tokens = ids->shape[1],
-                                          .tile = c->head_tile,
-                                          .gradients = true,
-                                          .logits = true},
-                    false));
+    *spec = (struct runner_spec){.precision = p->config->train.precision,
+                                 .threads = p->config->train.threads,
+                                 .n_sequences = ids->shape[0],
+                                 .tokens = ids->shape[1],
+                                 .tile = p->config->train.head_tile,
+                                 .gradients = true,
+                                 .logits = true,
+                                 .team = &p->team,
+                                 .mesh = &p->config->mesh};
+    return OK;
+}
+
+static enum status load_inputs(struct parity *p) {
+    const struct shard_entry *ids = NULL;
+    TRY(golden_entry(p, "input_ids", &ids));
     TRY(hf_read_params(p->hf, &p->run.model.params));
     TRY(hf_tensors(p->hf, &p->run.model.params, &p->map, &p->n_map));
     TRY(shard_read(&p->golden, ids, 0, ids->shape[0] * ids->shape[1], I32, p->run.ids));
@@ -148,16 +156,78 @@ static enum status load_inputs(struct parity *p, const char *dir) {
     return OK;
 }
 
-static enum status read_config(struct parity *p, const struct command_line *line, bool tol_given) {
+/* My rows of the logits among everybody's: all others' are zero, so that the sum over ranks is exact. */
+static enum status whole_logits(struct parity *p, struct tensor *out) {
+    struct runner *r = &p->run;
+    const int64_t V = r->out.logits.shape[1], rows = r->spec.n_sequences * r->spec.tokens;
+    void *whole = NULL, *scratch = NULL;
+    *out = tensor_2d(NULL, r->ctx.real, rows, V);
+    TRY(mem_take(tensor_bytes(*out), &whole));
+    out->data = p->logits = whole;
+    for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++) {
+        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
+        const struct tensor to = tensor_rows(*out, t->sequence * r->spec.tokens + t->begin, t->end - t->begin);
+        memcpy(to.data, tensor_rows(r->out.logits, t->row, t->end - t->begin).data, (size_t)tensor_bytes(to));
+    }
+    TRY(mem_take(all_reduce_scratch(&p->team.tokens, out->dtype, tensor_count(*out)), &scratch));
+    const enum status st = team_sum(&p->team, *out, COMM_CONTROL, scratch);
+    mem_free(scratch);
+    return st;
+}
+
+static enum status compute(struct parity *p, const char *dir) {
+    struct runner_spec spec;
+    struct tensor logits;
+    int transfers = 0;
+    TRY(open_golden(p, dir, &spec));
+    TRY(runner_transfers(&spec, spec.mesh, &transfers));
+    TRY(team_open(&p->team, p->rank, spec.mesh, transfers));
+    TRY(runner_init(&p->run, &p->config->model, &spec, false));
+    TRY(load_inputs(p));
+    TRY(runner_pass(&p->run, true));
+    TRY(runner_sum_gradients(&p->run));
+    TRY(runner_sum_total(&p->run));
+    TRY(whole_logits(p, &logits));
+    if (!p->team.leader) return OK;
+    TRY(compare_all(p, logits));
+    printf("%s: %d of %d tensors within %g (%s, %d rank%s)\n", p->n_bad ? "FAILED" : "passed", p->n_rows - p->n_bad,
+           p->n_rows, p->tol, p->run.ctx.ops->name, rank_size(p->rank), rank_size(p->rank) > 1 ? "s" : "");
+    FAIL_UNLESS(p->n_bad == 0, ERR_DATA, "%d of %d tensors differ by more than --tol %g", p->n_bad, p->n_rows, p->tol);
+    return OK;
+}
+
+/* What all ranks of the process read. */
+struct task {
+    struct config config;
+    const char *dir;
+    double tol;
+};
+
+static enum status parity_rank(struct rank *rank, void *arg) {
+    struct task *task = arg;
+    struct parity p = {.config = &task->config, .rank = rank, .tol = task->tol};
+    enum status st = hf_open(&p.hf, task->dir);
+    if (st == OK) st = compute(&p, task->dir);
+    runner_term(&p.run);
+    team_close(&p.team);
+    mem_free(p.map);
+    mem_free(p.logits);
+    shard_close(&p.golden);
+    hf_close(p.hf);
+    return st;
+}
+
+static enum status read_config(struct task *t, const struct command_line *line) {
     enum status st = OK;
+    struct hf_folder *hf = NULL;
     struct text yaml = {0}, errors = {0};
     const char *overrides[64] = {"train.precision=f64"};
     FAIL_UNLESS(line->n_overrides < 63, ERR_CONFIG, "more than 62 overrides");
     for (int i = 0; i < line->n_overrides; i++) overrides[i + 1] = line->overrides[i];
-    TRY_OUT(hf_open(&p->hf, line->words[0]));
-    TRY_OUT(hf_model_yaml(p->hf, &yaml));
-    st = config_read(&p->config,
-                     &(struct config_source){.where = line->words[0],
+    TRY_OUT(hf_open(&hf, t->dir));
+    TRY_OUT(hf_model_yaml(hf, &yaml));
+    st = config_read(&t->config,
+                     &(struct config_source){.where = t->dir,
                                              .text = yaml.s,
                                              .text_bytes = yaml.n,
                                              .n_overrides = line->n_overrides + 1,
@@ -165,22 +235,27 @@ static enum status read_config(struct parity *p, const struct command_line *line
                                              .model_only = true},
                      &errors);
     if (errors.n > 0) fprintf(stderr, "%s", errors.s);
-    if (st == OK && !tol_given) p->tol = p->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
+    if (st == OK) st = config_check_runnable(&t->config);
+    if (st == OK && isnan(t->tol)) t->tol = t->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
 out:
+    hf_close(hf);
     text_term(&yaml);
     text_term(&errors);
     return st;
 }
 
-static enum status parity(struct parity *p, const struct command_line *line, bool tol_given) {
-    TRY(read_config(p, line, tol_given));
-    TRY(load_inputs(p, line->words[0]));
-    TRY(runner_pass(&p->run, true));
-    TRY(compare_all(p));
-    printf("%s: %d of %d tensors within %g (%s)\n", p->n_bad ? "FAILED" : "passed", p->n_rows - p->n_bad, p->n_rows,
-           p->tol, p->run.ctx.ops->name);
-    FAIL_UNLESS(p->n_bad == 0, ERR_DATA, "%d of %d tensors differ by more than --tol %g", p->n_bad, p->n_rows, p->tol);
+static enum status read_tol(const char *text, double *tol) {
+    char *end = NULL;
+    *tol = text ? strtod(text, &end) : NAN;
+    FAIL_UNLESS(!text || (!*end && end != text && *tol >= 0.0), ERR_CONFIG, "--tol %s: wants a number, 0 or more",
+                text);
     return OK;
+}
+
+static bool mesh_given(const struct command_line *line) {
+    for (int i = 0; i < line->n_overrides; i++)
+        if (!strncmp(line->overrides[i], "mesh.seq=", 9) || !strncmp(line->overrides[i], "mesh.data=", 10)) return true;
+    return false;
 }
 
 static enum status run(int argc, char **argv) {
@@ -188,23 +263,20 @@ static enum status run(int argc, char **argv) {
     const struct option_row rows[] = {{"--tol", &tol, NULL}, {"--ranks", &ranks, NULL}, {"--device", &device, NULL}};
     struct command_line line;
     enum status st = OK;
-    struct parity p = {.tol = NAN};
+    struct task t = {.tol = NAN};
     TRY(command_parse(argc, argv, rows, 3, &line));
-    if (line.n_words != 1) FAIL_OUT(ERR_CONFIG, "usage: baton %s", "parity HF_DIR [--tol X] [key=value ...]");
+    if (line.n_words != 1) FAIL_OUT(ERR_CONFIG, "wants one HF_DIR and has %d: baton parity --help", line.n_words);
+    t.dir = line.words[0];
     TRY_OUT(device_choose(device));
-    TRY_OUT(ranks_check(ranks));
-    if (tol) {
-        char *end = NULL;
-        p.tol = strtod(tol, &end);
-        if (*end || end == tol || !(p.tol >= 0.0)) FAIL_OUT(ERR_CONFIG, "--tol %s: wants a number, 0 or more", tol);
-    }
-    st = parity(&p, &line, tol != NULL);
+    TRY_OUT(read_tol(tol, &t.tol));
+    TRY_OUT(read_config(&t, &line));
+    st = team_run(&(struct team_spec){.ranks = ranks,
+                                      .mesh = &t.config.mesh,
+                                      .mesh_given = mesh_given(&line),
+                                      .deadline_s = t.config.mesh.deadline},
+                  parity_rank, &t);
 out:
-    runner_term(&p.run);
-    mem_free(p.map);
-    shard_close(&p.golden);
-    hf_close(p.hf);
-    config_term(&p.config);
+    config_term(&t.config);
     command_line_term(&line);
     return st;
 }

@@ -2,11 +2,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include "base/json.h"
 #include "base/log.h"
 #include "launch/command.h"
 #include "launch/device.h"
-#include "launch/run_folder.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
 
@@ -20,7 +18,6 @@ static enum status read_config(struct config *c, const struct command_line *line
     FAIL_UNLESS(line->n_words == 1, ERR_CONFIG, "wants one CONFIG, a YAML file, and has %d: baton train --help",
                 line->n_words);
     TRY(device_choose(o->device));
-    TRY(ranks_check(o->ranks));
     const struct config_source from = {
         .path = line->words[0], .n_overrides = line->n_overrides, .overrides = line->overrides};
     enum status st = config_read(c, &from, &errors);
@@ -45,115 +42,90 @@ static enum status print_plan(const struct config *c, const struct runner *r) {
     return st;
 }
 
-static enum status dry_run(const struct config *c) {
-    struct runner r;
-    const struct runner_spec spec = trainer_spec(c);
-    TRY(runner_init(&r, &c->model, &spec, true));
-    const enum status st = print_plan(c, &r);
-    runner_term(&r);
-    return st;
-}
-
-/* What a fork came from, for whoever reads its folder later. */
-static enum status record_fork(const struct trainer *t, const char *from, const char *to) {
-    char path[PATH_BYTES];
-    TRY(path_print(path, "%s/fork.json", to));
-    json_t *j = json_pack("{s:s, s:I, s:s, s:s}", "from", from, "step", (json_int_t)t->step, "identity",
-                          t->config->identity_hash, "differences", t->identity_diff.s ? t->identity_diff.s : "");
-    struct text text = {0};
-    enum status st = j ? json_print(j, &text) : status_fail(ERR_OOM, __FILE__, __LINE__, "no memory to write %s", path);
-    if (st == OK) st = file_replace(path, text.s, text.n);
-    text_term(&text);
-    json_decref(j);
-    return st;
-}
-
-/* RUN-fork-1, -2, ...: the first that does not exist, or that holds a run of this identity. */
-static enum status fork_run(struct trainer *t, struct run_folder *f, char dir[PATH_BYTES]) {
-    const char *from = t->config->run.dir;
-    for (int k = 1; k < 1000; k++) {
-        TRY(path_print(dir, "%s-fork-%d", from, k));
-        const bool there = file_exists(dir);
-        TRY(run_folder_open(f, dir));
-        t->run_dir = dir;
-        if (!there) {
-            TRY(trainer_restore(t, from, true));
-            t->saved_step = -1;
-            return record_fork(t, from, dir);
-        }
-        const enum status st = trainer_restore(t, dir, false);
-        if (st == OK) return OK;
-        if (st != ERR_CONFIG && st != ERR_MISSING) return st;
-        TRY(run_folder_close(f, true));
-    }
-    FAIL(ERR_CONFIG, "%s has a thousand forks: give this run a folder with run.dir=...", from);
-}
-
-/* The run folder is ours, and the state is what its newest valid checkpoint holds, if there is one. */
-static enum status settle(struct trainer *t, struct run_folder *f, bool fork, char dir[PATH_BYTES]) {
-    TRY(path_print(dir, "%s", t->config->run.dir));
-    TRY(run_folder_open(f, dir));
-    t->run_dir = dir;
-    const enum status st = trainer_restore(t, dir, false);
-    if (st == ERR_MISSING) {
-        status_clear();
-        return OK;
-    }
-    if (st != ERR_CONFIG || !fork) return st;
-    TRY(run_folder_close(f, true));
-    return fork_run(t, f, dir);
+static enum status open_report(struct trainer *t, const struct run_folder *f) {
+    const struct config *c = t->config;
+    if (!t->team.leader) return OK;
+    TRY(run_folder_write_config(f, &c->resolved));
+    return report_open(&t->report, &(struct report_spec){.run_dir = t->run_dir,
+                                                         .first_step = t->step + 1,
+                                                         .n_steps = c->train.steps,
+                                                         .tensorboard = c->run.tensorboard});
 }
 
 static enum status train_in_folder(struct trainer *t, const struct run_folder *f) {
-    const struct config *c = t->config;
-    TRY(run_folder_write_config(f, &c->resolved));
-    if (t->step >= c->train.steps) {
-        log_note("%s: all %" PRId64 " steps are done; a larger train.steps goes on", t->run_dir, c->train.steps);
+    if (t->step >= t->config->train.steps) {
+        if (t->team.leader)
+            log_note("%s: all %" PRId64 " steps are done; a larger train.steps goes on", t->run_dir,
+                     t->config->train.steps);
         return OK;
     }
-    TRY(report_open(&t->report, &(struct report_spec){.run_dir = t->run_dir,
-                                                      .first_step = t->step + 1,
-                                                      .n_steps = c->train.steps,
-                                                      .tensorboard = c->run.tensorboard}));
+    TRY(open_report(t, f));
     const enum status st = trainer_run(t);
     const enum status closed = report_close(t->report);
     t->report = NULL;
     return st != OK ? st : closed;
 }
 
-static enum status train(const struct config *c, bool fork) {
+/* What all ranks of the process share. */
+struct task {
+    struct config config;
+    struct train_options options;
+};
+
+static enum status dry_run(const struct config *c, struct rank *rank) {
+    struct runner r;
+    struct team team;
+    TRY(trainer_team(&team, c, rank));
+    const struct runner_spec spec = trainer_spec(c, &team);
+    enum status st = runner_init(&r, &c->model, &spec, true);
+    if (st == OK && team.leader) st = print_plan(c, &r);
+    if (st == OK) runner_term(&r);
+    team_close(&team);
+    return st;
+}
+
+static enum status train_rank(struct rank *rank, void *arg) {
+    const struct task *task = arg;
+    const struct config *c = &task->config;
     struct trainer t;
     struct run_folder f;
     char dir[PATH_BYTES];
+    if (task->options.dry_run) return dry_run(c, rank);
     run_folder_init(&f);
-    TRY(signals_init());
-    enum status st = trainer_open(&t, c, signals_flag());
-    if (st != OK) {
-        signals_term();
-        return st;
-    }
-    st = print_plan(c, &t.run);
-    if (st == OK) st = settle(&t, &f, fork, dir);
+    TRY(trainer_open(&t, c, rank, signals_flag()));
+    enum status st = t.team.leader ? print_plan(c, &t.run) : OK;
+    if (st == OK) st = trainer_settle(&t, &f, task->options.fork, dir);
     const bool settled = st == OK;
     if (st == OK) st = train_in_folder(&t, &f);
     trainer_close(&t);
     const enum status closed = run_folder_close(&f, settled);
-    signals_term();
     return st != OK ? st : closed;
 }
 
+static enum status train(struct task *task) {
+    TRY(signals_init());
+    const struct mesh_config *m = &task->config.mesh;
+    const enum status st = team_run(&(struct team_spec){.ranks = task->options.ranks,
+                                                        .mesh = &task->config.mesh,
+                                                        .mesh_given = m->data * m->seq > 1,
+                                                        .deadline_s = m->deadline},
+                                    train_rank, task);
+    signals_term();
+    return st;
+}
+
 static enum status run(int argc, char **argv) {
-    struct train_options o = {0};
-    const struct option_row rows[] = {{"--device", &o.device, NULL},
-                                      {"--ranks", &o.ranks, NULL},
-                                      {"--dry-run", NULL, &o.dry_run},
-                                      {"--fork", NULL, &o.fork}};
+    struct task t = {0};
+    struct train_options *o = &t.options;
+    const struct option_row rows[] = {{"--device", &o->device, NULL},
+                                      {"--ranks", &o->ranks, NULL},
+                                      {"--dry-run", NULL, &o->dry_run},
+                                      {"--fork", NULL, &o->fork}};
     struct command_line line;
-    struct config c = {0};
     TRY(command_parse(argc, argv, rows, 4, &line));
-    enum status st = read_config(&c, &line, &o);
-    if (st == OK) st = o.dry_run ? dry_run(&c) : train(&c, o.fork);
-    config_term(&c);
+    enum status st = read_config(&t.config, &line, o);
+    if (st == OK) st = train(&t);
+    config_term(&t.config);
     command_line_term(&line);
     return st;
 }

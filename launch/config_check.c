@@ -46,6 +46,11 @@ enum status config_check_runnable(const struct config *c) {
         FAIL_UNLESS(axes[i].ranks == 1, ERR_CONFIG,
                     "mesh.%s: %" PRId64 " ranks do not run yet, only data and seq do; set mesh.%s=1", axes[i].axis,
                     axes[i].ranks, axes[i].axis);
+    FAIL_UNLESS(
+        c->train.sequences_per_step == 0 || c->train.sequences_per_step % (c->train.micro_batch * c->mesh.data) == 0,
+        ERR_CONFIG,
+        "mesh.data: %" PRId64 " ranks of micro-batches of %" PRId64 " do not divide the %" PRId64 " sequences_per_step",
+        c->mesh.data, c->train.micro_batch, c->train.sequences_per_step);
     FAIL_UNLESS(c->train.precision != PRECISION_BF16, ERR_CONFIG,
                 "train.precision: bf16 does not run yet, this program trains on the CPU; set train.precision=f32");
     return OK;

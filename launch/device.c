@@ -12,5 +12,5 @@ enum status ranks_check(const char *ranks) {
     if (!ranks || !strcmp(ranks, "1")) return OK;
     FAIL_UNLESS(*ranks >= '1' && *ranks <= '9' && strspn(ranks, "0123456789") == strlen(ranks), ERR_CONFIG,
                 "--ranks %s: wants a number, 1 or more", ranks);
-    FAIL(ERR_CONFIG, "--ranks %s: one rank is all that works yet", ranks);
+    FAIL(ERR_CONFIG, "--ranks %s: baton eval runs on one rank so far", ranks);
 }

@@ -75,7 +75,7 @@ prepare() {
 train() { build/baton train configs/quickstart.yaml --device cpu; }
 
 evaluate() {
-    build/baton eval $home/run perplexity --device cpu
+    build/baton eval $home/run perplexity --device cpu lengths=64,256,512
     echo
     build/baton eval $home/run sample --device cpu --prompt "The question of " tokens=300 temperature=0.7
     echo
@@ -93,16 +93,16 @@ loss=$(grep -o '"valid_loss": *[0-9.e+-]*' $home/run/metrics.jsonl | tail -1 | s
 entropy=$(build/corpus entropy $home/text/train/*.txt $home/text/valid/*.txt)
 echo "== done in $((SECONDS - began)) s"
 printf '%s' "$report"
-echo "validation loss                         ${loss:-missing} nats a byte"
-echo "entropy of a byte given the two before  $entropy nats a byte: what counting pairs of bytes would reach"
+awk -v loss="${loss:-missing}" 'BEGIN { printf "validation loss                         %.4f nats a byte\n", loss }'
+echo "entropy of a byte given the two before  $entropy nats a byte, counted over all of the text"
 awk -v loss="${loss:-9}" -v entropy="$entropy" 'BEGIN { exit !(loss <= 2.0 && loss < entropy) }' || {
     echo "The model did not learn what it should have: please look at $home/run/metrics.jsonl" >&2
     exit 1
 }
 cat <<END
 Next:
-  $home/run/                      the run: config.yaml, metrics.jsonl, checkpoints; a second start continues it
-  configs/quickstart.yaml         the model and its training, to change and try again
-  build/baton train --help        the commands; README.md lists them all
-  DESIGN.md                       how it is built, and why
+  $home/run/        the run: config.yaml, metrics.jsonl, checkpoints; a second start continues it
+  configs/quickstart.yaml     the model and its training, to change and try again
+  build/baton train --help    one of the commands; README.md lists them
+  DESIGN.md                   how it is built, and why
 END

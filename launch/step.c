@@ -19,14 +19,16 @@ static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
     return OK;
 }
 
-static void select_micro(struct trainer *t, int64_t micro) {
+/* My i-th micro-batch: those of a step go round the data axis. */
+static void select_micro(struct trainer *t, int64_t i) {
+    const int64_t micro = i * t->config->mesh.data + mesh_index(&t->team.mesh, MESH_DATA);
     const int64_t T = t->run.spec.n_sequences * t->run.spec.tokens;
     memcpy(t->run.ids, t->ids + micro * T, (size_t)T * sizeof *t->ids);
     memcpy(t->run.targets, t->targets + micro * T, (size_t)T * sizeof *t->targets);
     memcpy(t->run.pos, t->pos + micro * T, (size_t)T * sizeof *t->pos);
 }
 
-/* Blocks in the order of the parameters, each in its own fixed tree. */
+/* Blocks in the order of the parameters, each in its own fixed tree; every rank has all gradients. */
 static enum status gradient_norm(struct trainer *t, double *norm) {
     struct ctx *c = &t->run.ctx;
     struct tensor sum = tensor_1d(&t->norm_squared, F64, 1);
@@ -36,7 +38,6 @@ static enum status gradient_norm(struct trainer *t, double *norm) {
         TRY(c->ops->sum_squares_fwd(
             c, &(struct sum_squares){.x = tensor_1d(g.data, g.dtype, tensor_count(g)), .out = sum}));
     }
-    TRY(t->run.step.seams->total(&t->run.step, sum, AXIS_DATA | AXIS_SEQ | AXIS_TENSOR));
     *norm = sqrt(t->norm_squared);
     return OK;
 }
@@ -75,21 +76,32 @@ static enum status update(struct trainer *t) {
     return OK;
 }
 
+enum status train_agree_stop(struct trainer *t) {
+    int64_t asked = __atomic_load_n(t->stop, __ATOMIC_RELAXED) != 0;
+    if (t->team.tokens.size > 1) TRY(team_most(&t->team, &asked));
+    FAIL_UNLESS(!asked, ERR_STOPPED, "a signal asked to stop");
+    return OK;
+}
+
 static enum status step(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double begin = prof_seconds();
     const int64_t allocations = mem_stats().n_calls;
     int64_t valid = 0;
     *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
+    rank_phase(t->team.rank, "step", r->step);
     r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
     TRY(load_step(t, t->step, &valid));
     run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     run->total = 0.0;
     TRY(run->ctx.ops->fill_fwd(&run->ctx, &(struct fill){.x = run->grads, .value = 0.0}));
     for (int64_t i = 0; i < t->n_micro; i++) {
+        TRY(train_agree_stop(t));
         select_micro(t, i);
         TRY(runner_pass(run, true));
     }
+    TRY(runner_sum_gradients(run));
+    TRY(runner_sum_total(run));
     TRY(gradient_norm(t, &r->grad_norm));
     r->loss = run->total * run->scale;
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
@@ -115,23 +127,34 @@ enum status train_step(struct trainer *t, struct step_report *r) {
     return st;
 }
 
+/* Sequences [at, at + per_pass) of n; those past the end count nothing. */
+static enum status load_validation(struct trainer *t, int64_t at, int64_t n, int64_t *valid) {
+    struct runner *run = &t->run;
+    const int64_t S = run->spec.tokens;
+    for (int64_t i = 0; i < run->spec.n_sequences; i++) {
+        const int64_t row = i * S;
+        TRY(stream_read(t->valid, (at + i) % n, run->ids + row, run->targets + row, run->pos + row));
+        for (int64_t j = 0; j < S; j++) {
+            if (at + i >= n) run->targets[row + j] = -1;
+            *valid += run->targets[row + j] >= 0;
+        }
+    }
+    return OK;
+}
+
 enum status train_validate(struct trainer *t, double *loss) {
     struct runner *run = &t->run;
-    const int64_t S = run->spec.tokens, per_pass = run->spec.n_sequences;
+    const int64_t per_pass = run->spec.n_sequences, data = t->config->mesh.data;
+    const int64_t me = mesh_index(&t->team.mesh, MESH_DATA);
     int64_t n = t->config->train.valid_sequences, valid = 0;
     if (n > stream_sequences(t->valid)) n = stream_sequences(t->valid);
     run->total = 0.0;
-    for (int64_t at = 0; at < n; at += per_pass) {
-        for (int64_t i = 0; i < per_pass; i++) {
-            const int64_t row = i * S;
-            TRY(stream_read(t->valid, (at + i) % n, run->ids + row, run->targets + row, run->pos + row));
-            for (int64_t j = 0; j < S; j++) {
-                if (at + i >= n) run->targets[row + j] = -1; /* the last pass is filled up: count nothing twice */
-                valid += run->targets[row + j] >= 0;
-            }
-        }
-        TRY(runner_pass(run, false));
+    for (int64_t at = 0, pass = 0; at < n; at += per_pass, pass++) {
+        TRY(train_agree_stop(t));
+        TRY(load_validation(t, at, n, &valid));
+        if (pass % data == me) TRY(runner_pass(run, false));
     }
+    TRY(runner_sum_total(run));
     *loss = valid > 0 ? run->total / (double)valid : NAN;
     return OK;
 }

@@ -24,7 +24,7 @@ void team_close(struct team *t) {
 }
 
 enum status team_agree(struct team *t, void *data, int64_t bytes) {
-    struct pending p;
+    struct pending p = {0};
     TRY(broadcast_begin(&t->tokens, COMM_CONTROL, 0, data, bytes, &p));
     return comm_end(&t->tokens, &p);
 }
@@ -32,7 +32,7 @@ enum status team_agree(struct team *t, void *data, int64_t bytes) {
 enum status team_most(struct team *t, int64_t *number) {
     enum { MOST_RANKS = 4096 };
     int64_t all[MOST_RANKS];
-    struct pending p;
+    struct pending p = {0};
     ASSERT(t->tokens.size <= MOST_RANKS);
     TRY(all_gather_even_begin(&t->tokens, COMM_CONTROL, number, 8, all, &p));
     TRY(comm_end(&t->tokens, &p));

@@ -23,26 +23,37 @@ static enum status place_tokens(struct trainer *t) {
     return OK;
 }
 
-struct runner_spec trainer_spec(const struct config *c) {
+struct runner_spec trainer_spec(const struct config *c, struct team *team) {
     return (struct runner_spec){.precision = c->train.precision,
                                 .threads = c->train.threads,
                                 .n_sequences = c->train.micro_batch,
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
-                                .training = true};
+                                .training = true,
+                                .team = team,
+                                .mesh = &c->mesh};
 }
 
-enum status trainer_open(struct trainer *t, const struct config *c, const int *stop) {
+enum status trainer_team(struct team *team, const struct config *c, struct rank *rank) {
+    const struct runner_spec spec = trainer_spec(c, NULL);
+    int transfers = 0;
+    TRY(runner_transfers(&spec, &c->mesh, &transfers));
+    return team_open(team, rank, &c->mesh, transfers);
+}
+
+enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank, const int *stop) {
     enum status st = OK;
     *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
-    t->n_micro = c->train.sequences_per_step / c->train.micro_batch;
+    t->stop = stop;
+    t->n_micro = c->train.sequences_per_step / (c->train.micro_batch * c->mesh.data);
+    TRY_OUT(trainer_team(&t->team, c, rank));
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
     TRY_OUT(place_tokens(t));
-    const struct runner_spec spec = trainer_spec(c);
+    const struct runner_spec spec = trainer_spec(c, &t->team);
     TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
     runner_init_params(&t->run, (uint64_t)c->run.seed);
-    t->run.step.stop = stop;
+    if (rank_size(rank) == 1) t->run.step.stop = stop; /* several ranks agree, between micro-batches */
     t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
     TRY_OUT(trainer_list_state(t));
 out:
@@ -58,6 +69,7 @@ void trainer_close(struct trainer *t) {
     mem_free(t->state);
     text_term(&t->identity_diff);
     runner_term(&t->run);
+    team_close(&t->team);
     *t = (struct trainer){0};
 }
 
@@ -66,8 +78,9 @@ static bool due(int64_t step, int64_t every, int64_t last) { return step == last
 /* A save that fails costs nothing but itself: the older checkpoints stay and training goes on. */
 static void save_or_warn(struct trainer *t) {
     if (trainer_save(t) == OK) return;
-    report_warn(t->report, "step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on",
-                t->step, status_text());
+    if (t->report)
+        report_warn(t->report, "step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on",
+                    t->step, status_text());
     status_clear();
 }
 
@@ -81,8 +94,8 @@ static enum status one_step(struct trainer *t) {
         st = train_validate(t, &r.valid_loss);
         r.validated = st == OK;
     }
-    TRY(report_step(t->report, &r));
-    if (r.skipped)
+    if (t->report) TRY(report_step(t->report, &r));
+    if (r.skipped && t->report)
         report_note(t->report, "warning: step %" PRId64 " skipped: loss %g, gradient norm %g; nothing was changed",
                     r.step, r.loss, r.grad_norm);
     TRY(st);
@@ -95,9 +108,9 @@ enum status trainer_run(struct trainer *t) {
     while (st == OK && t->step < t->config->train.steps) st = one_step(t);
     if (st != OK && st != ERR_STOPPED) return st;
     if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t));
-    if (st == ERR_STOPPED && t->step > 0)
+    if (st != ERR_STOPPED || !t->report) return st;
+    if (t->step > 0)
         report_note(t->report, "stopped by a signal; step %" PRId64 " is saved, the same command continues", t->step);
-    else if (st == ERR_STOPPED)
-        report_note(t->report, "stopped by a signal before the first step had ended: nothing to save");
+    else report_note(t->report, "stopped by a signal before the first step had ended: nothing to save");
     return st;
 }

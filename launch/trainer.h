@@ -6,11 +6,14 @@
 #include "data/stream.h"
 #include "kernels/adamw/adamw.h"
 #include "launch/report.h"
+#include "launch/run_folder.h"
 #include "launch/runner.h"
 
 struct trainer {
     const struct config *config;
     const char *run_dir; /* where checkpoints go: run.dir, or a fork of it */
+    struct team team;
+    const int *stop; /* not 0: a signal came */
     struct runner run;
     struct stream *train, *valid;
     struct arena tokens; /* of one whole step, so that its valid targets are known before it */
@@ -32,15 +35,25 @@ enum status train_step(struct trainer *t, struct step_report *r);
 /* Mean loss over the validation sequences. */
 enum status train_validate(struct trainer *t, double *loss);
 
+/* ERR_STOPPED on all ranks alike where a signal has reached any of them. */
+enum status train_agree_stop(struct trainer *t);
+
 /* The checkpoint's view of the state (trainer_state.c). */
 enum status trainer_list_state(struct trainer *t);
 enum status trainer_save(struct trainer *t);
-/* The newest valid checkpoint of run_dir becomes the state.  ERR_MISSING: there is none.  ERR_CONFIG: its identity
- * differs, with the keys that do.  Identity may differ for a fork: the state is read, nothing of run_dir is touched. */
-enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ);
+/* The newest valid checkpoint of run_dir; for the leader.  ERR_MISSING: there is none.  ERR_CONFIG: its identity
+ * differs, with the keys that do; for a fork it may. */
+enum status trainer_find(struct trainer *t, const char *run_dir, bool may_differ, char path[PATH_BYTES]);
+/* Its content becomes the state; for every rank. */
+enum status trainer_load(struct trainer *t, const char *path);
 
-struct runner_spec trainer_spec(const struct config *c);
-enum status trainer_open(struct trainer *t, const struct config *c, const int *stop);
+/* The run folder is ours and the state is what its newest valid checkpoint holds, if there is one (settle.c). */
+enum status trainer_settle(struct trainer *t, struct run_folder *f, bool fork, char dir[PATH_BYTES]);
+
+/* The ranks of a run of this configuration. */
+enum status trainer_team(struct team *team, const struct config *c, struct rank *rank);
+struct runner_spec trainer_spec(const struct config *c, struct team *team);
+enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank, const int *stop);
 /* Steps until config.train.steps or a stop; reports, validates and saves on the way. */
 enum status trainer_run(struct trainer *t);
 void trainer_close(struct trainer *t);

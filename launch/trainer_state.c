@@ -31,7 +31,7 @@ enum status trainer_list_state(struct trainer *t) {
     return OK;
 }
 
-enum status trainer_save(struct trainer *t) {
+static enum status save_here(struct trainer *t) {
     const struct config *c = t->config;
     struct checkpoint_meta meta = {.step = t->step,
                                    .tokens = t->step * c->train.sequences_per_step * c->train.tokens_per_sequence,
@@ -40,9 +40,17 @@ enum status trainer_save(struct trainer *t) {
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
     TRY(report_sync(t->report));
-    TRY(checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep));
-    t->saved_step = t->step;
-    return OK;
+    return checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep);
+}
+
+/* Every rank holds the whole state: the leader writes it, and all learn how that went. */
+enum status trainer_save(struct trainer *t) {
+    enum status st = t->team.leader ? save_here(t) : OK;
+    int64_t failed = st != OK;
+    TRY(team_most(&t->team, &failed));
+    if (!failed) t->saved_step = t->step;
+    FAIL_UNLESS(st != OK || !failed, ERR_IO, "the leader could not save step %" PRId64, t->step);
+    return st;
 }
 
 /* A difference is an error, or what a fork records. */
@@ -58,23 +66,26 @@ static enum status check_identity(struct trainer *t, const struct checkpoint_met
     return OK;
 }
 
-enum status trainer_restore(struct trainer *t, const char *run_dir, bool identity_may_differ) {
+enum status trainer_find(struct trainer *t, const char *run_dir, bool may_differ, char path[PATH_BYTES]) {
     enum status st = OK;
     struct text skipped = {0};
     struct checkpoint *c = NULL;
-    char path[PATH_BYTES];
     st = checkpoint_find(run_dir, path, &skipped);
     if (skipped.n > 0) log_warn("%.*s", (int)(skipped.n - (skipped.s[skipped.n - 1] == '\n')), skipped.s);
     if (st != OK) goto out;
     TRY_OUT(checkpoint_open(&c, path));
-    const struct checkpoint_meta *about = checkpoint_about(c);
-    TRY_OUT(check_identity(t, about, path, identity_may_differ));
-    TRY_OUT(checkpoint_read(c, t->state, t->n_state, true));
-    t->step = about->step;
-    t->saved_step = about->step;
-    log_note("continuing from %s: step %" PRId64 " of %" PRId64, path, t->step, t->config->train.steps);
+    TRY_OUT(check_identity(t, checkpoint_about(c), path, may_differ));
 out:
     checkpoint_close(c);
     text_term(&skipped);
+    return st;
+}
+
+enum status trainer_load(struct trainer *t, const char *path) {
+    struct checkpoint *c = NULL;
+    TRY(checkpoint_open(&c, path));
+    const enum status st = checkpoint_read(c, t->state, t->n_state, true);
+    if (st == OK) t->step = t->saved_step = checkpoint_about(c)->step;
+    checkpoint_close(c);
     return st;
 }

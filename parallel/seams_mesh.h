@@ -7,8 +7,8 @@
  * Numbers received by a rank, for each sequence of a micro-batch; every one is sent once:
  *   gather  (n - z) (M N + H), n = z P: every rank has all summaries and folds them itself; one round
  *   chain   z' M N, z' = my ranges whose predecessor another rank holds; a round for each range in turn
- *   scan    (n - z) m (N + 1) + z (M - m) N, m = M / P: rank k folds row block k of all ranges; two rounds, and the
- *           bytes depend neither on the length nor, for large P, on P
+ *   scan    (n - z) (m N + h) + z (M - m) N, m = M / P rows of h heads: rank k folds row block k of all ranges; two
+ *           rounds, and the bytes depend neither on the length nor, for large P, on P
  * Carry, last(k): only the rows that a range needs and another rank holds: k C at most for each of my ranges.
  * Attention: `swap` (T/P of all heads for T of H/P heads) or `keys` (keys and values of earlier tokens, within the
  * window); see attend_swap.c and attend_keys.c. */

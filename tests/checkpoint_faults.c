@@ -170,6 +170,9 @@ static void check_run(enum scene scene, bool third, const char *why) {
     if (st != OK) return;
     CHECK(!strcmp(path, step_path(third ? 3 : 2)), "%s: %s was found", why, path);
     world_check(path, third ? 3 : 2, why);
+    for (int64_t step = 1; step <= 3; step++) /* none is seen half gone */
+        if (file_exists(step_path(step)) && (third || step != 3 || scene != THIRD_DAMAGED))
+            CHECK(checkpoint_glance(step_path(step)) == OK, "%s: %s", why, status_text());
     if (scene == FRESH) return;
     world_check(step_path(2), 2, why);
     if (!third) world_check(step_path(1), 1, why);

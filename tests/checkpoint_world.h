@@ -59,11 +59,13 @@ static inline void world_init(struct world *w) {
 }
 
 static inline struct checkpoint_meta world_meta(int64_t step) {
-    struct checkpoint_meta m = {.step = step,
-                                .tokens = step * 4096,
-                                .seed = 0xfedcba9876543210u,
-                                .identity_text = "model.width: 64\nrun.seed: 1\n",
-                                .config = "model: {width: 64}\nrun: {seed: 1}\n"};
+    struct checkpoint_meta m;
+    memset(&m, 0, sizeof m);
+    m.step = step;
+    m.tokens = step * 4096;
+    m.seed = 0xfedcba9876543210u;
+    m.identity_text = "model.width: 64\nrun.seed: 1\n";
+    m.config = "model: {width: 64}\nrun: {seed: 1}\n";
     memset(m.identity, 'a', 64);
     return m;
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: cpu threads */
 #include "tests/comm_cases.h"
-#include "base/rng.h"
-#include "profiling/prof.h"
+#include "dist/agree.h"
 
 struct plan {
     const char *why;
@@ -89,7 +88,7 @@ static void test_mistakes(void) {
          ERR_COMM,
          {"rank 2 sent 16 bytes of all_gather (grads)", "bytes of all_gather (grads) are expected"}},
         {OTHER_COLLECTIVE, ERR_COMM, {"sent 16 bytes of all_to_all (params)", "of all_to_all (params) are expected"}},
-        {OTHER_AXIS, ERR_COMM, {"rank 2 opened tokens", "opened seq where this rank opened tokens"}},
+        {OTHER_AXIS, ERR_COMM, {"rank 2 opened tokens", "opened seq (3 ranks from 0) where this rank opened tokens"}},
         {ENDS_EARLY, ERR_COMM, {"rank 2 has ended without it"}},
         {FAILS, ERR_DATA, {"rank 2 of 3: books/valid.bin: 3 bytes are missing"}},
         {TOO_MANY_FLIGHTS, ERR_ARG, {"more than 8 exchanges of seq in flight"}},
@@ -102,6 +101,43 @@ static void test_mistakes(void) {
         bool said = false;
         for (int k = 0; k < 3; k++) said |= rows[i].says[k] && strstr(status_text(), rows[i].says[k]);
         CHECK(said, "mistake %d: '%s' does not say '%s'", mistake, status_text(), rows[i].says[0]);
+    }
+}
+
+/* texts[i] is what rank i says. */
+static enum status compare(struct rank *r, void *arg) {
+    const char *const *texts = arg;
+    const struct mesh_sizes sizes = {1, rank_size(r), 1, 1, 1};
+    struct mesh m;
+    struct comm c = {0};
+    enum status st = OK;
+    TRY_OUT(mesh_place(&m, &sizes, rank_size(r), rank_index(r)));
+    TRY_OUT(comm_init(&c, r, &m, MESH_WORLD, NULL));
+    TRY_OUT(agree_same(&c, "the seed", "7"));
+    TRY_OUT(agree_same(&c, "the configuration", texts[rank_index(r)]));
+out:
+    comm_term(&c);
+    return st;
+}
+
+static void test_agree(void) {
+    static const struct {
+        const char *why, *texts[4], *says;
+    } rows[] = {
+        {"all agree", {"ab", "ab", "ab", "ab"}, NULL},
+        {"one differs", {"ab", "ab", "cd", "ab"}, ": rank 2 has cd; 3 of 4 ranks, as rank 0, have ab"},
+        {"the first differs", {"cd", "ab", "ab", "ab"}, ": rank 0 has cd; 3 of 4 ranks, as rank 1, have ab"},
+        {"one is longer", {"ab", "ab", "ab", "abc"}, ": rank 3 has abc; 3 of 4 ranks, as rank 0, have ab"},
+        {"two and two", {"ab", "cd", "cd", "ab"}, ": rank 1 has cd, rank 2 has cd; 2 of 4 ranks, as rank 0, have ab"},
+        {"all differ",
+         {"a", "b", "c", ""},
+         ": rank 1 has b, rank 2 has c, rank 3 has ; 1 of 4 ranks, as rank 0, have a"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const enum status st = run(4, 60, NULL, 0, compare, (void *)(uintptr_t)rows[i].texts);
+        CHECK(st == (rows[i].says ? ERR_CONFIG : OK), "%s: %s", rows[i].why, status_name(st));
+        CHECK(!rows[i].says || strstr(status_text(), rows[i].says), "%s: '%s' does not say '%s'", rows[i].why,
+              status_text(), rows[i].says);
     }
 }
 
@@ -140,6 +176,7 @@ static void test_world(void) {
 int main(void) {
     test_cases();
     test_mistakes();
+    test_agree();
     test_world();
     return check_end();
 }

@@ -133,7 +133,7 @@ function check_words(code) {
     if (folder !~ /^(launch|base|tests)$/ && calls(code, "(secure_)?getenv|_?exit|quick_exit|abort"))
         bad(FNR, "getenv and exit live in launch/, base/ and tests/")
     if (code ~ /^[ \t]*#[ \t]*if[ \t]+0/) bad(FNR, "code switched off by #if 0")
-    if (has_word(code, "typedef") && code ~ /typedef[ \t]+(struct|enum|union)/ && FILENAME !~ /\.cu$/)
+    if (has_word(code, "typedef") && code ~ /typedef[ \t]+(struct|enum|union)[^(]*$/ && FILENAME !~ /\.cu$/)
         bad(FNR, "types are named struct x and enum x, without typedef")
 }
 

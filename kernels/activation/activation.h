@@ -16,7 +16,7 @@ enum activation_kind { ACT_RELU2, ACT_SWIGLU, ACT_GELU, ACT_GELU_TANH };
 #define ACTIVATION_CHOICES "relu2|swiglu|gelu|gelu_tanh" /* in the order of the enum */
 struct activation {
     enum activation_kind kind;
-    struct tensor        h, y;   /* (T, F or 2 F) in;  (T, F) out */
-    struct tensor        dy, dh; /* (T, F) in;  (T, F or 2 F) out */
+    struct tensor h, y;   /* (T, F or 2 F) in;  (T, F) out */
+    struct tensor dy, dh; /* (T, F) in;  (T, F or 2 F) out */
 };
 #endif

@@ -14,6 +14,6 @@ enum knob { KNOB_LR, KNOB_CLIP, KNOB_FIX1, KNOB_FIX2, KNOB_SKIP, N_KNOBS }; /* F
 struct adamw {
     struct tensor w, m, v, g; /* (n) in and out;  g in */
     struct tensor knobs;      /* (N_KNOBS) F64 in      */
-    double        beta1, beta2, eps, decay, lr_scale;
+    double beta1, beta2, eps, decay, lr_scale;
 };
 #endif

@@ -7,6 +7,6 @@
 #include "base/ctx.h"
 struct add {
     struct tensor x, y, out;
-    double        scale;
+    double scale;
 };
 #endif

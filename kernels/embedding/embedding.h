@@ -9,8 +9,8 @@
  *   errors     ERR_ARG: shapes or types disagree.  ERR_DATA: an id outside [0, V), named with its position */
 #include "base/ctx.h"
 struct embedding {
-    struct tensor ids;   /* (T)                                          */
-    struct tensor w, y;  /* (V, D) in;  (T, D) out                       */
+    struct tensor ids;    /* (T)                                          */
+    struct tensor w, y;   /* (V, D) in;  (T, D) out                       */
     struct tensor dy, dw; /* (T, D) in;  (V, D) +=                       */
 };
 #endif

@@ -7,6 +7,6 @@
 #include "base/ctx.h"
 struct fill {
     struct tensor x; /* out */
-    double        value;
+    double value;
 };
 #endif

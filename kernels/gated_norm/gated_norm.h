@@ -7,7 +7,8 @@
  *   norm first   out = w silu(z) y / sqrt(mean_group(y^2) + eps)
  *   backward     gate first, per group, r = 1/sqrt(.), h = u r:  du = r (w do - h mean_group(h w do)),
  *                dy = du silu(z), dz = du y silu'(z), dw += sum_t do h;  norm first: derived in gated_norm_ref.c
- *   shapes       T rows, C channels, groups of `group` channels, C % group == 0; y, z, out and gradients may have a pitch
+ *   shapes       T rows, C channels, groups of `group` channels, C % group == 0; y, z, out and gradients may have
+ *                a pitch
  *   types        all `real`, sums F64
  *   errors       ERR_ARG: shapes or types disagree, group does not divide C
  *   source       Dao and Gu 2024, arXiv:2405.21060 (the norm of its section 7.1) */
@@ -17,8 +18,8 @@ struct gated_norm {
     struct tensor y, z, w, out;     /* (T, C) (T, C) (C) in;  (T, C) out          */
     struct tensor r;                /* (T, C / group) kept by forward             */
     struct tensor dout, dy, dz, dw; /* (T, C) in;  (T, C) (T, C) out;  (C) +=     */
-    int64_t       group;
-    double        eps;
-    bool          norm_first;
+    int64_t group;
+    double eps;
+    bool norm_first;
 };
 #endif

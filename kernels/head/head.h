@@ -19,6 +19,6 @@ struct head {
     struct tensor logits, lse, picked; /* (T, V) (T) (T) out of forward           */
     struct tensor scale;               /* (1) F64 in of backward                  */
     struct tensor dx, dw;              /* (T, D) out;  (V, D) +=                  */
-    double        logit_scale;
+    double logit_scale;
 };
 #endif

@@ -15,6 +15,6 @@
 struct linear {
     struct tensor x, w, b, y;     /* (T, I) (O, I) (O) in;  (T, O) out            */
     struct tensor dy, dx, dw, db; /* (T, O) in;  (T, I) out;  (O, I) (O) +=       */
-    bool          add, dx_add;
+    bool add, dx_add;
 };
 #endif

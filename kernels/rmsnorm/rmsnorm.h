@@ -16,7 +16,7 @@ struct rmsnorm {
     struct tensor x, w, y;    /* (T, D) (D) in;  (T, D) out             */
     struct tensor r;          /* (T) kept by forward, read by backward  */
     struct tensor dy, dx, dw; /* (T, D) in;  (T, D) out;  (D) +=        */
-    double        eps;
-    bool          dx_add;
+    double eps;
+    bool dx_add;
 };
 #endif

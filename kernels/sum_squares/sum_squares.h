@@ -4,8 +4,8 @@
 /* sum_squares.h - sum of squares in an order fixed by the length alone.
  *
  *   out += the squares of x summed in F64: inside blocks of 4,096 elements in 16 lanes (element i to lane i mod 16,
- *          ascending; lanes j and j + 8, then 4, 2, 1), the blocks' sums in a binary tree (pairs of neighbours, level by
- *          level, an odd one passes up)
+ *          ascending; then lanes j and j + 8, and so on by 4, 2, 1), the blocks' sums in a binary tree (pairs of
+ *          neighbours, level by level, an odd one passes up)
  *   shapes     n elements;  types x `real`, out (1) F64.   A value that is not finite makes out not finite
  *   errors     ERR_ARG: shapes or types disagree */
 #include "base/ctx.h"
