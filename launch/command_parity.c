@@ -185,7 +185,6 @@ static enum status compute(struct parity *p, const char *dir) {
     TRY(runner_init(&p->run, &p->config->model, &spec, false));
     TRY(load_inputs(p));
     TRY(runner_pass(&p->run, true));
-    TRY(runner_sum_gradients(&p->run));
     TRY(runner_sum_total(&p->run));
     TRY(whole_logits(p, &logits));
     if (!p->team.leader) return OK;
@@ -208,8 +207,8 @@ static enum status parity_rank(struct rank *rank, void *arg) {
     struct parity p = {.config = &task->config, .rank = rank, .tol = task->tol};
     enum status st = hf_open(&p.hf, task->dir);
     if (st == OK) st = compute(&p, task->dir);
-    runner_term(&p.run);
     team_close(&p.team);
+    runner_term(&p.run);
     mem_free(p.map);
     mem_free(p.logits);
     shard_close(&p.golden);

@@ -2,6 +2,7 @@
 #include "launch/config_fields.h"
 #include <string.h>
 #include "parallel/shard_map.h"
+#include "parallel/sharding.h"
 
 #define STEPS_MAX 1e12
 #define FREE      true
@@ -20,6 +21,8 @@ static const struct field mesh_fields[] = {
      "how states cross ranks; auto: gather up to 8 ranks of seq, scan above", FREE},
     {"attention", FIELD_CHOICE, AT(attention), "auto", 0, 0, MESH_ATTENTION_CHOICES,
      "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
+    {"shard", FIELD_CHOICE, AT(shard), "optimizer", 0, 0, SHARDING_CHOICES,
+     "what the ranks of data x seq hold in slices: optimizer state, gradients too, parameters too", FREE},
     {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},
     FIELDS_END};
 #undef AT

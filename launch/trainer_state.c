@@ -5,12 +5,21 @@
 #include "base/log.h"
 #include "launch/trainer.h"
 
-static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part, struct tensor whole) {
+/* My rows of a logical tensor, maybe none: what of the piece lies in that part of its parameter. */
+static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part,
+                      const struct sharding_piece *mine, struct tensor flat) {
+    const int64_t row = param_count(p) / p->shape[0], first = mine->begin / row, end = first + mine->n / row;
     struct param_part piece;
     param_part(p, part, &piece);
-    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_rows(whole, piece.row_begin, piece.rows)};
+    const int64_t from = first > piece.row_begin ? first : piece.row_begin;
+    const int64_t piece_end = piece.row_begin + piece.rows, to = end < piece_end ? end : piece_end;
+    int64_t shape[4] = {from < to ? to - from : 0, p->shape[1], p->shape[2], p->shape[3]};
+    void *data = shape[0] > 0 ? (char *)flat.data + (from - first) * row * dtype_bytes(flat.dtype) : NULL;
+    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, p->w.dtype, shape)};
+    if (shape[0] > 0) s->begin = from - piece.row_begin;
+    shape[0] = piece.rows;
+    memcpy(s->global, shape, sizeof s->global);
     snprintf(s->name, sizeof s->name, "%s/%s", group, piece.name);
-    memcpy(s->global, s->t.shape, sizeof s->global);
 }
 
 enum status trainer_list_state(struct trainer *t) {
@@ -22,10 +31,11 @@ enum status trainer_list_state(struct trainer *t) {
     t->state = mem;
     for (int i = 0; i < ps->n; i++) {
         const struct param *p = &ps->list[i];
+        const struct sharding_piece *mine = &t->run.shards.piece[i];
         for (int part = 0; part < param_parts(p); part++) {
-            list_part(&t->state[t->n_state++], "param", p, part, p->w);
-            list_part(&t->state[t->n_state++], "adamw.m", p, part, p->m);
-            list_part(&t->state[t->n_state++], "adamw.v", p, part, p->v);
+            list_part(&t->state[t->n_state++], "param", p, part, mine, mine->w);
+            list_part(&t->state[t->n_state++], "adamw.m", p, part, mine, mine->m);
+            list_part(&t->state[t->n_state++], "adamw.v", p, part, mine, mine->v);
         }
     }
     return OK;

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_PARALLEL_SHARDING_H
+#define BATON_PARALLEL_SHARDING_H
+/* sharding.h - parameters, gradients and optimizer state over the P ranks of data x seq, behind the seams need and
+ * done.
+ *
+ * A block is a layer, or the ends (embedding, final norm, head).  Its parameters lie in one row of N elements, each
+ * rounded up to ARENA_ALIGN bytes; rank k's slice is [at[k], at[k + 1]), nearly even, cut at the edges of parameters
+ * and inside one at whole rows that are multiples of SUM_SQUARES_BLOCK elements.  L layers, M micro-batches, n = my
+ * slice.
+ *
+ *   stage        whole on each rank                         received by a rank in a step, in elements
+ *   none         everything                                 grads: M sum of all_reduce(N) over blocks
+ *   optimizer    weights, gradients                         grads: M sum of (P - 1) n;  params: sum of N - n
+ *   gradients    weights, gradients of the ends and 3       the same
+ *                layers
+ *   parameters   the ends, 2 layers' weights and 3          grads: the same;  params: N - n of the ends, and of layer i
+ *                layers' gradients                          1 + M [i < L - 2] + (M - 1) [i > 1] times that of its N - n
+ *
+ * Every stage adds the ranks' gradients of one micro-batch in the order of ranks, then micro-batches in their order:
+ * so all have the same bits on one mesh.  With one rank a pass adds to the gradients in place, and every stage is none.
+ * The exchange of a block begins in done and ends two blocks later, hidden behind them; updated weights leave with
+ * sharding_publish and are awaited in need. */
+#include "dist/collectives.h"
+#include "model/seams.h"
+
+enum sharding_stage { SHARDING_NONE, SHARDING_OPTIMIZER, SHARDING_GRADIENTS, SHARDING_PARAMETERS };
+#define SHARDING_CHOICES "none|optimizer|gradients|parameters" /* in the order of the enum */
+
+struct sharding_spec {
+    struct rank *rank; /* NULL: one rank without a world                    */
+    const struct mesh *mesh;
+    enum sharding_stage stage;
+    enum dtype real;
+    struct params *params;             /* with shapes; those of a block follow each other */
+    int n_layers;                      /* the ends come after them                         */
+    const int *first;                  /* (n_layers + 2) a block's first parameter         */
+    bool borrowed, gradients, moments; /* weights belong to somebody else;  what there is  */
+    int64_t n_micro;                   /* micro-batches of a step                          */
+};
+struct sharding_block {
+    int first, end;             /* parameters                              */
+    int64_t *at, *bytes_at;     /* (P + 1) where slices begin              */
+    int64_t n, begin, mine;     /* elements: of the row; of my part of it  */
+    char *w, *g;                /* the row, where it lies now, or NULL     */
+    char *w_mine, *sum, *m, *v; /* my part; sum of gradients in a step */
+    struct pending gather;
+};
+/* My part of a parameter: n elements from begin on, whole rows of dim 0; n may be 0. */
+struct sharding_piece {
+    int64_t begin, n;
+    struct tensor w, m, v, g; /* (n) */
+};
+enum { SLOTS_W = 2, SLOTS_G = 3, FLIGHTS_G = 2 };
+struct sharding {
+    struct sharding_spec spec;
+    int n_ranks, index, n_blocks;
+    bool sliced, ring_w, ring_g, open; /* my part is less than the row; rows come and go; comm is open */
+    struct comm comm;
+    struct sharding_block *block;
+    struct sharding_piece *piece;   /* one a parameter           */
+    int64_t *at, *offset, *sums_at; /* offset: in the row;  sums_at: first block sum of each parameter */
+    char *slot_w[SLOTS_W], *slot_g[SLOTS_G];
+    struct sharding_block *in_slot[SLOTS_W];
+    struct sharding_block *flying[FLIGHTS_G];
+    struct reduction flight[FLIGHTS_G];
+    char *scratch[FLIGHTS_G], *sum_scratch;
+    double *sums;        /* of squares, by blocks of each parameter */
+    struct tensor grads; /* all gradients, where all are whole      */
+    int last, n_flown;   /* last: block needed before               */
+    bool up;             /* layers are needed in rising order       */
+    int64_t n_passes;    /* of this step, whose gradients are summed */
+};
+/* Bytes of memory, by purpose, as sharding_place will take it. */
+struct sharding_bytes {
+    int64_t weights, gradients, sums, moments, exchanges;
+};
+/* The plan alone; then its memory.  sharding_term accepts the empty one, and takes back what was begun. */
+enum status sharding_init(struct sharding *h, const struct sharding_spec *spec);
+struct sharding_bytes sharding_bytes(const struct sharding *h);
+enum status sharding_place(struct sharding *h, struct arena *arena);
+void sharding_term(struct sharding *h);
+
+/* Seams.  block: a layer's index, or -1: the ends. */
+enum status sharding_need(struct sharding *h, int block);
+enum status sharding_done(struct sharding *h, struct step *s, int block);
+/* Around a step and around each pass with a backward in it; after the last pass the pieces hold gradients. */
+enum status sharding_step_begin(struct sharding *h, struct step *s);
+enum status sharding_pass_begin(struct sharding *h, struct step *s);
+enum status sharding_pass_end(struct sharding *h, struct step *s);
+/* Sum of squares of all gradients: blocks of SUM_SQUARES_BLOCK in a tree for each parameter, on every stage. */
+enum status sharding_squares(struct sharding *h, struct step *s, double *out);
+/* My part of the weights has changed: let the others know.  settle waits for what is under way. */
+enum status sharding_publish(struct sharding *h);
+enum status sharding_settle(struct sharding *h);
+/* The whole weights of a block, to be written by every rank alike; then my part of them is kept. */
+void sharding_write_begin(struct sharding *h, int index);
+void sharding_write_end(struct sharding *h, int index);
+/* The parameters' w and g say where the row of their block lies: for the files of sharding. */
+void sharding_bind_w(struct sharding *h, const struct sharding_block *b);
+void sharding_bind_g(struct sharding *h, const struct sharding_block *b);
+#endif
