@@ -2,6 +2,7 @@
 #ifndef BATON_LAUNCH_RUNNER_H
 #define BATON_LAUNCH_RUNNER_H
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
+#include "kernels/exact.h"
 #include "launch/team.h"
 #include "model/model.h"
 #include "parallel/seams_mesh.h"
@@ -19,6 +20,7 @@ struct runner_spec {
     int64_t n_micro;                 /* passes whose gradients make a step, with a team; 0: 1              */
     bool logits;                     /* keep logits whole: out.logits                                      */
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
+    bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
     const struct mesh_config *mesh;  /* with a team                                              */
     const struct runner *weights_of; /* share that runner's weights (it must outlive this one)  */
@@ -31,6 +33,7 @@ struct runner {
     struct wide wide;     /* with several ranks of seq                  */
     struct sharding shards;
     struct seams_mesh mesh;
+    struct exact exact;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work;
@@ -47,7 +50,7 @@ struct runner {
     struct ledger ledger;
 };
 /* Transfers that a list of the seams may need, for team_open; the mesh's ERR_CONFIG where tokens cannot be split. */
-enum status runner_transfers(const struct runner_spec *spec, const struct mesh_config *mesh, int *transfers);
+enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers);
 /* The plan is made, printed into *plan (NULL: not), checked against the host, then allocated.  dry: stop before that.
  */
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry);
@@ -63,6 +66,10 @@ enum status runner_mesh_shape(struct runner *r);
 enum status runner_mesh_shards(struct runner *r);
 enum status runner_mesh_seams(struct runner *r);
 int64_t runner_mesh_bytes(const struct runner *r);
+/* Exact mode: what it wants, and the memory of its trees (runner_exact.c). */
+enum status runner_exact_check(const struct runner *r);
+int64_t runner_exact_bytes(const struct runner *r);
+enum status runner_exact_place(struct runner *r);
 /* Sum total over the ranks of data x seq. */
 enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */

@@ -119,8 +119,12 @@ static enum status open_gradient(struct sharding *h, struct step *s, struct shar
 static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
     char *mine = b->g + b->begin * unit_bytes(h);
     struct reduction *r = &h->flight[k];
-    *r =
-        (struct reduction){.use = COMM_GRADS, .dtype = h->spec.real, .in = b->g, .out = mine, .scratch = h->scratch[k]};
+    *r = (struct reduction){.use = COMM_GRADS,
+                            .dtype = h->spec.real,
+                            .in = b->g,
+                            .out = mine,
+                            .tree = h->spec.exact,
+                            .scratch = h->scratch[k]};
     h->flying[k] = b;
     if (!h->sliced) {
         r->n = b->n;
@@ -143,7 +147,7 @@ static enum status land(struct sharding *h, struct step *s, int k) {
 }
 
 enum status sharding_done(struct sharding *h, struct step *s, int block) {
-    if (h->n_ranks == 1) return OK;
+    if (!h->fresh) return OK;
     struct sharding_block *b = block < 0 ? ends_of(h) : &h->block[block];
     const int k = block < 0 ? 0 : h->n_flown++ % FLIGHTS_G;
     TRY(land(h, s, k));
@@ -153,11 +157,11 @@ enum status sharding_done(struct sharding *h, struct step *s, int block) {
 
 enum status sharding_step_begin(struct sharding *h, struct step *s) {
     h->n_passes = 0;
-    return h->n_ranks == 1 ? rows_zero(s, h->grads) : OK;
+    return h->fresh ? OK : rows_zero(s, h->grads);
 }
 
 enum status sharding_pass_begin(struct sharding *h, struct step *s) {
-    if (h->n_ranks == 1) return OK;
+    if (!h->fresh) return OK;
     ASSERT(h->n_passes < most(1, h->spec.n_micro));
     h->n_flown = 0;
     TRY(open_gradient(h, s, ends_of(h)));

@@ -18,7 +18,8 @@
  *                layers' gradients                          1 + M [i < L - 2] + (M - 1) [i > 1] times that of its N - n
  *
  * Every stage adds the ranks' gradients of one micro-batch in the order of ranks, then micro-batches in their order:
- * so all have the same bits on one mesh.  With one rank a pass adds to the gradients in place, and every stage is none.
+ * so all have the same bits on one mesh.  With one rank every stage is none, and a pass adds to the gradients in place
+ * (but not in exact mode, whose bits must be those of several ranks).
  * The exchange of a block begins in done and ends two blocks later, hidden behind them; updated weights leave with
  * sharding_publish and are awaited in need. */
 #include "dist/collectives.h"
@@ -37,6 +38,7 @@ struct sharding_spec {
     const int *first;                  /* (n_layers + 2) a block's first parameter         */
     bool borrowed, gradients, moments; /* weights belong to somebody else;  what there is  */
     int64_t n_micro;                   /* micro-batches of a step                          */
+    bool exact;                        /* ranks are added in their binary tree             */
 };
 struct sharding_block {
     int first, end;             /* parameters                              */
@@ -55,7 +57,8 @@ enum { SLOTS_W = 2, SLOTS_G = 3, FLIGHTS_G = 2 };
 struct sharding {
     struct sharding_spec spec;
     int n_ranks, index, n_blocks;
-    bool sliced, ring_w, ring_g, open; /* my part is less than the row; rows come and go; comm is open */
+    bool sliced, ring_w, ring_g; /* my part is less than the row; rows come and go          */
+    bool fresh, open;            /* gradients of a pass start from zero; comm is open       */
     struct comm comm;
     struct sharding_block *block;
     struct sharding_piece *piece;   /* one a parameter           */

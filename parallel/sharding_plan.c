@@ -119,7 +119,7 @@ static enum status put_gradients(struct sharding *h, struct placer *p) {
 
 /* Sums of micro-batches, unless the gradient itself is where they are; and the sums of squares. */
 static enum status put_sums(struct sharding *h, struct placer *p) {
-    const bool apart = h->n_ranks > 1 && (h->ring_g || h->spec.n_micro > 1);
+    const bool apart = h->fresh && (h->ring_g || h->spec.n_micro > 1);
     char *sums = NULL;
     if (!h->spec.gradients) return OK;
     for (struct sharding_block *b = h->block; b <= ends_of(h); b++) {
@@ -148,7 +148,7 @@ static int64_t scratch_of(const struct sharding *h, const struct sharding_block 
 /* The ends fly in the first place only. */
 static enum status put_exchanges(struct sharding *h, struct placer *p) {
     int64_t layers = 0;
-    if (!h->spec.gradients || h->n_ranks == 1) return OK;
+    if (!h->spec.gradients || !h->fresh) return OK;
     for (int k = 0; k < h->spec.n_layers; k++) layers = most(layers, scratch_of(h, &h->block[k]));
     for (int k = 0; k < FLIGHTS_G; k++)
         TRY(put(p, k == 0 ? most(layers, scratch_of(h, ends_of(h))) : layers, &h->scratch[k]));
@@ -240,6 +240,7 @@ enum status sharding_init(struct sharding *h, const struct sharding_spec *spec) 
         h->index = mesh_index(spec->mesh, MESH_TOKENS);
     }
     const enum sharding_stage stage = h->n_ranks > 1 ? spec->stage : SHARDING_NONE;
+    h->fresh = h->n_ranks > 1 || spec->exact;
     h->sliced = stage != SHARDING_NONE;
     h->ring_g = stage == SHARDING_GRADIENTS || stage == SHARDING_PARAMETERS;
     h->ring_w = stage == SHARDING_PARAMETERS;
