@@ -3,11 +3,12 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/log.h"
+#include "checkpoints/save_io.h"
 #include "launch/trainer.h"
 
 /* My rows of a logical tensor, maybe none: what of the piece lies in that part of its parameter. */
 static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part,
-                      const struct sharding_piece *mine, struct tensor flat) {
+                      const struct sharding_piece *mine, struct tensor flat, bool elsewhere) {
     const int64_t row = param_count(p) / p->shape[0], first = mine->begin / row, end = first + mine->n / row;
     struct param_part piece;
     param_part(p, part, &piece);
@@ -17,6 +18,7 @@ static void list_part(struct state_tensor *s, const char *group, const struct pa
     void *data = shape[0] > 0 ? (char *)flat.data + (from - first) * row * dtype_bytes(flat.dtype) : NULL;
     *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, p->w.dtype, shape)};
     if (shape[0] > 0) s->begin = from - piece.row_begin;
+    s->elsewhere = elsewhere;
     shape[0] = piece.rows;
     memcpy(s->global, shape, sizeof s->global);
     snprintf(s->name, sizeof s->name, "%s/%s", group, piece.name);
@@ -29,19 +31,30 @@ enum status trainer_list_state(struct trainer *t) {
     for (int i = 0; i < ps->n; i++) n += 3 * param_parts(&ps->list[i]);
     TRY(mem_take(n * (int64_t)sizeof *t->state, &mem));
     t->state = mem;
+    const bool elsewhere = !t->run.shards.sliced && !t->team.leader; /* all hold everything */
     for (int i = 0; i < ps->n; i++) {
         const struct param *p = &ps->list[i];
         const struct sharding_piece *mine = &t->run.shards.piece[i];
         for (int part = 0; part < param_parts(p); part++) {
-            list_part(&t->state[t->n_state++], "param", p, part, mine, mine->w);
-            list_part(&t->state[t->n_state++], "adamw.m", p, part, mine, mine->m);
-            list_part(&t->state[t->n_state++], "adamw.v", p, part, mine, mine->v);
+            list_part(&t->state[t->n_state++], "param", p, part, mine, mine->w, elsewhere);
+            list_part(&t->state[t->n_state++], "adamw.m", p, part, mine, mine->m, elsewhere);
+            list_part(&t->state[t->n_state++], "adamw.v", p, part, mine, mine->v, elsewhere);
         }
     }
     return OK;
 }
 
-static enum status save_here(struct trainer *t) {
+/* Metrics of the steps before are on disk first. */
+static enum status sync_report(struct trainer *t) {
+    const enum status st = t->team.leader ? report_sync(t->report) : OK;
+    int64_t failed = st != OK;
+    TRY(team_most(&t->team, &failed));
+    FAIL_UNLESS(st != OK || !failed, ERR_IO, "the leader could not write the metrics before step %" PRId64, t->step);
+    return st;
+}
+
+/* Every rank writes its part; where all ranks hold everything, the leader does. */
+enum status trainer_save(struct trainer *t) {
     const struct config *c = t->config;
     struct checkpoint_meta meta = {.step = t->step,
                                    .tokens = t->step * c->train.sequences_per_step * c->train.tokens_per_sequence,
@@ -49,18 +62,11 @@ static enum status save_here(struct trainer *t) {
                                    .identity_text = c->identity.s,
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
-    TRY(report_sync(t->report));
-    return checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep);
-}
-
-/* Every rank holds the whole state: the leader writes it, and all learn how that went. */
-enum status trainer_save(struct trainer *t) {
-    enum status st = t->team.leader ? save_here(t) : OK;
-    int64_t failed = st != OK;
-    TRY(team_most(&t->team, &failed));
-    if (!failed) t->saved_step = t->step;
-    FAIL_UNLESS(st != OK || !failed, ERR_IO, "the leader could not save step %" PRId64, t->step);
-    return st;
+    TRY(sync_report(t));
+    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.tokens, t->run_dir, &meta, t->state, t->n_state,
+                              c->checkpoint.keep));
+    t->saved_step = t->step;
+    return OK;
 }
 
 /* A difference is an error, or what a fork records. */
@@ -97,5 +103,5 @@ enum status trainer_load(struct trainer *t, const char *path) {
     const enum status st = checkpoint_read(c, t->state, t->n_state, true);
     if (st == OK) t->step = t->saved_step = checkpoint_about(c)->step;
     checkpoint_close(c);
-    return st;
+    return st != OK ? st : sharding_publish(&t->run.shards);
 }
