@@ -213,12 +213,9 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
-    if (r->spec.exact) exact_begin(&r->exact);
-    if (r->spec.exact && backward) TRY(runner_exact_begin(r));
+    if (r->spec.exact) return runner_exact_pass(r, backward);
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
-    if (!backward) return OK;
-    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
-    return r->spec.exact ? runner_exact_sum(r) : OK;
+    return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
 }
 
 void runner_plain_targets(struct runner *r) {

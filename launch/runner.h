@@ -70,8 +70,8 @@ enum status runner_sum_gradients(struct runner *r);
 enum status runner_exact_check(const struct runner *r);
 int64_t runner_exact_bytes(const struct runner *r);
 enum status runner_exact_place(struct runner *r);
-enum status runner_exact_begin(struct runner *r);  /* of a pass with a backward                       */
-enum status runner_exact_sum(struct runner *r);    /* after it: grads += its gradients over all ranks */
+enum status runner_exact_pass(struct runner *r, bool backward);
+enum status runner_exact_total(struct runner *r);
 enum status runner_exact_finish(struct runner *r); /* after the last: parameters' g hold the sum      */
 enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */

@@ -142,5 +142,6 @@ enum status runner_sum_gradients(struct runner *r) {
 }
 
 enum status runner_sum_total(struct runner *r) {
+    if (r->spec.exact) return runner_exact_total(r);
     return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
 }
