@@ -25,8 +25,8 @@ static enum status record_fork(const struct trainer *t, const char *from) {
     return st;
 }
 
-/* RUN-fork-1, -2, ...: the first that holds a run of this identity, or no checkpoint: it is new, or was killed before it
- * had one. */
+/* RUN-fork-1, -2, ...: the first that holds a run of this identity, or no checkpoint: it is new, or was killed before
+ * it had one. */
 static enum status fork_run(struct trainer *t, struct run_folder *f, char dir[PATH_BYTES], struct settled *s) {
     const char *from = t->config->run.dir;
     for (int k = 1; k < 1000; k++) {

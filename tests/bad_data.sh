@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 60
-# Data that cannot be trained on, through the program: exit code 1, a text that names file and cause, no run folder left;
-# and data that are only small, which train.
+# Data that cannot be trained on, through the program: exit code 1, a text that names file and cause, no run folder
+# left; and data that are only small, which train.
 set -u
 program=${BATON_PROGRAM:?the path of baton}
 work=$(mktemp -d)
@@ -65,7 +65,7 @@ no token at all|1|data.train=void|void: no token at all
 .idx is something else|1|data.train=other|other\.idx
 .bin is missing|1|data.train=alone|alone\.bin
 both are missing|1|data.train=nowhere|nowhere\.idx does not exist
-a token outside the vocabulary|1|model.vocab=100|good\.bin: document 0 has the token 1[0-9][0-9] at position [0-9]+, outside the vocabulary of 100
+a token outside the vocabulary|1|model.vocab=100|good\.bin: document 0 has the token 1.* outside the vocabulary of 100
 validation data that are cut off|1|data.valid=short|short\.bin
 no data at all|2|data.train=|data\.train
 CASES
@@ -85,10 +85,16 @@ printf 'x' >one
 head -c 300 /dev/urandom >noise
 for text in five one noise; do
     prepare $text $text || wrong "$text was not prepared: $(cat err)"
-    "$program" train config.yaml data.train=$text run.dir=run_$text >out 2>err || wrong "$text does not train: $(cat err)"
+    "$program" train config.yaml data.train=$text run.dir=run_$text >out 2>err ||
+        wrong "$text does not train: $(cat err)"
     [ "$(wc -l <run_$text/metrics.jsonl)" = 4 ] || wrong "$text: four steps wanted"
     grep -q '"loss": null' run_$text/metrics.jsonl && wrong "$text: a loss is not a number"
 done
 grep -q '"loss": 0.0, "grad_norm": 0.0,' run_one/metrics.jsonl ||
     wrong "one byte has no target: $(head -n 1 run_one/metrics.jsonl)"
+# Without any of the three standard streams, what would be printed goes into no file.
+"$program" train config.yaml run.dir=mute <&- >&- 2>&- || wrong "a run without streams: exit code not 0"
+grep -qv '^{"step": ' mute/metrics.jsonl && wrong "a run without streams: $(grep -v '^{"step": ' mute/metrics.jsonl)"
+[ "$(wc -l <mute/metrics.jsonl)" = 4 ] || wrong "a run without streams: four steps wanted"
+grep -rlE 'stack:|step 4/4' mute && wrong "a run without streams: the log is in these files"
 exit $((failures > 0))

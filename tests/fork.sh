@@ -18,7 +18,7 @@ says() { # says FILE WHY TEXT...: FILE holds each TEXT
     local file=$1 why=$2 text
     for text in "${@:3}"; do grep -qF -- "$text" "$file" || wrong "$why: '$text' is not in: $(tail -n 6 "$file")"; done
 }
-saved() { echo "$(ls "$1/checkpoints")"; }
+saved() { ls "$1/checkpoints"; }
 steps() { sed 's/{"step": \([0-9]*\),.*/\1/' "$1/metrics.jsonl" | tr '\n' ' '; }
 
 awk 'BEGIN { for (i = 1; i <= 300; i++) print "Line", i, "says that", i * i, "is the square of", i }' >text
@@ -72,22 +72,22 @@ train --fork run.seed=4 train.steps=9 || wrong "the killed fork does not start a
 [ "$(steps run-fork-3)" = "8 9 " ] || wrong "steps of the fork that was killed: $(steps run-fork-3)"
 [ ! -e run-fork-4 ] || wrong "a killed fork made another one"
 
-# Each damage on a copy of the run with steps 2, 4 and 6: why | command | what is told | step that is used
-while IFS='|' read -r why damage told step; do
+# Each damage on a copy of the run with steps 2, 4 and 6: why; command; what is told; step that is used
+while IFS=';' read -r why damage told step; do
     rm -rf damaged
     cp -r before damaged
-    (cd damaged/checkpoints && eval "$damage")
+    (cd damaged/checkpoints && eval "$damage" 2>/dev/null)
     train run.dir=damaged || wrong "$why: $(cat err)"
     says err "$why" "$told"
     says out "$why" "continuing from $work/damaged/checkpoints/step-0000000$step: step $step of 6"
     [ "$(steps damaged)" = "1 2 3 4 5 6 " ] || wrong "$why: steps $(steps damaged)"
     cmp before/checkpoints/step-00000006/shard* damaged/checkpoints/step-00000006/shard* || wrong "$why: another end"
 done <<'CASES'
-the newest shard is cut short|truncate -s -100 step-00000006/shard*|step-00000006|4
-the newest manifest is gone|rm step-00000006/manifest.json|step-00000006|4
-the newest configuration is gone|rm step-00000006/config.yaml|step-00000006|4
-one byte differs in the newest shard|printf X >mark; dd if=mark of="$(ls step-00000006/shard*)" bs=1 seek=5000 conv=notrunc 2>/dev/null; rm mark|step-00000006|4
-the two newest are empty|rm step-00000004/* step-00000006/*|step-00000004|2
+the newest shard is cut short;truncate -s -100 step-00000006/shard*;step-00000006;4
+the newest manifest is gone;rm step-00000006/manifest.json;step-00000006;4
+the newest configuration is gone;rm step-00000006/config.yaml;step-00000006;4
+one byte differs in the newest shard;printf X | dd of="$(ls step-00000006/sh*)" bs=1 seek=5000 conv=notrunc;step-00000006;4
+the two newest are empty;rm step-00000004/* step-00000006/*;step-00000004;2
 CASES
 rm -rf damaged
 cp -r before damaged

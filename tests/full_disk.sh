@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 120
-# No room to save: training goes on, says so, and keeps the checkpoint it had; where not even metrics.jsonl can grow, its
-# lines come when there is room.  Once as a limit on the size of files, once on a full file system if one can be mounted.
+# No room to save: training goes on, says so, and keeps the checkpoint it had; where not even metrics.jsonl can grow,
+# its lines come when there is room.  Once as a limit on the size of files, once on a full file system if one can be
+# mounted.
 set -u
 program=${BATON_PROGRAM:?the path of baton}
 here=$(cd "$(dirname "$0")" && pwd)

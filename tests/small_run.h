@@ -2,6 +2,10 @@
 #ifndef BATON_TESTS_SMALL_RUN_H
 #define BATON_TESTS_SMALL_RUN_H
 /* small_run.h - a trainer over random tokens in a folder of its own, for tests that drive its steps. */
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE /* mkdtemp */
+#endif
+#include <unistd.h>
 #include "base/file.h"
 #include "base/rng.h"
 #include "data/idx.h"
@@ -56,10 +60,11 @@ static inline void small_run_open(struct trainer *t, struct config *c, struct ra
 static inline int small_run_main(enum status (*fn)(struct rank *rank, void *folder)) {
     char folder[] = "/tmp/baton_small_run_XXXXXX", prefix[PATH_BYTES];
     struct world *world = NULL;
+    const struct world_spec one = {.n_ranks = 1};
     if (!mkdtemp(folder)) SKIP("no temporary folder can be made");
     MUST(path_print(prefix, "%s/tokens", folder));
     small_run_tokens(prefix);
-    MUST(world_open(&world, &(struct world_spec){.n_ranks = 1}));
+    MUST(world_open(&world, &one));
     MUST(world_run(world, fn, folder));
     world_close(world);
     MUST(file_remove_tree(folder));
