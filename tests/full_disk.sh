@@ -39,6 +39,14 @@ limited_files() {
     same limited
 }
 
+# Several ranks: whichever is heard first, the cause is told.
+limited_ranks() {
+    (trap '' XFSZ; ulimit -f 500; train run.dir=ranks --ranks 2 checkpoint.every=8)
+    [ $? = 1 ] || wrong "two ranks could not save the last step, and the exit code is not 1"
+    says err "two ranks" "warning: step 8 was not saved" "step-00000012" "File too large"
+    says out "two ranks" "step 12/12"
+}
+
 # A file system of 2.5 MB: one checkpoint and a half.
 half_a_room() {
     mount -t tmpfs -o size=2500k none room || { wrong "cannot mount"; return; }
@@ -49,9 +57,9 @@ half_a_room() {
     umount room
 }
 
-# A file system of 5 MB, filled to the last byte during a run; then the file that fills it goes.
+# A file system of 20 MB, filled to the last byte during a run; then the file that fills it goes.
 full_room() {
-    mount -t tmpfs -o size=5000k none room || { wrong "cannot mount"; return; }
+    mount -t tmpfs -o size=20m none room || { wrong "cannot mount"; return; }
     train run.dir=room/full checkpoint.keep=1 train.steps=4 || wrong "full: the first steps failed: $(cat err)"
     "$program" train config.yaml run.dir=room/full checkpoint.keep=1 checkpoint.every=5 train.steps=100000 \
         train.threads=1 >out 2>err &
@@ -97,6 +105,7 @@ YAML
 mkdir room
 train || wrong "the run with room failed: $(cat err)"
 limited_files
+limited_ranks
 if unshare -rm mount -t tmpfs none room 2>/dev/null; then
     unshare -rm bash "$here/$(basename "$0")" in-mounts "$work" || failures=1
 else
