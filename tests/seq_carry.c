@@ -169,12 +169,34 @@ static void run_ways(const struct shard_spec *shard, const struct sizes *z, enum
             c[way][to] = (struct carry_case){
                 .seat = {.shard = *shard, .way = way}, .to = to, .H = z->H, .P = z->P, .N = z->N, .k = z->k, .C = z->C};
             run_case(&c[way][to], kind, 11);
-            same_bits(&c[CARRY_GATHER][to], &c[way][to]);
+            /* the chain folds from segment to segment, the others over their tree */
+            if (!shard->segments || way != CARRY_CHAIN || kind == INTEGERS)
+                same_bits(&c[CARRY_GATHER][to], &c[way][to]);
         }
         check_transpose(&c[way][CARRY_FORWARD], &c[way][CARRY_BACKWARD]);
     }
     for (int way = 0; way < 3; way++)
         for (int to = 0; to < 2; to++) carry_case_term(&c[way][to]);
+}
+
+/* Segments: what enters each has the same bits for any number of ranks. */
+static void run_segments(enum carry_way way, enum carry_to to) {
+    static const int ranks[] = {1, 2, 4, 8};
+    struct carry_case c[4];
+    for (int i = 0; i < 4; i++) {
+        c[i] = (struct carry_case){
+            .seat = {.shard = {.n_ranks = ranks[i], .n_sequences = 2, .tokens = 150, .grid = 8, .segments = true},
+                     .way = way},
+            .to = to,
+            .H = 3,
+            .P = 5,
+            .N = 4,
+            .k = 3,
+            .C = 2};
+        run_case(&c[i], MIXED, 12);
+        same_bits(&c[0], &c[i]);
+    }
+    for (int i = 0; i < 4; i++) carry_case_term(&c[i]);
 }
 
 int main(void) {
@@ -190,8 +212,13 @@ int main(void) {
                 run_ways(&s, &sizes[z], NEAR_ONE);
                 s.tokens = 50, s.grid = 8, s.segments = true; /* seven cells: some of eight ranks have none */
                 run_ways(&s, &sizes[z], INTEGERS);
+                run_ways(&s, &sizes[z], MIXED);
                 s.segments = false;
                 run_ways(&s, &sizes[z], NEAR_ONE);
             }
+    for (int to = CARRY_FORWARD; to <= CARRY_BACKWARD; to++) {
+        run_segments(CARRY_GATHER, to);
+        run_segments(CARRY_SCAN, to);
+    }
     return check_end();
 }

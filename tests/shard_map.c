@@ -19,6 +19,9 @@ static int64_t cells_of(const struct shard_spec *s) { return (s->tokens + s->gri
 
 /* The piece that a cell belongs to, and the piece's owner: the definition read cell by cell, not from the code. */
 static int64_t piece_of(const struct shard_spec *s, int64_t cell, int64_t pieces) {
+    int64_t subtree = 1; /* with segments: cells of a piece, the least power of two that is enough */
+    while (s->segments && subtree * pieces < cells_of(s)) subtree *= 2;
+    if (s->segments) return cell / subtree;
     for (int64_t k = 0; k < pieces; k++)
         if (cell >= k * cells_of(s) / pieces && cell < (k + 1) * cells_of(s) / pieces) return k;
     return -1;
@@ -81,9 +84,10 @@ static void check_rows(const struct shard_map *m) {
     const int64_t pieces =
         m->spec.layout == SHARD_ZIGZAG ? 2 : 1; /* each a cell more or less, and the last cell ragged */
     const int64_t bound = m->spec.n_sequences * (pieces * m->spec.grid + m->spec.grid - 1);
-    CHECK(most - least <= bound, "%s: from %" PRId64 " to %" PRId64 " rows a rank", about, least, most);
-    CHECK(m->spec.grid > 1 || m->spec.tokens < pieces * m->spec.n_ranks || least > 0, "%s: a rank without a token",
-          about);
+    CHECK(m->spec.segments || most - least <= bound, "%s: from %" PRId64 " to %" PRId64 " rows a rank", about, least,
+          most);
+    CHECK(m->spec.segments || m->spec.grid > 1 || m->spec.tokens < pieces * m->spec.n_ranks || least > 0,
+          "%s: a rank without a token", about);
 }
 
 /* Neighbours: what stands before the first row of a range is the last row of the range before it. */
