@@ -26,6 +26,7 @@ struct seat_spec {
     enum carry_way way;
     int n_carries;
     struct carry_shape carry[2];
+    bool swap;
     int64_t attend_numbers, work;
 };
 
@@ -54,7 +55,8 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .real = F64,
                                           .n_carries = spec->n_carries,
                                           .carry = spec->carry,
-                                          .attend_numbers = spec->attend_numbers};
+                                          .attend_numbers = spec->attend_numbers,
+                                          .swap = spec->swap};
     TRY(arena_init(&s->memory, "a seat", seams_mesh_bytes(&seams)));
     TRY(arena_init(&s->work, "a seat's workspace", spec->work));
     TRY(seams_mesh_init(&s->seams, &seams, &s->memory));
