@@ -129,7 +129,7 @@ struct plan {
     int64_t work;               /* most ctx->work any op takes    */
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
-    int64_t attend_numbers; /* most numbers of one token that attention moves */
+    int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
