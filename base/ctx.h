@@ -10,8 +10,9 @@
 extern "C" {
 #endif
 
-struct ops;  /* kernels/ops.h */
-struct pool; /* base/pool.h   */
+struct ops;   /* kernels/ops.h */
+struct pool;  /* base/pool.h   */
+struct exact; /* kernels/exact.h */
 
 struct ctx {
     const struct ops *ops; /* ops_ref, ops_ref64 or ops_cuda                                          */
@@ -20,6 +21,7 @@ struct ctx {
     void *stream;          /* cudaStream_t of the compute stream; NULL on the CPU                     */
     enum dtype real;       /* type of activations: F32 with ops_ref, F64 with ops_ref64               */
     enum space space;
+    struct exact *exact; /* NULL, or exact mode: segments and trees          */
     uint64_t seed;
 };
 

@@ -109,8 +109,8 @@ static void work(void *arg, int64_t index, int worker) {
     struct item *it = &p->item[index];
     it->st = it->shape == SHAPE_WHOLE ? add_document(p, it, worker, it->text, it->bytes) : add_lines(p, it, worker);
     if (it->st == OK) return;
-    const bool whole = it->shape == SHAPE_WHOLE;
-    snprintf(it->error, sizeof it->error, "%s%s%s", whole ? it->path : "", whole ? ": " : "", status_text());
+    const bool named = strstr(status_text(), it->path) != NULL;
+    snprintf(it->error, sizeof it->error, "%s%s%s", named ? "" : it->path, named ? "" : ": ", status_text());
 }
 
 static bool ends_with(const char *s, const char *end) {
@@ -146,15 +146,17 @@ static void reset_item(struct item *it) {
 static enum status next_path(struct prepare *p, struct item *it) {
     it->path = p->spec->paths[p->at_path];
     it->shape = ends_with(it->path, ".jsonl") ? SHAPE_JSONL : p->spec->lines ? SHAPE_LINES : SHAPE_WHOLE;
-    struct file_map *map = it->shape == SHAPE_WHOLE ? &it->whole : &p->map;
-    file_map_close(map);
-    TRY(file_map_open(map, it->path));
     p->at_path++;
+    if (it->shape == SHAPE_WHOLE) {
+        TRY(file_map_open(&it->whole, it->path));
+        it->text = (const char *)it->whole.data;
+        it->bytes = it->whole.bytes;
+        return OK;
+    }
+    file_map_close(&p->map);
     p->map_at = 0;
     p->line = 1;
-    it->text = (const char *)it->whole.data;
-    it->bytes = it->whole.bytes;
-    return OK;
+    return file_map_open(&p->map, it->path);
 }
 
 /* Items for one window.  A file of lines that is used up ends the window, since its mapping serves all of them. */

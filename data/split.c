@@ -7,8 +7,9 @@
 #include "base/arena.h"
 #include "data/split_pattern.h"
 
-/* Steps of backtracking and bytes of machine stack that one match may take: a pattern from a file must not run away. */
-enum { MATCH_STEPS_MAX = 10000000, STACK_BYTES_MAX = 1 << 20 };
+/* Steps of backtracking that one match may take, for itself and for each byte of the text (a run of white space is
+ * walked back once), and bytes of machine stack: a pattern from a file must not run away. */
+enum { MATCH_STEPS = 10000000, MATCH_STEPS_PER_BYTE = 16, STACK_BYTES_MAX = 1 << 20 };
 
 struct split_scratch {
     pcre2_match_data *match;
@@ -69,7 +70,6 @@ enum status split_scratch_init(struct split_scratch **out) {
         split_scratch_term(s);
         FAIL(ERR_OOM, "no memory for matching patterns");
     }
-    pcre2_set_match_limit(s->context, MATCH_STEPS_MAX);
     pcre2_jit_stack_assign(s->context, NULL, s->stack);
     *out = s;
     return OK;
@@ -175,6 +175,8 @@ static enum status run_from(const struct run *r, int step, const char *text, int
 enum status split_words(const struct splitter *s, struct split_scratch *scratch, const char *text, int64_t n,
                         enum status (*word)(void *arg, const char *word, int64_t n), void *arg) {
     const struct run r = {s, scratch, word, arg};
+    const int64_t steps = MATCH_STEPS + MATCH_STEPS_PER_BYTE * n;
+    pcre2_set_match_limit(scratch->context, steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX);
     return n == 0 ? OK : run_from(&r, 0, text, n);
 }
 

@@ -5,7 +5,8 @@
 
 enum {
     SMALL = 4096, /* bytes up to which a sum is gathered whole: one round instead of two */
-    TILE = 256    /* elements summed at a time, in the stack */
+    TILE = 256,   /* elements summed at a time, in the stack */
+    LEVELS = 14   /* of a tree over 4,096 members             */
 };
 
 void comm_split(int size, int64_t n, int64_t *at) {
@@ -115,9 +116,35 @@ static int place(const struct comm *c, int i) { return i - (i > c->index); }
 SUM_IN_ORDER(sum_f32, float)
 SUM_IN_ORDER(sum_f64, double)
 
+/* Level l holds the sum of 2^l members where bit l of the number seen is set; what is left is folded from below. */
+#define SUM_BY_TREE(name, real)                                                                                        \
+    static void name(const struct comm *c, const real *own, const real *others, real *out, int64_t n) {                \
+        for (int64_t begin = 0; begin < n; begin += TILE) {                                                            \
+            const int64_t m = n - begin < TILE ? n - begin : TILE;                                                     \
+            real level[LEVELS][TILE], sum[TILE];                                                                       \
+            for (int i = 0; i < c->size; i++) {                                                                        \
+                const real *x = (i == c->index ? own : others + place(c, i) * n) + begin;                              \
+                memcpy(sum, x, (size_t)m * sizeof(real));                                                              \
+                int l = 0;                                                                                             \
+                for (; i >> l & 1; l++)                                                                                \
+                    for (int64_t k = 0; k < m; k++) sum[k] = level[l][k] + sum[k];                                     \
+                memcpy(level[l], sum, (size_t)m * sizeof(real));                                                       \
+            }                                                                                                          \
+            bool any = false;                                                                                          \
+            for (int l = 0; c->size >> l; l++) {                                                                       \
+                if (!(c->size >> l & 1)) continue;                                                                     \
+                for (int64_t k = 0; k < m; k++) sum[k] = any ? level[l][k] + sum[k] : level[l][k];                     \
+                any = true;                                                                                            \
+            }                                                                                                          \
+            memcpy(out + begin, sum, (size_t)m * sizeof(real));                                                        \
+        }                                                                                                              \
+    }
+SUM_BY_TREE(tree_f32, float)
+SUM_BY_TREE(tree_f64, double)
+
 static void sum_in_order(const struct comm *c, const struct reduction *r, const void *own, void *out, int64_t n) {
-    if (r->dtype == F32) sum_f32(c, own, r->scratch, out, n);
-    else sum_f64(c, own, r->scratch, out, n);
+    if (r->dtype == F32) (r->tree ? tree_f32 : sum_f32)(c, own, r->scratch, out, n);
+    else (r->tree ? tree_f64 : sum_f64)(c, own, r->scratch, out, n);
 }
 
 static enum status check_type(enum dtype t) {

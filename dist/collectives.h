@@ -7,7 +7,8 @@
  * named.  `at` are size + 1 offsets, rising: block i is [at[i], at[i + 1]), and may be empty.  Bytes received, of a
  * group of P, for a result of n bytes: all_gather n (P-1)/P; all_to_all n (P-1)/P; reduce_scatter n (P-1), n of
  * the rank's own block; all_reduce 2 n (P-1)/P, or n (P-1) where n is small.  A sum is taken in the order of members,
- * ((x0 + x1) + x2) + ..., in the type itself: its bits do not depend on time, nor on the way it was computed.
+ * ((x0 + x1) + x2) + ..., or with `tree` in the binary tree of members, (x0 + x1) + (x2 + x3), a missing right child
+ * left out; in the type itself: its bits do not depend on time, nor on the way it was computed.
  * What *_begin began with a pending, comm_end ends. */
 #include "base/tensor.h"
 #include "dist/comm.h"
@@ -41,6 +42,7 @@ struct reduction {
     void *out;
     const int64_t *at; /* elements; reduce_scatter; must live until the end */
     int64_t n;         /* all_reduce                                        */
+    bool tree;
     void *scratch;
     struct pending pending;
 };

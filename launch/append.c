@@ -30,7 +30,7 @@ enum status append_record(struct append_file *f, const void *data, int64_t bytes
             const int why = n < 0 ? errno : ENOSPC;
             if (ftruncate(f->fd, f->bytes) != 0)
                 FAIL(ERR_IO, "%s: cannot write (%s), and its last record is torn", f->path, strerror(why));
-            FAIL(ERR_IO, "cannot write %s: %s; free some space and start the run again", f->path, strerror(why));
+            FAIL(ERR_IO, "cannot write %s: %s; free some space there", f->path, strerror(why));
         }
         done += n;
     }

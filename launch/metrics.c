@@ -8,7 +8,10 @@
 
 #define LINE_BYTES 1024
 
-void metrics_init(struct metrics *m) { *m = (struct metrics){.file.fd = -1}; }
+void metrics_init(struct metrics *m) {
+    m->file.fd = -1;
+    m->last_step = m->n_held = 0;
+}
 
 /* The step of one line, or 0 if it is not a metrics line. */
 static int64_t step_of_line(const char *line, int64_t bytes) {
@@ -79,23 +82,49 @@ static void print_value(const struct report_value *v, char out[32]) {
     else json_print_real(out, v->real);
 }
 
-enum status metrics_step(struct metrics *m, const struct step_report *s) {
+static int print_line(char line[LINE_BYTES], const struct step_report *s) {
     struct report_value value[REPORT_VALUES];
-    char line[LINE_BYTES], number[32];
-    ASSERT(s->step > m->last_step);
+    char number[32];
     const int n_values = report_values(s, value);
     int n = 0;
     for (int i = 0; i < n_values; i++) {
         print_value(&value[i], number);
-        n += snprintf(line + n, sizeof line - (size_t)n, "%s\"%s\": %s", i ? ", " : "{", value[i].key, number);
+        n += snprintf(line + n, LINE_BYTES - (size_t)n, "%s\"%s\": %s", i ? ", " : "{", value[i].key, number);
         ASSERT(n < LINE_BYTES - 2);
     }
-    n += snprintf(line + n, sizeof line - (size_t)n, "}\n");
-    TRY(append_record(&m->file, line, n));
-    m->last_step = s->step;
+    return n + snprintf(line + n, LINE_BYTES - (size_t)n, "}\n");
+}
+
+static enum status write_held(struct metrics *m) {
+    if (m->n_held > 0) TRY(append_record(&m->file, m->held, m->n_held));
+    m->n_held = 0;
     return OK;
 }
 
-enum status metrics_sync(struct metrics *m) { return append_sync(&m->file); }
+enum status metrics_step(struct metrics *m, const struct step_report *s) {
+    char line[LINE_BYTES];
+    ASSERT(s->step > m->last_step);
+    const int n = print_line(line, s);
+    const bool waited = m->n_held > 0;
+    if (m->n_held + n > METRICS_HELD) TRY(write_held(m));
+    memcpy(m->held + m->n_held, line, (size_t)n);
+    m->n_held += n;
+    m->last_step = s->step;
+    if (write_held(m) == OK) return OK;
+    if (!waited)
+        log_warn("%s; training goes on, and the lines from step %" PRId64 " on are held in memory until then",
+                 status_text(), s->step);
+    status_clear();
+    return OK;
+}
 
-enum status metrics_close(struct metrics *m) { return append_close(&m->file); }
+enum status metrics_sync(struct metrics *m) {
+    TRY(write_held(m));
+    return append_sync(&m->file);
+}
+
+enum status metrics_close(struct metrics *m) {
+    const enum status st = m->file.fd < 0 ? OK : write_held(m);
+    const enum status closed = append_close(&m->file);
+    return st != OK ? st : closed;
+}

@@ -3,8 +3,8 @@
 # Debian 12 packages, in one place: sourced by launch/quickstart.sh and tests/run.sh.
 packages_build="gcc libc6-dev cmake ninja-build pkg-config libyaml-dev libjansson-dev libxxhash-dev libssl-dev
     libpcre2-dev libisal-dev libopenblas-dev"
-# Headers as C++, the fuzzers and the formatter.
-packages_test="g++ clang-14 libclang-rt-14-dev clang-format-14"
+# Headers as C++, the fuzzers, the formatter, and worlds of several processes.
+packages_test="g++ clang-14 libclang-rt-14-dev clang-format-14 libopenmpi-dev openmpi-bin"
 
 # as_root COMMAND...: as root or with sudo.
 as_root() {

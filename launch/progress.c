@@ -79,6 +79,11 @@ void progress_note(struct progress *p, const char *text) {
     log_note("%s", text);
 }
 
+void progress_warn(struct progress *p, const char *text) {
+    clear_line(p);
+    log_warn("%s", text);
+}
+
 static bool stays(const struct progress *p, const struct step_report *s, double now_s) {
     return !p->terminal || s->step == p->first_step || s->step >= p->n_steps || s->validated || s->skipped ||
            now_s - p->stay_s >= PROGRESS_STAY_S;

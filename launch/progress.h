@@ -21,6 +21,7 @@ struct progress {
 void progress_open(struct progress *p, int64_t first_step, int64_t n_steps);
 void progress_step(struct progress *p, const struct step_report *s);
 void progress_note(struct progress *p, const char *text); /* a line of its own */
+void progress_warn(struct progress *p, const char *text); /* the same on stderr */
 void progress_close(struct progress *p);
 
 /* The line itself, without its end; eta_s: seconds left, NAN: unknown. */

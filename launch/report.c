@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
 #include "launch/report.h"
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/arena.h"
 #include "launch/metrics.h"
 #include "launch/progress.h"
@@ -14,7 +17,7 @@ struct report {
     struct progress progress;
     struct metrics metrics;
     struct tensorboard board;
-    bool has_board;
+    bool has_board, board_failed;
 };
 
 static struct report_value real_value(const char *key, double v) {
@@ -66,9 +69,16 @@ out:
     return st;
 }
 
+/* Told once: the events are a view of metrics.jsonl, and training does not end for want of them. */
+static void skip_event(struct report *r) {
+    if (!r->board_failed) report_warn(r, "%s; events are missing in TensorBoard until then", status_text());
+    r->board_failed = true;
+    status_clear();
+}
+
 enum status report_step(struct report *r, const struct step_report *s) {
     TRY(metrics_step(&r->metrics, s));
-    if (r->has_board) TRY(tensorboard_step(&r->board, s));
+    if (r->has_board && tensorboard_step(&r->board, s) != OK) skip_event(r);
     progress_step(&r->progress, s);
     return OK;
 }
@@ -80,6 +90,15 @@ void report_note(struct report *r, const char *fmt, ...) {
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     progress_note(&r->progress, text);
+}
+
+void report_warn(struct report *r, const char *fmt, ...) {
+    char text[PATH_BYTES + 1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    progress_warn(&r->progress, text);
 }
 
 enum status report_sync(struct report *r) {
@@ -97,14 +116,14 @@ enum status report_close(struct report *r) {
     return metrics != OK ? metrics : board;
 }
 
-/* VmHWM, not getrusage: the latter also counts the program that this one replaced by exec. */
+/* VmHWM, not getrusage: the latter also counts the program that this one replaced by exec.  No stdio: it allocates. */
 int64_t report_bytes_peak(void) {
-    char line[256];
-    int64_t bytes = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    if (!f) return 0;
-    while (bytes == 0 && fgets(line, sizeof line, f))
-        if (!strncmp(line, "VmHWM:", 6)) bytes = strtoll(line + 6, NULL, 10) * 1024;
-    fclose(f);
-    return bytes;
+    char text[4096];
+    const int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    const ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    const char *at = strstr(text, "\nVmHWM:");
+    return at ? strtoll(at + 7, NULL, 10) * 1024 : 0;
 }

@@ -45,6 +45,7 @@ struct report;
 enum status report_open(struct report **out, const struct report_spec *spec);
 enum status report_step(struct report *r, const struct step_report *s); /* steps ascend; allocates nothing */
 void report_note(struct report *r, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* between steps */
+void report_warn(struct report *r, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* to stderr */
 enum status report_sync(struct report *r);  /* what was reported so far survives a power cut */
 enum status report_close(struct report *r); /* accepts NULL */
 

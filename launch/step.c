@@ -83,12 +83,11 @@ enum status train_agree_stop(struct trainer *t) {
     return OK;
 }
 
-enum status train_step(struct trainer *t, struct step_report *r) {
+static enum status step(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double begin = prof_seconds();
     const int64_t allocations = mem_stats().n_calls;
     int64_t valid = 0;
-    prof_begin("step");
     *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
     rank_phase(t->team.rank, "step", r->step);
     r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
@@ -110,7 +109,6 @@ enum status train_step(struct trainer *t, struct step_report *r) {
     TRY(update(t));
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */
-    prof_end();
 
     const double seconds = prof_seconds() - begin;
     const int64_t tokens = t->config->train.sequences_per_step * run->spec.tokens;
@@ -120,6 +118,13 @@ enum status train_step(struct trainer *t, struct step_report *r) {
     r->flops_per_s = t->flops * r->tokens_per_s;
     r->bytes_peak = report_bytes_peak();
     return OK;
+}
+
+enum status train_step(struct trainer *t, struct step_report *r) {
+    prof_begin("step");
+    const enum status st = step(t, r);
+    prof_end();
+    return st;
 }
 
 /* Sequences [at, at + per_pass) of n; those past the end count nothing. */

@@ -2,7 +2,6 @@
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
-#include "base/log.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -81,9 +80,9 @@ static bool due(int64_t step, int64_t every, int64_t last) { return step == last
 /* A save that fails costs nothing but itself: the older checkpoints stay and training goes on. */
 static void save_or_warn(struct trainer *t) {
     if (trainer_save(t) == OK) return;
-    if (t->team.leader)
-        log_warn("step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on", t->step,
-                 status_text());
+    if (t->report)
+        report_warn(t->report, "step %" PRId64 " was not saved: %s; older checkpoints are untouched, training goes on",
+                    t->step, status_text());
     status_clear();
 }
 

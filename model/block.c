@@ -38,7 +38,8 @@ enum status block_plan(struct plan *p, const struct layer *l) {
     return l->kind->plan(p, l);
 }
 
-static enum status pass(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next) {
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                           struct tensor x_next) {
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
     f->h = a.y;
@@ -50,10 +51,10 @@ static enum status pass(struct step *s, const struct layer *l, struct flow *f, s
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
     prof_begin(l->kind->name);
-    TRY(s->seams->need(s, l->index));
-    TRY(pass(s, l, f, v, x_next));
+    enum status st = s->seams->need(s, l->index);
+    if (st == OK) st = forward(s, l, f, v, x_next);
     prof_end();
-    return OK;
+    return st;
 }
 
 enum status block_again(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next) {
@@ -62,15 +63,14 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
     again.again = true;
     again.y_unused = !tensor_has(x_next);
     prof_begin("again");
-    TRY(s->seams->need(s, l->index));
     f->x = v->slot[FRAME_X].t;
-    TRY(pass(&again, l, f, v, x_next));
+    enum status st = s->seams->need(s, l->index);
+    if (st == OK) st = forward(&again, l, f, v, x_next);
     prof_end();
-    return OK;
+    return st;
 }
 
-enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
-    prof_begin(l->kind->name);
+static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     TRY(s->seams->need(s, l->index));
     f->x = v->slot[FRAME_X].t;
     f->h = v->slot[FRAME_H].t;
@@ -78,7 +78,12 @@ enum status block_backward(struct step *s, const struct layer *l, struct flow *f
     TRY(l->kind->backward(s, l, f, v));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
-    TRY(s->seams->done(s, l->index));
+    return s->seams->done(s, l->index);
+}
+
+enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    prof_begin(l->kind->name);
+    const enum status st = backward(s, l, f, v);
     prof_end();
-    return OK;
+    return st;
 }

@@ -54,8 +54,8 @@ static enum status tile_loss(struct step *s, const struct model *m, struct activ
     return OK;
 }
 
-enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                      const struct loss_out *out) {
+static enum status loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                        const struct loss_out *out) {
     const struct ops *ops = s->ctx->ops;
     const struct param *norm = &m->params.list[m->final_norm];
     const struct saved_slot *v = a->ends.slot;
@@ -68,7 +68,6 @@ enum status ends_loss(struct step *s, const struct model *m, struct activations 
                               .dw = norm->g,
                               .eps = m->config->norm_eps};
     ASSERT(s->forward_only || !a->forward_only);
-    prof_begin("head and loss");
     TRY(ops->rmsnorm_fwd(s->ctx, &n));
     if (tensor_has(out->logits))
         TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = n.y, .w = m->params.list[m->head].w, .y = out->logits}));
@@ -77,6 +76,13 @@ enum status ends_loss(struct step *s, const struct model *m, struct activations 
         TRY(tile_loss(s, m, a, b, out, at, left < a->tile ? left : a->tile));
     }
     if (!s->forward_only) TRY(ops->rmsnorm_bwd(s->ctx, &n));
-    prof_end();
     return OK;
+}
+
+enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                      const struct loss_out *out) {
+    prof_begin("head and loss");
+    const enum status st = loss(s, m, a, b, out);
+    prof_end();
+    return st;
 }

@@ -63,10 +63,9 @@ static enum status stop_asked(const struct step *s) {
     FAIL(ERR_STOPPED, "a signal asked to stop");
 }
 
-enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                          const struct loss_out *out) {
+static enum status forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                           const struct loss_out *out) {
     struct flow f = {.y = a->ends.slot[ENDS_Y].t, .shard = &b->shard};
-    prof_begin("forward");
     TRY(s->seams->need(s, -1));
     TRY(ends_embed(s, m, b, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
     for (int i = 0; i < m->n_layers; i++) {
@@ -76,27 +75,31 @@ enum status model_forward(struct step *s, const struct model *m, struct activati
         TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
                           last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
     }
-    TRY(ends_loss(s, m, a, b, out));
+    return ends_loss(s, m, a, b, out);
+}
+
+enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                          const struct loss_out *out) {
+    prof_begin("forward");
+    const enum status st = forward(s, m, a, b, out);
     prof_end();
-    return OK;
+    return st;
 }
 
 /* Layers [first, end) once more, so that backward finds in the shared region what they had there. */
 static enum status forward_again(struct step *s, const struct model *m, struct activations *a, struct flow *f,
                                  int first, int end) {
     for (int i = first; i < end && a->shared_bytes > 0; i++) {
-        TRY(stop_asked(s));
         const struct tensor none = {0};
+        TRY(stop_asked(s));
         TRY(block_again(s, &m->layers[i], f, &a->layers[i], i + 1 < end ? a->layers[i + 1].slot[FRAME_X].t : none));
     }
     return OK;
 }
 
-enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
-    ASSERT(!a->forward_only);
+static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     const struct saved_slot *ends = a->ends.slot;
     struct flow f = {.y = ends[ENDS_Y].t, .dx = ends[ENDS_DX].t, .dh = ends[ENDS_DH].t, .shard = &b->shard};
-    prof_begin("backward");
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
@@ -104,7 +107,13 @@ enum status model_backward(struct step *s, const struct model *m, struct activat
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
     TRY(ends_embed_back(s, m, b, f.dx));
-    TRY(s->seams->done(s, -1));
+    return s->seams->done(s, -1);
+}
+
+enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
+    ASSERT(!a->forward_only);
+    prof_begin("backward");
+    const enum status st = backward(s, m, a, b);
     prof_end();
-    return OK;
+    return st;
 }

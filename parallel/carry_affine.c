@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/affine/affine.h"
-#include "parallel/inside.h"
+#include "parallel/carry_fold.h"
 
 /* The affine carry: out = decay in + state, a row of decay for each head.  state is (R, H, P, N), decay (R, H). */
 struct sizes {
@@ -34,25 +34,31 @@ enum status gather_begin(struct step *s, struct carry *c) {
     return all_gather_begin(m->spec.seq, COMM_CARRY, lane->send, lane->recv, m->at, &lane->pending);
 }
 
+struct gathered {
+    const struct seams_mesh *m;
+    const struct carry *c;
+    int64_t rows, N;
+};
+
+/* Only my own ranges are wanted. */
+static struct tensor mine_alone(void *arg, const struct token_range *t) {
+    const struct gathered *g = arg;
+    return t->rank == g->m->me ? range_view(g->c->entering, t->index, g->rows, g->N) : (struct tensor){0};
+}
+
 enum status gather_end(struct step *s, struct carry *c) {
     struct seams_mesh *m = mesh_of(s);
     const struct sizes z = sizes_of(c);
-    const struct shard_map *map = m->spec.map;
     struct lane *lane = &m->lane[c->id];
     TRY(comm_end(m->spec.seq, &lane->pending));
-    const struct tensor all = tensor_2d(lane->recv, m->spec.real, map->n_ranges, z.each);
-    const struct tensor acc = tensor_2d(lane->fold, m->spec.real, z.H, z.PN);
-    const struct token_range *t;
-    for (int64_t b = 0; b < map->spec.n_sequences; b++) {
-        TRY(rows_zero(s, acc));
-        for (int64_t i = 0; (t = map_next(map, b, i, c->to)) != NULL; i++) {
-            if (t->rank == m->me) TRY(rows_copy(s, acc, range_view(c->entering, t->index, z.H, z.PN)));
-            const struct tensor one = tensor_rows(all, map->mine[t->rank] + t->index, 1);
-            const struct tensor decay = tensor_1d(one.data, one.dtype, z.H);
-            TRY(fold(s, decay, tensor_2d(tensor_cols(one, z.H, z.H * z.PN).data, one.dtype, z.H, z.PN), acc, acc));
-        }
-    }
-    return OK;
+    struct gathered g = {.m = m, .c = c, .rows = c->state.shape[1] * c->state.shape[2], .N = c->state.shape[3]};
+    const struct prefixes p = {.block = {.rows = g.rows, .per_head = g.rows / z.H, .N = g.N},
+                               .to = c->to,
+                               .all = tensor_2d(lane->recv, m->spec.real, m->spec.map->n_ranges, z.each),
+                               .memory = lane->fold,
+                               .place = mine_alone,
+                               .arg = &g};
+    return block_prefixes(s, &p);
 }
 
 /* ---- chain: each range waits for the one before, folds, and sends on ---- */

@@ -3,7 +3,7 @@
 #include "kernels/add/add.h"
 #include "kernels/copy/copy.h"
 #include "kernels/fill/fill.h"
-#include "parallel/inside.h"
+#include "parallel/carry_fold.h"
 
 void list_clear(struct seams_mesh *m) { m->n_list = 0; }
 
@@ -96,6 +96,7 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
                           .in = t.data,
                           .out = t.data,
                           .n = tensor_count(t),
+                          .tree = m->spec.map->spec.segments,
                           .scratch = m->scratch};
     TRY(all_reduce_begin(m->spec.tokens, &r));
     return all_reduce_end(m->spec.tokens, &r);
@@ -135,12 +136,17 @@ static void size_lanes(struct seams_mesh *m) {
             m->lane_recv = most(m->lane_recv, last_back_rows(map, m->me, rows) * cols * real);
             continue;
         }
-        m->lane_send = most(m->lane_send, R * rows * (cols + 1) * real);
-        const int64_t each = spec->way == CARRY_GATHER ? rows * (cols + 1)
-                             : spec->way == CARRY_SCAN ? block * (cols + 1)
-                                                       : 0;
-        m->lane_recv = most(m->lane_recv, n * each * real);
-        m->lane_fold = most(m->lane_fold, spec->way == CARRY_SCAN ? (n + 1) * block * cols * real : rows * cols * real);
+        /* A message has at most a decay a row; a block of the scan one row more than its share. */
+        const struct block all = {.rows = rows, .per_head = 1, .N = cols},
+                           part = {.rows = block, .per_head = 1, .N = cols};
+        const bool gather = spec->way == CARRY_GATHER, exact = map->spec.segments;
+        const int64_t per = map->per_sequence;
+        m->lane_send = most(m->lane_send, R * block_numbers(&all) * real);
+        if (spec->way == CARRY_CHAIN) m->lane_fold = most(m->lane_fold, rows * cols * real);
+        else m->lane_recv = most(m->lane_recv, n * block_numbers(gather ? &all : &part) * real);
+        if (gather) m->lane_fold = most(m->lane_fold, block_fold_numbers(&all, per, exact) * real);
+        if (spec->way == CARRY_SCAN)
+            m->lane_fold = most(m->lane_fold, (n * block * cols + block_fold_numbers(&part, per, exact)) * real);
     }
     /* swap: a packed tensor for every rank; key heads may be held by several.  keys: gradients from every later rank.
      */

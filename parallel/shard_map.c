@@ -22,10 +22,18 @@ static void add_range(struct shard_map *m, int64_t sequence, int64_t piece, int6
                                                    .rank = owner(s, piece)};
 }
 
+/* First cell of piece k: an even cut, or with segments whole subtrees of the binary tree over them. */
+static int64_t piece_begin(const struct shard_spec *s, int64_t k) {
+    const int64_t cells = n_cells(s), pieces = n_pieces(s);
+    if (!s->segments) return k * cells / pieces;
+    int64_t subtree = 1;
+    while (subtree * pieces < cells) subtree *= 2;
+    return least(k * subtree, cells);
+}
+
 static void cut_sequence(struct shard_map *m, int64_t sequence) {
-    const int64_t cells = n_cells(&m->spec), pieces = n_pieces(&m->spec);
-    for (int64_t k = 0; k < pieces; k++) {
-        const int64_t first = k * cells / pieces, last = (k + 1) * cells / pieces;
+    for (int64_t k = 0; k < n_pieces(&m->spec); k++) {
+        const int64_t first = piece_begin(&m->spec, k), last = piece_begin(&m->spec, k + 1);
         if (!m->spec.segments) add_range(m, sequence, k, first, last);
         for (int64_t cell = first; m->spec.segments && cell < last; cell++) add_range(m, sequence, k, cell, cell + 1);
     }

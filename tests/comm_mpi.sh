@@ -49,6 +49,7 @@ expect 3 stopped 3 30 -
 expect 3 fail 1 30 'failed: rank 1 of 3, phase test 7: books/valid.bin: 3 bytes are missing'
 expect 2 config 2 30 'failed: rank [01] of 2, phase test 7: train.steps is wrong'
 expect 3 differs 2 30 'the configuration differs between ranks: rank 1 has ab; 2 of 3 ranks, as rank 0, have cd'
+expect 3 differs 2 30 'baton: warning: OpenBLAS differs between ranks: rank 1 has 0.3.26; 2 of 3'
 expect 3 smaller 4 30 'rank [0-2] sent [0-9]+ bytes of sum \(grads\) where [0-9]+ bytes of sum \(grads\) are expected'
 expect 3 other 4 30 'sent [0-9]+ bytes of (sum \(grads\)|barrier \(control\)) where'
 # Nobody hears of rank 1: the deadline of 2 s, a grace of 2 s for the others, then MPI_Abort with 4.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: cpu threads */
 #include "tests/comm_cases.h"
+#include "base/rng.h"
 #include "dist/agree.h"
 
 struct plan {
@@ -32,6 +33,19 @@ static void test_cases(void) {
         for (size_t k = 0; k < sizeof plans / sizeof *plans; k++)
             MUST(run(rank_counts[i], 60, NULL, 0, groups, &plans[k]));
     MUST(run(3, 60, NULL, 0, groups, &(struct plan){"large", (1 << 20) + 3}));
+}
+
+/* Ranks late at random, so that messages wait for their receivers and receivers for their messages. */
+static void test_delays(void) {
+    for (uint64_t i = 0; i < 20; i++) {
+        struct fault late[24];
+        for (uint64_t k = 0; k < 24; k++) {
+            const uint64_t bits = rng_bits(11, i, k);
+            late[k] =
+                (struct fault){(int)(bits % 8), 1 + (int64_t)(bits >> 8) % 400, FAULT_LATE, (int)(bits >> 32 & 3)};
+        }
+        MUST(run(i % 2 ? 8 : 4, 60, late, 24, groups, &(struct plan){"late", 33}));
+    }
 }
 
 /* Each mistake is made by the last of three ranks; all three must end, and the text must say which it was. */
@@ -175,6 +189,7 @@ static void test_world(void) {
 
 int main(void) {
     test_cases();
+    test_delays();
     test_mistakes();
     test_agree();
     test_world();

@@ -3,7 +3,9 @@
 #define _GNU_SOURCE
 #include "data/idx.h"
 #include <inttypes.h>
+#include <signal.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "base/arena.h"
 #include "tests/check.h"
@@ -219,6 +221,28 @@ static void test_dropped(void) {
     CHECK(token_writer_open(&w, prefix, 256) == ERR_IO && w == NULL, "%s", status_text());
 }
 
+/* A disk that is full after `room` bytes, played by a limit on the size of files: an error, and no file is left. */
+static void test_full_disk(int64_t room) {
+    struct token_writer *w = NULL;
+    struct rlimit before, tight;
+    char prefix[PATH_BYTES];
+    static int32_t tokens[1000];
+    path_of(prefix, "f");
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0, "no limit can be read");
+    tight = before;
+    tight.rlim_cur = (rlim_t)room;
+    MUST(token_writer_open(&w, prefix, 256));
+    CHECK(setrlimit(RLIMIT_FSIZE, &tight) == 0, "no limit can be set");
+    enum status st = OK;
+    for (int i = 0; i < 500 && st == OK; i++) st = token_writer_add(w, tokens, 4);
+    const enum status closed = token_writer_close(w, st == OK);
+    setrlimit(RLIMIT_FSIZE, &before);
+    CHECK(st == ERR_IO || closed == ERR_IO, "%" PRId64 " bytes of room: %s", room, status_name(closed));
+    CHECK(strstr(status_text(), "cannot write"), "%s", status_text());
+    CHECK(!there("f.bin") && !there("f.idx") && !there("f.bin.tmp") && !there("f.idx.tmp"), "a file was left");
+}
+
 /* Every allocation fails once: an error, no file under a final name, and the next try succeeds. */
 static void test_memory(void) {
     char prefix[PATH_BYTES];
@@ -252,6 +276,8 @@ int main(void) {
     test_written(65500, I32);
     test_written(200000, I32);
     test_dropped();
+    test_full_disk(100); /* .bin has 4,000 bytes, .idx 10,042 */
+    test_full_disk(4096);
     test_memory();
     MUST(file_remove_tree(folder));
     return check_end();

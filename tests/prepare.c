@@ -164,6 +164,22 @@ static void test_order(void) {
     text_term(&wanted);
 }
 
+/* Whole files and files of lines by turns: each is read once. */
+static void test_mixed(void) {
+    char path[3][PATH_BYTES];
+    struct text all = {0};
+    save(path[0], "whole.txt", "w\n", 2);
+    save(path[1], "lines.jsonl", "{\"text\": \"x\"}\n{\"text\": \"y\"}\n", 28);
+    save(path[2], "empty.txt", "", 0);
+    struct run r = {.spec = {.n_paths = 7, .end_token = -1},
+                    .paths = {path[0], path[1], path[2], path[0], path[1], path[0], path[2]}};
+    MUST(run(&r));
+    read_back(&all);
+    CHECK(!strcmp(all.s, "w\n|x|y|w\n|x|y|w\n|"), "got %s", all.s);
+    CHECK(r.counts.documents == 7 && r.counts.empty == 2, "%" PRId64 " documents", r.counts.documents);
+    text_term(&all);
+}
+
 /* One line of 100 MB between two short ones. */
 static void test_long_line(void) {
     const int64_t n = 100 << 20;
@@ -215,6 +231,7 @@ int main(void) {
     test_refused();
     test_shapes();
     test_order();
+    test_mixed();
     test_long_line();
     test_memory();
     MUST(file_remove_tree(folder));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inline exp against the C library's double exp: every 31st float, and the edges. */
+/* The inline exp and normal distribution against the C library in double: every 31st and 211th float, and the edges. */
 #include "kernels/real_math.h"
 #include "tests/check.h"
 
@@ -31,6 +31,25 @@ static void whole_range(void) {
           worst);
 }
 
+/* Relative to the exact value while that is a normal number; below, to the least normal one. */
+static void normal_below(void) {
+    double worst = 0.0;
+    float at = 0.0f;
+    for (uint64_t b = 0; b < 0x100000000u; b += 211) {
+        const float h = float_of((uint32_t)b);
+        if (!(fabsf(h) < 16.0f)) continue;
+        const double exact = 0.5 * erfc(-sqrt(0.5) * (double)h);
+        const double apart = fabs((double)real_normal_below(h) - exact);
+        const double allowed = 6e-7 + 0x1p-24 * (double)h * (double)h;
+        const double off = apart / fmax(exact, 0x1p-126) / allowed;
+        if (off > worst) worst = off, at = h;
+    }
+    CHECK(worst <= 1.0, "Phi(%.9g) = %.9g, exactly %.17g: %.3g of the error allowed", (double)at,
+          (double)real_normal_below(at), 0.5 * erfc(-sqrt(0.5) * (double)at), worst);
+    CHECK(real_normal_below(INFINITY) == 1.0f && real_normal_below(-INFINITY) == 0.0f, "Phi at infinity");
+    CHECK(isnan(real_normal_below(NAN)), "Phi(NaN) = %g", (double)real_normal_below(NAN));
+}
+
 static void edges(void) {
     static const struct {
         const char *why;
@@ -55,6 +74,7 @@ static void edges(void) {
 
 int main(void) {
     whole_range();
+    normal_below();
     edges();
     return check_end();
 }

@@ -244,27 +244,44 @@ static void check_kills(void) {
     check_file("after 60 kills", 1, saved + 3);
 }
 
-/* A file that may not grow (as on a full disk): the step fails with a text, and the file ends with a whole line. */
+static void limit_files(rlim_t bytes) {
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0, "no limit of files is known");
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0, "files cannot be limited to %ld bytes", (long)bytes);
+}
+
+static int on_a_full_disk(int64_t bytes) {
+    struct report *r = opened(21, 30);
+    signal(SIGXFSZ, SIG_IGN);
+    if (!freopen("/dev/null", "w", stderr)) return 2; /* the warning that is meant to come */
+    limit_files((rlim_t)bytes + 10);
+    for (int64_t step = 21; step <= 23; step++) {
+        const struct step_report s = made(step);
+        MUST(report_step(r, &s));
+        const enum status st = report_sync(r);
+        CHECK(st == ERR_IO && strstr(status_text(), metrics_path), "status %d: %s", st, status_text());
+    }
+    check_file("a full disk", 1, 20);
+    limit_files(RLIM_INFINITY);
+    const struct step_report last = made(24);
+    MUST(report_step(r, &last));
+    MUST(report_close(r));
+    return check_end();
+}
+
+/* A file that may not grow (as on a full disk): the file ends with a whole line, a sync fails with a text, and what was
+ * held is written once there is room. */
 static void check_full_disk(void) {
     report_range(1, 20);
     int64_t bytes = 0;
     MUST(file_size(metrics_path, &bytes));
     const pid_t child = fork();
-    if (child == 0) {
-        const struct step_report one = made(21);
-        struct report *r = opened(21, 30);
-        signal(SIGXFSZ, SIG_IGN);
-        const struct rlimit limit = {.rlim_cur = (rlim_t)bytes + 10, .rlim_max = (rlim_t)bytes + 10};
-        if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(2);
-        const enum status st = report_step(r, &one);
-        CHECK(st == ERR_IO && strstr(status_text(), metrics_path), "status %d: %s", st, status_text());
-        report_close(r);
-        _exit(check_end());
-    }
+    if (child == 0) _exit(on_a_full_disk(bytes));
     int how = 0;
     CHECK(waitpid(child, &how, 0) == child && WIFEXITED(how) && WEXITSTATUS(how) == 0, "the child's status is %#x",
           how);
-    check_file("a full disk", 1, 20);
+    check_file("a full disk that found room again", 1, 24);
 }
 
 static void check_no_memory(void) {

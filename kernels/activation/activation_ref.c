@@ -8,15 +8,6 @@
 #define GELU_SLOPE ((real)1.5957691216057307118) /* 2 sqrt(2/pi) */
 #define GELU_CUBE  ((real)0.044715)
 
-/* Phi(h) of the normal distribution, without cancellation at h < 0. */
-static real normal_below(real h) {
-#ifdef BATON_REAL64
-    return 0.5 * erfc(-0.70710678118654752440 * h);
-#else
-    return 0.5f * erfcf(-0.70710678f * h);
-#endif
-}
-
 /* 2 max(h, 0), exactly, NaN kept, and without a branch: the comparison keeps gcc from vectorising. */
 static inline real twice_positive(real h) {
 #ifdef BATON_REAL64
@@ -36,7 +27,7 @@ static void swiglu(real *restrict y, const real *restrict gate, const real *rest
     for (int64_t i = 0; i < n; i++) y[i] = real_silu(gate[i]) * up[i];
 }
 static void gelu(real *restrict y, const real *restrict h, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = h[i] * normal_below(h[i]);
+    for (int64_t i = 0; i < n; i++) y[i] = h[i] * real_normal_below(h[i]);
 }
 static void gelu_tanh(real *restrict y, const real *restrict h, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = h[i] * real_sigmoid(GELU_SLOPE * (h[i] + GELU_CUBE * h[i] * h[i] * h[i]));
@@ -58,7 +49,7 @@ static void swiglu_back(real *restrict dgate, real *restrict dup, const real *re
 static void gelu_back(real *restrict dh, const real *restrict h, const real *restrict dy, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         const real density = (real)0.39894228040143267794 * real_exp((real)-0.5 * h[i] * h[i]);
-        dh[i] = dy[i] * (normal_below(h[i]) + h[i] * density);
+        dh[i] = dy[i] * (real_normal_below(h[i]) + h[i] * density);
     }
 }
 /* d(h s(a)) = s + h s (1 - s) a', a the argument of the sigmoid */
