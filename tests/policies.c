@@ -4,6 +4,7 @@
  * take the memory that the plan says.  Before each layer is computed again, all that was not kept is filled with NaN.
  */
 #include "kernels/fill/fill.h"
+#include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "model/block.h"
 #include "tests/small_model.h"
@@ -43,10 +44,29 @@ struct watched {
     struct runner r; /* first: the step is found in it */
     struct team team;
     struct seams seams, real;
+    struct ops ops;
+    const struct ops *real_ops;
     bool seen[LAYERS], again;
     int n_forward; /* blocks asked for since the pass began */
     int64_t sent, sent_again;
+    int64_t products, attentions; /* ops run forward */
 };
+
+static struct watched *watched_of(struct ctx *c) {
+    return (struct watched *)((char *)c - offsetof(struct runner, ctx));
+}
+
+static enum status count_product(struct ctx *c, const struct linear *a) {
+    struct watched *w = watched_of(c);
+    w->products++;
+    return w->real_ops->linear_fwd(c, a);
+}
+
+static enum status count_attention(struct ctx *c, const struct attention *a) {
+    struct watched *w = watched_of(c);
+    w->attentions++;
+    return w->real_ops->attention_fwd(c, a);
+}
 
 static int64_t messages(const struct watched *w) {
     return w->r.spec.team ? comm_total(&w->team.seq).messages + comm_total(&w->team.tokens).messages : 0;
@@ -84,15 +104,24 @@ static void begin_watch(struct watched *w) {
     w->seams = w->real;
     w->seams.need = watch_need;
     w->r.step.seams = &w->seams;
+    w->ops = *w->real_ops;
+    w->ops.linear_fwd = count_product;
+    w->ops.attention_fwd = count_attention;
+    w->r.ctx.ops = &w->ops;
+}
+
+static void end_watch(struct watched *w) {
+    w->r.step.seams = &w->real;
+    w->r.ctx.ops = w->real_ops;
 }
 
 /* ---- what a run leaves behind ---- */
 
 struct outcome {
     char *bits; /* total, token losses and gradients of each step */
-    int64_t n_bits, sent_again, own, shared, boundary, high, planned;
+    int64_t n_bits, sent_again, products, attentions, own, shared, boundary, qkv, high, planned;
     struct comm_count count[N_COMM_USES];
-    int64_t expected_own, expected_shared; /* of the next policy, by the slots of this one: see expect */
+    int64_t expected_own, expected_shared; /* by the slots: see expect */
 };
 
 static void append(struct outcome *o, int64_t room, const void *data, int64_t bytes) {
@@ -116,7 +145,7 @@ static enum status watched_step(struct watched *w, int step, struct outcome *o) 
     r->total = 0.0;
     begin_watch(w);
     const enum status st = runner_pass(r, true);
-    r->step.seams = &w->real;
+    end_watch(w);
     TRY(st);
     append(o, room, &r->total, 8);
     append(o, room, r->out.per_token.data, tensor_bytes(r->out.per_token));
@@ -125,6 +154,13 @@ static enum status watched_step(struct watched *w, int step, struct outcome *o) 
         append(o, room, g.data, tensor_bytes(g));
     }
     o->sent_again = w->sent_again;
+    o->products = w->products;
+    o->attentions = w->attentions;
+    const double total = r->total;
+    r->total = 0.0;
+    TRY(runner_pass(r, false)); /* validation in the same memory */
+    FAIL_UNLESS(memcmp(&total, &r->total, 8) == 0, ERR_DATA, "without backward the loss is %.17g, with it %.17g",
+                r->total, total);
     return OK;
 }
 
@@ -147,6 +183,7 @@ static void expect(const struct activations *a, struct keeping k, struct outcome
             const bool kept = s->tag == KEEP_BOUNDARY || (s->tag == KEEP_INPUT && i % k.every == 0) ||
                               (s->tag == KEEP_GEMM && k.policy != POLICY_INPUTS) || k.policy == POLICY_ALL;
             if (!s->name || s->tag == KEEP_SCRATCH) continue;
+            if (kept && !strcmp(s->name, "qkv")) o->qkv += arena_round(tensor_bytes(s->t));
             *(kept ? &o->expected_own : &group) += arena_round(tensor_bytes(s->t));
         }
         if (group > o->expected_shared) o->expected_shared = group;
@@ -157,6 +194,7 @@ static enum status steps(struct watched *w, struct outcome *o) {
     void *mem = NULL;
     TRY(mem_take(STEPS * step_bytes(&w->r), &mem));
     o->bits = mem;
+    w->real_ops = w->r.ctx.ops;
     for (int i = 0; i < STEPS; i++) TRY(watched_step(w, i, o));
     o->high = w->r.memory.high;
     if (w->r.spec.team) memcpy(o->count, w->team.seq.count, sizeof o->count);
@@ -261,6 +299,10 @@ static void check_setting(const struct setting *s) {
         for (int r = 0; r < RANKS; r++) {
             CHECK(one.out[r].sent_again == 0, "%s: rank %d sent %lld messages when layers were computed again", where,
                   r, (long long)one.out[r].sent_again);
+            CHECK(one.out[r].attentions == all.out[r].attentions, "%s: rank %d: attention ran again", where, r);
+            CHECK(keepings[k].policy != POLICY_GEMM || one.out[r].products == all.out[r].products,
+                  "%s: rank %d: %lld products instead of %lld", where, r, (long long)one.out[r].products,
+                  (long long)all.out[r].products);
             CHECK(memcmp(one.out[r].count, all.out[r].count, sizeof one.out[r].count) == 0,
                   "%s: rank %d counts other messages than with keep all", where, r);
         }
@@ -291,7 +333,8 @@ static const struct setting settings[] = {
 
 /* ---- bytes of a rank over the ranks of seq ---- */
 
-/* What is kept but for boundaries falls as 1 / P, and the more is dropped, the less there is. */
+/* What is kept but for boundaries falls as 1 / P, and the more is dropped, the less there is.  q, k and v count as
+ * boundaries everywhere: after a swap they are. */
 static void check_fall(void) {
     struct model_config model;
     int64_t one[N_KEEPINGS] = {0};
@@ -307,11 +350,11 @@ static void check_fall(void) {
             struct job j = {.setting = &s, .model = &model, .keeping = keepings[k], .dry = true};
             MUST(run_job(&j));
             const struct outcome *o = &j.out[0];
-            const int64_t apart = o->own + o->shared - o->boundary;
+            const int64_t apart = o->own + o->shared - o->boundary - o->qkv;
             if (P == 1) one[k] = apart;
             const double fall = (double)(apart * P) / (double)one[k];
             printf("seq %lld, keep %-8s: %8lld bytes, of one rank's %.3f / P; boundaries %7lld\n", (long long)P,
-                   keepings[k].name, (long long)apart, fall, (long long)o->boundary);
+                   keepings[k].name, (long long)apart, fall, (long long)(o->boundary + o->qkv));
             CHECK(fall > 0.9 && fall < 1.1, "seq %lld, keep %s: %.3f", (long long)P, keepings[k].name, fall);
             CHECK(apart < before, "seq %lld: keep %s takes no less than the policy before", (long long)P,
                   keepings[k].name);
