@@ -99,9 +99,10 @@ const struct config_section config_sections[] = {{"model", model_fields, offseto
                                                  {"run", run_fields, offsetof(struct config, run)},
                                                  {NULL, NULL, 0}};
 
-const struct field config_root_fields[] = {{"numerics", FIELD_CHOICE, offsetof(struct config, numerics), "fast", 0, 0,
-                                            "fast", "fast: sums in the order that is fastest on this mesh", IDENTITY},
-                                           FIELDS_END};
+const struct field config_root_fields[] = {
+    {"numerics", FIELD_CHOICE, offsetof(struct config, numerics), "fast", 0, 0, NUMERICS_CHOICES,
+     "fast: sums in the order that is fastest on this mesh; rank_invariant: the same bits for any mesh.seq", IDENTITY},
+    FIELDS_END};
 
 #define AT(key) offsetof(struct repeat_form, key)
 const struct field repeat_fields[] = {

@@ -112,6 +112,7 @@ static enum status place_batch(struct runner *r) {
     for (int i = 0; i < BATCH_PARTS; i++) TRY(arena_take(&r->memory, bytes[i], &mem[i]));
     TRY(arena_take(&r->memory, T * dtype_bytes(r->ctx.real), &losses));
     if (r->spec.logits) TRY(arena_take(&r->memory, T * V * dtype_bytes(r->ctx.real), &logits));
+    r->exact.range = mem[6];
     r->ids = mem[0], r->targets = mem[1], r->pos = mem[2];
     fill_ranges(r, mem[6], mem[7]);
     r->batch = (struct batch){.ids = tensor_1d(mem[3], I32, T),
@@ -153,11 +154,18 @@ static enum status plan(struct runner *r) {
     range = mem;
     for (int64_t i = 0; i < my_ranges(r); i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
     range[my_ranges(r)] = my_tokens(r);
+    int64_t tile = s->tile;
+    if (s->exact) {
+        tile = r->map.spec.grid;
+        exact_init(&r->exact, r->ctx.ops, range, my_ranges(r));
+        r->ctx.exact = &r->exact;
+        r->ctx.ops = &r->exact.table;
+    }
     const struct plan_size size = {.n_tokens = my_tokens(r),
                                    .n_ranges = my_ranges(r),
                                    .range = range,
-                                   .wide = r->wide.n_ranks > 1 ? &r->wide : NULL,
-                                   .tile = s->tile,
+                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
+                                   .tile = tile,
                                    .forward_only = !s->training && !s->gradients,
                                    .policy = s->policy,
                                    .keep_every = s->keep_every};
@@ -211,8 +219,12 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
+    if (r->spec.exact) exact_begin(&r->exact);
+    if (r->spec.exact && backward) TRY(runner_exact_begin(r));
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
-    return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
+    if (!backward) return OK;
+    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
+    return r->spec.exact ? runner_exact_sum(r) : OK;
 }
 
 void runner_plain_targets(struct runner *r) {

@@ -105,6 +105,8 @@ struct mixer_kind {
     enum status (*backward)(struct step *, const struct layer *, struct flow *, struct saved *);
     /* Whether its heads can be spread over so many ranks (attend.h); NULL: it has no attention. */
     bool (*attend_fits)(const struct layer *l, int n_ranks);
+    /* Tokens of a chunk that a segment must be a multiple of; NULL: 1. */
+    int64_t (*chunk)(const struct layer *l);
     /* Forward floating-point operations of one token beyond its GEMMs (2 per weight), at S tokens a sequence. */
     double (*flops)(const struct layer *l, int64_t tokens_per_sequence);
 };

@@ -40,6 +40,26 @@ enum status model_init(struct model *m, const struct model_config *config) {
     return declare_ends(m);
 }
 
+static int64_t gcd(int64_t a, int64_t b) {
+    while (b) {
+        const int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+int64_t model_segment(const struct model *m, int64_t tokens_per_sequence) {
+    int64_t chunk = 1;
+    for (int i = 0; i < m->n_layers; i++) {
+        const struct layer *l = &m->layers[i];
+        const int64_t own = l->kind->chunk ? l->kind->chunk(l) : 1;
+        chunk = chunk / gcd(chunk, own) * own;
+    }
+    const int64_t least = (tokens_per_sequence + 63) / 64;
+    return (least + chunk - 1) / chunk * chunk;
+}
+
 void model_term(struct model *m) {
     mem_free(m->layers);
     params_term(&m->params);

@@ -24,6 +24,8 @@ struct model {
 };
 enum status model_init(struct model *m,
                        const struct model_config *config); /* layers and parameters, no memory for them */
+/* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
+int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
 

@@ -36,6 +36,7 @@ struct setting {
     struct mesh_config mesh;
     int64_t tokens, sequences;
     int precision;
+    bool exact;
 };
 
 /* ---- one rank under watch ---- */
@@ -215,12 +216,13 @@ static enum status one_rank(struct rank *rank, void *arg) {
                                .tokens = s->tokens,
                                .tile = 16,
                                .gradients = true,
+                               .exact = s->exact,
                                .policy = job->keeping.policy,
                                .keep_every = job->keeping.every,
                                .mesh = &s->mesh};
     TRY(mem_take((int64_t)sizeof *w, &mem));
     w = mem;
-    TRY_OUT(runner_transfers(&spec, &s->mesh, &transfers));
+    TRY_OUT(runner_transfers(job->model, &spec, &transfers));
     TRY_OUT(team_open(&w->team, rank, &s->mesh, transfers));
     if (!s->local) spec.team = &w->team;
     TRY_OUT(runner_init(&w->r, job->model, &spec, job->dry));
@@ -320,15 +322,17 @@ static void check_setting(const struct setting *s) {
     }
 
 static const struct setting settings[] = {
-    {"one rank, local seams", true, MESH(1, 1, CONTIGUOUS, AUTO, AUTO), 37, 2, PRECISION_F64},
-    {"one rank, local seams, f32", true, MESH(1, 1, CONTIGUOUS, AUTO, AUTO), 37, 2, PRECISION_F32},
-    {"one rank, mesh seams", false, MESH(1, 1, CONTIGUOUS, GATHER, AUTO), 37, 2, PRECISION_F64},
-    {"seq 2, swap", false, MESH(1, 2, CONTIGUOUS, GATHER, SWAP), 37, 2, PRECISION_F64},
-    {"seq 2, keys, chain", false, MESH(1, 2, CONTIGUOUS, CHAIN, KEYS), 37, 1, PRECISION_F32},
-    {"seq 4, swap, scan", false, MESH(1, 4, CONTIGUOUS, SCAN, SWAP), 37, 1, PRECISION_F32},
-    {"seq 4, keys, zigzag", false, MESH(1, 4, ZIGZAG, GATHER, KEYS), 41, 2, PRECISION_F64},
-    {"seq 4, ranges shorter than the convolution", false, MESH(1, 4, ZIGZAG, CHAIN, KEYS), 9, 1, PRECISION_F64},
-    {"data 2, seq 2", false, MESH(2, 2, CONTIGUOUS, SCAN, SWAP), 23, 1, PRECISION_F64},
+    {"one rank, local seams", true, MESH(1, 1, CONTIGUOUS, AUTO, AUTO), 37, 2, PRECISION_F64, false},
+    {"one rank, local seams, f32", true, MESH(1, 1, CONTIGUOUS, AUTO, AUTO), 37, 2, PRECISION_F32, false},
+    {"one rank, mesh seams", false, MESH(1, 1, CONTIGUOUS, GATHER, AUTO), 37, 2, PRECISION_F64, false},
+    {"seq 2, swap", false, MESH(1, 2, CONTIGUOUS, GATHER, SWAP), 37, 2, PRECISION_F64, false},
+    {"seq 2, keys, chain", false, MESH(1, 2, CONTIGUOUS, CHAIN, KEYS), 37, 1, PRECISION_F32, false},
+    {"seq 4, swap, scan", false, MESH(1, 4, CONTIGUOUS, SCAN, SWAP), 37, 1, PRECISION_F32, false},
+    {"seq 4, keys, zigzag", false, MESH(1, 4, ZIGZAG, GATHER, KEYS), 41, 2, PRECISION_F64, false},
+    {"seq 4, ranges shorter than the convolution", false, MESH(1, 4, ZIGZAG, CHAIN, KEYS), 9, 1, PRECISION_F64, false},
+    {"data 2, seq 2", false, MESH(2, 2, CONTIGUOUS, SCAN, SWAP), 23, 1, PRECISION_F64, false},
+    {"exact mode, one rank", false, MESH(1, 1, CONTIGUOUS, AUTO, KEYS), 300, 1, PRECISION_F32, true},
+    {"exact mode, seq 4", false, MESH(1, 4, CONTIGUOUS, SCAN, KEYS), 300, 1, PRECISION_F32, true},
 };
 
 /* ---- bytes of a rank over the ranks of seq ---- */

@@ -399,6 +399,8 @@ static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     return 7.0 * (double)inner(c) * (double)c->state;
 }
 
+static int64_t chunk_of(const struct layer *l) { return ((const struct mamba2_config *)l->config)->chunk; }
+
 const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .fields = mamba2_fields,
                                        .config_bytes = sizeof(struct mamba2_config),
@@ -407,4 +409,5 @@ const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .plan = plan,
                                        .forward = forward,
                                        .backward = backward,
+                                       .chunk = chunk_of,
                                        .flops = flops};
