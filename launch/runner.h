@@ -9,14 +9,16 @@
 #include "profiling/ledger.h"
 
 struct runner_spec {
-    int precision;                   /* enum precision: F64 or F32 on the CPU                              */
-    int64_t threads;                 /* 0: all cores this process may use                                  */
-    int64_t n_sequences;             /* of one micro-batch                                                 */
-    int64_t tokens;                  /* of one whole sequence                                              */
-    int64_t tile;                    /* rows of one head tile                                              */
-    bool training;                   /* gradients and moments too; otherwise forward passes only           */
-    bool gradients;                  /* gradients without moments (parity)                                 */
-    bool logits;                     /* keep logits whole: out.logits                                      */
+    int precision;       /* enum precision: F64 or F32 on the CPU                              */
+    int64_t threads;     /* 0: all cores this process may use                                  */
+    int64_t n_sequences; /* of one micro-batch                                                 */
+    int64_t tokens;      /* of one whole sequence                                              */
+    int64_t tile;        /* rows of one head tile                                              */
+    bool training;       /* gradients and moments too; otherwise forward passes only           */
+    bool gradients;      /* gradients without moments (parity)                                 */
+    bool logits;         /* keep logits whole: out.logits                                      */
+    enum policy policy;  /* what activations stay (model.h)                                    */
+    int64_t keep_every;
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
