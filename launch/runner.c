@@ -53,7 +53,11 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "parameters", s->weights_of ? 0 : w);
     ledger_add(l, "gradients", s->training || s->gradients ? w : 0);
     ledger_add(l, "optimizer moments", s->training ? 2 * w : 0);
-    ledger_add(l, "activations", r->act.bytes);
+    ledger_add(l, "activations: layer inputs", r->act.by_keep[KEEP_INPUT]);
+    ledger_add(l, "activations: outputs of products", r->act.by_keep[KEEP_GEMM]);
+    ledger_add(l, "activations: cheap ones", r->act.by_keep[KEEP_CHEAP]);
+    ledger_add(l, "activations: boundaries", r->act.by_keep[KEEP_BOUNDARY]);
+    ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
@@ -162,7 +166,9 @@ static enum status plan(struct runner *r) {
                                    .range = range,
                                    .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
                                    .tile = tile,
-                                   .forward_only = !s->training && !s->gradients};
+                                   .forward_only = !s->training && !s->gradients,
+                                   .policy = s->policy,
+                                   .keep_every = s->keep_every};
     const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
     mem_free(range);
     return st;
@@ -213,12 +219,9 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
-    if (r->spec.exact) exact_begin(&r->exact);
-    if (r->spec.exact && backward) TRY(runner_exact_begin(r));
+    if (r->spec.exact) return runner_exact_pass(r, backward);
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
-    if (!backward) return OK;
-    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
-    return r->spec.exact ? runner_exact_sum(r) : OK;
+    return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
 }
 
 void runner_plain_targets(struct runner *r) {

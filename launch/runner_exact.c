@@ -55,16 +55,41 @@ enum status runner_exact_place(struct runner *r) {
     return OK;
 }
 
-enum status runner_exact_begin(struct runner *r) {
-    return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->pass_grads, .value = 0.0});
-}
-
 static struct tensor row_of(const struct runner *r, struct tensor t) {
     return tensor_2d(t.data, r->ctx.real, 1, t.shape[0]);
 }
 
-enum status runner_exact_sum(struct runner *r) {
+/* The ranks of one sequence alone: those of data may have another number of passes. */
+static enum status sum_over_seq(struct runner *r) {
+    struct reduction sum = {.use = COMM_CONTROL,
+                            .dtype = F64,
+                            .in = &r->total,
+                            .out = &r->total,
+                            .n = 1,
+                            .tree = true,
+                            .scratch = r->mesh.scratch};
+    TRY(all_reduce_begin(&r->spec.team->seq, &sum));
+    return all_reduce_end(&r->spec.team->seq, &sum);
+}
+
+/* Every rank of seq has the whole loss of its sequences: one of them stands for all. */
+enum status runner_exact_total(struct runner *r) {
+    if (r->seq_index != 0) r->total = 0.0;
+    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+}
+
+/* The pass alone: gradients and loss over all ranks by the tree, then added to what earlier passes left. */
+enum status runner_exact_pass(struct runner *r, bool backward) {
     const struct tensor pass = row_of(r, r->pass_grads), sum = row_of(r, r->grads);
+    const double before = r->total;
+    exact_begin(&r->exact);
+    r->total = 0.0;
+    if (backward) TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = pass, .value = 0.0}));
+    TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
+    TRY(sum_over_seq(r));
+    r->total = before + r->total;
+    if (!backward) return OK;
+    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
     TRY(team_sum(r->spec.team, r->pass_grads, COMM_GRADS, true, r->sum_scratch));
     return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = pass, .out = sum, .scale = 1.0});
 }

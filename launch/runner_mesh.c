@@ -85,7 +85,8 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
                                     .real = r->ctx.real,
                                     .n_carries = r->act.n_carries,
                                     .carry = r->act.carry,
-                                    .attend_numbers = r->act.attend_numbers};
+                                    .attend_numbers = r->act.attend_numbers,
+                                    .swap = r->wide.swap};
 }
 
 static int64_t sum_bytes(const struct runner *r) {
@@ -142,5 +143,6 @@ enum status runner_sum_gradients(struct runner *r) {
 }
 
 enum status runner_sum_total(struct runner *r) {
+    if (r->spec.exact) return runner_exact_total(r);
     return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
 }

@@ -30,6 +30,8 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
                                 .training = true,
+                                .policy = (enum policy)c->train.keep,
+                                .keep_every = c->train.keep_every,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
                                 .mesh = &c->mesh};

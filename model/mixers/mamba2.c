@@ -350,7 +350,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .decay = local.range_decay,
                           .state = local.range_state,
                           .entering = scan.s_in};
-    TRY(ops->linear_fwd(s->ctx, &in));
+    if (!layer_has(s, v, S_ZXBCDT)) TRY(ops->linear_fwd(s->ctx, &in));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     TRY(s->seams->carry_end(s, l, f, &before));
@@ -360,7 +360,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_fwd(s->ctx, &scan));
     TRY(ops->gated_norm_fwd(s->ctx, &norm));
-    return ops->linear_fwd(s->ctx, &out);
+    return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
