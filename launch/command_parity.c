@@ -141,6 +141,7 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
                                  .tile = p->config->train.head_tile,
                                  .gradients = true,
                                  .logits = true,
+                                 .exact = p->config->numerics == NUMERICS_RANK_INVARIANT,
                                  .team = &p->team,
                                  .mesh = &p->config->mesh};
     return OK;
@@ -170,7 +171,7 @@ static enum status whole_logits(struct parity *p, struct tensor *out) {
         memcpy(to.data, tensor_rows(r->out.logits, t->row, t->end - t->begin).data, (size_t)tensor_bytes(to));
     }
     TRY(mem_take(all_reduce_scratch(&p->team.tokens, out->dtype, tensor_count(*out)), &scratch));
-    const enum status st = team_sum(&p->team, *out, COMM_CONTROL, scratch);
+    const enum status st = team_sum(&p->team, *out, COMM_CONTROL, false, scratch);
     mem_free(scratch);
     return st;
 }
@@ -180,7 +181,7 @@ static enum status compute(struct parity *p, const char *dir) {
     struct tensor logits;
     int transfers = 0;
     TRY(open_golden(p, dir, &spec));
-    TRY(runner_transfers(&spec, spec.mesh, &transfers));
+    TRY(runner_transfers(&p->config->model, &spec, &transfers));
     TRY(team_open(&p->team, p->rank, spec.mesh, transfers));
     TRY(runner_init(&p->run, &p->config->model, &spec, false));
     TRY(load_inputs(p));
@@ -234,7 +235,10 @@ static enum status read_config(struct task *t, const struct command_line *line) 
                                              .overrides = overrides,
                                              .model_only = true},
                      &errors);
-    if (errors.n > 0) fprintf(stderr, "%s", errors.s);
+    if (st == ERR_CONFIG && errors.n > 0) { /* every mistake, not the first alone */
+        fprintf(stderr, "%s%s", errors.s, errors.s[errors.n - 1] == '\n' ? "" : "\n");
+        status_clear();
+    }
     if (st == OK) st = config_check_runnable(&t->config);
     if (st == OK && isnan(t->tol)) t->tol = t->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
 out:

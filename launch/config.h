@@ -15,6 +15,9 @@ enum precision { PRECISION_F64, PRECISION_F32, PRECISION_BF16 };
 enum schedule { SCHEDULE_CONSTANT, SCHEDULE_COSINE, SCHEDULE_WSD };
 #define SCHEDULE_CHOICES "constant|cosine|wsd"
 
+enum numerics { NUMERICS_FAST, NUMERICS_RANK_INVARIANT };
+#define NUMERICS_CHOICES "fast|rank_invariant"
+
 struct mesh_config {
     int64_t data, seq, tensor, expert, pipe;
     int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
@@ -32,6 +35,8 @@ struct train_config {
     int64_t valid_every; /* steps between validations; 0: only at the end      */
     int64_t valid_sequences;
     int64_t threads; /* host threads; 0: all cores this process may use    */
+    int keep;        /* enum policy: activations that stay for backward    */
+    int64_t keep_every;
 };
 struct optimizer_config {
     int kind; /* adamw */
@@ -59,7 +64,7 @@ struct config {
     struct data_config data;
     struct checkpoint_config checkpoint;
     struct run_config run;
-    int numerics;         /* fast */
+    int numerics;         /* enum numerics */
     struct text resolved; /* the whole configuration as YAML that reads back to the same  */
     struct text identity; /* the identity keys, one "key.path: value" a line, sorted      */
     char identity_hash[SHA256_HEX];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/config_fields.h"
 #include <string.h>
+#include "model/model.h"
 #include "parallel/shard_map.h"
 
 #define STEPS_MAX 1e12
@@ -41,6 +42,10 @@ static const struct field train_fields[] = {
      "steps between validations; 0: only at the end", FREE},
     {"valid_sequences", FIELD_INT, AT(valid_sequences), "16", 1, 1e9, NULL, "sequences of one validation", FREE},
     {"threads", FIELD_INT, AT(threads), "0", 0, 4096, NULL, "host threads; 0: all cores this process may use", FREE},
+    {"keep", FIELD_CHOICE, AT(keep), "all", 0, 0, POLICY_CHOICES,
+     "activations kept for backward; the others are computed again", FREE},
+    {"keep_every", FIELD_INT, AT(keep_every), "1", 1, LAYERS_MAX, NULL,
+     "with keep: inputs, layers whose input is kept: every one, every second, ...", FREE},
     FIELDS_END};
 #undef AT
 
@@ -94,9 +99,10 @@ const struct config_section config_sections[] = {{"model", model_fields, offseto
                                                  {"run", run_fields, offsetof(struct config, run)},
                                                  {NULL, NULL, 0}};
 
-const struct field config_root_fields[] = {{"numerics", FIELD_CHOICE, offsetof(struct config, numerics), "fast", 0, 0,
-                                            "fast", "fast: sums in the order that is fastest on this mesh", IDENTITY},
-                                           FIELDS_END};
+const struct field config_root_fields[] = {
+    {"numerics", FIELD_CHOICE, offsetof(struct config, numerics), "fast", 0, 0, NUMERICS_CHOICES,
+     "fast: sums in the order that is fastest on this mesh; rank_invariant: the same bits for any mesh.seq", IDENTITY},
+    FIELDS_END};
 
 #define AT(key) offsetof(struct repeat_form, key)
 const struct field repeat_fields[] = {

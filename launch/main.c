@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/field.h"
@@ -43,7 +45,14 @@ static const struct command *find(const char *name) {
     return NULL;
 }
 
+/* A closed stream's number would go to the first file that is opened, and what is printed into that file. */
+static void open_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0) ASSERT(open("/dev/null", O_RDWR) == fd);
+}
+
 int main(int argc, char **argv) {
+    open_streams();
     if (argc < 2) {
         usage(stderr);
         return EXIT_USAGE;

@@ -53,7 +53,11 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "parameters", s->weights_of ? 0 : w);
     ledger_add(l, "gradients", s->training || s->gradients ? w : 0);
     ledger_add(l, "optimizer moments", s->training ? 2 * w : 0);
-    ledger_add(l, "activations", r->act.bytes);
+    ledger_add(l, "activations: layer inputs", r->act.by_keep[KEEP_INPUT]);
+    ledger_add(l, "activations: outputs of products", r->act.by_keep[KEEP_GEMM]);
+    ledger_add(l, "activations: cheap ones", r->act.by_keep[KEEP_CHEAP]);
+    ledger_add(l, "activations: boundaries", r->act.by_keep[KEEP_BOUNDARY]);
+    ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
@@ -108,6 +112,7 @@ static enum status place_batch(struct runner *r) {
     for (int i = 0; i < BATCH_PARTS; i++) TRY(arena_take(&r->memory, bytes[i], &mem[i]));
     TRY(arena_take(&r->memory, T * dtype_bytes(r->ctx.real), &losses));
     if (r->spec.logits) TRY(arena_take(&r->memory, T * V * dtype_bytes(r->ctx.real), &logits));
+    r->exact.range = mem[6];
     r->ids = mem[0], r->targets = mem[1], r->pos = mem[2];
     fill_ranges(r, mem[6], mem[7]);
     r->batch = (struct batch){.ids = tensor_1d(mem[3], I32, T),
@@ -149,12 +154,21 @@ static enum status plan(struct runner *r) {
     range = mem;
     for (int64_t i = 0; i < my_ranges(r); i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
     range[my_ranges(r)] = my_tokens(r);
+    int64_t tile = s->tile;
+    if (s->exact) {
+        tile = r->map.spec.grid;
+        exact_init(&r->exact, r->ctx.ops, range, my_ranges(r));
+        r->ctx.exact = &r->exact;
+        r->ctx.ops = &r->exact.table;
+    }
     const struct plan_size size = {.n_tokens = my_tokens(r),
                                    .n_ranges = my_ranges(r),
                                    .range = range,
-                                   .wide = r->wide.n_ranks > 1 ? &r->wide : NULL,
-                                   .tile = s->tile,
-                                   .forward_only = !s->training && !s->gradients};
+                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
+                                   .tile = tile,
+                                   .forward_only = !s->training && !s->gradients,
+                                   .policy = s->policy,
+                                   .keep_every = s->keep_every};
     const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
     mem_free(range);
     return st;
@@ -205,6 +219,7 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
+    if (r->spec.exact) return runner_exact_pass(r, backward);
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
 }

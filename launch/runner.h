@@ -2,21 +2,25 @@
 #ifndef BATON_LAUNCH_RUNNER_H
 #define BATON_LAUNCH_RUNNER_H
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
+#include "kernels/exact.h"
 #include "launch/team.h"
 #include "model/model.h"
 #include "parallel/seams_mesh.h"
 #include "profiling/ledger.h"
 
 struct runner_spec {
-    int precision;                   /* enum precision: F64 or F32 on the CPU                              */
-    int64_t threads;                 /* 0: all cores this process may use                                  */
-    int64_t n_sequences;             /* of one micro-batch                                                 */
-    int64_t tokens;                  /* of one whole sequence                                              */
-    int64_t tile;                    /* rows of one head tile                                              */
-    bool training;                   /* gradients and moments too; otherwise forward passes only           */
-    bool gradients;                  /* gradients without moments (parity)                                 */
-    bool logits;                     /* keep logits whole: out.logits                                      */
+    int precision;       /* enum precision: F64 or F32 on the CPU                              */
+    int64_t threads;     /* 0: all cores this process may use                                  */
+    int64_t n_sequences; /* of one micro-batch                                                 */
+    int64_t tokens;      /* of one whole sequence                                              */
+    int64_t tile;        /* rows of one head tile                                              */
+    bool training;       /* gradients and moments too; otherwise forward passes only           */
+    bool gradients;      /* gradients without moments (parity)                                 */
+    bool logits;         /* keep logits whole: out.logits                                      */
+    enum policy policy;  /* what activations stay (model.h)                                    */
+    int64_t keep_every;
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
+    bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
     const struct mesh_config *mesh;  /* with a team                                              */
     const struct runner *weights_of; /* share that runner's weights (it must outlive this one)  */
@@ -28,6 +32,7 @@ struct runner {
     int seq_index;        /* my place on that axis                      */
     struct wide wide;     /* with several ranks of seq                  */
     struct seams_mesh mesh;
+    struct exact exact;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work;
@@ -37,15 +42,16 @@ struct runner {
     struct seams_cache *cache;
     int32_t *ids, *targets; /* (n_sequences * tokens): whole sequences, written by the caller before a pass */
     int64_t *pos;
-    struct batch batch;  /* my rows of them                                                              */
-    double scale, total; /* 1 / valid targets;  sum of losses: set total = 0 first                       */
-    struct loss_out out; /* per_token and logits point into memory; rows are mine                        */
-    void *sum_scratch;   /* of sums over ranks */
-    struct tensor grads; /* all gradients as one row                                                     */
+    struct batch batch;       /* my rows of them                                                              */
+    double scale, total;      /* 1 / valid targets;  sum of losses: set total = 0 first                       */
+    struct loss_out out;      /* per_token and logits point into memory; rows are mine                        */
+    void *sum_scratch;        /* of sums over ranks */
+    struct tensor pass_grads; /* exact: of the pass at hand, before they are summed and added to grads */
+    struct tensor grads;      /* all gradients as one row                                                     */
     struct ledger ledger;
 };
 /* Transfers that a list of the seams may need, for team_open; the mesh's ERR_CONFIG where tokens cannot be split. */
-enum status runner_transfers(const struct runner_spec *spec, const struct mesh_config *mesh, int *transfers);
+enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers);
 /* The plan is made, printed into *plan (NULL: not), checked against the host, then allocated.  dry: stop before that.
  */
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry);
@@ -62,6 +68,13 @@ enum status runner_mesh_seams(struct runner *r);
 int64_t runner_mesh_bytes(const struct runner *r);
 /* Sum gradients (and total) over the ranks of data x seq. */
 enum status runner_sum_gradients(struct runner *r);
+/* Exact mode: tables, memory, and the order of a pass (runner_exact.c). */
+enum status runner_exact_check(const struct runner *r);
+int64_t runner_exact_bytes(const struct runner *r);
+enum status runner_exact_place(struct runner *r);
+enum status runner_exact_pass(struct runner *r, bool backward);
+enum status runner_exact_total(struct runner *r);
+enum status runner_exact_finish(struct runner *r); /* after the last: parameters' g hold the sum      */
 enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);

@@ -3,16 +3,17 @@
 #include "base/log.h"
 #include "launch/runner.h"
 
-static struct shard_spec shard_of(const struct runner_spec *s, const struct mesh_config *mesh) {
+static struct shard_spec shard_of(const struct model *m, const struct runner_spec *s, const struct mesh_config *mesh) {
     return (struct shard_spec){.n_ranks = mesh ? (int)mesh->seq : 1,
                                .layout = mesh ? (enum shard_layout)mesh->layout : SHARD_CONTIGUOUS,
                                .n_sequences = s->n_sequences,
                                .tokens = s->tokens,
-                               .grid = 1};
+                               .grid = s->exact ? model_segment(m, s->tokens) : 1,
+                               .segments = s->exact};
 }
 
-enum status runner_transfers(const struct runner_spec *spec, const struct mesh_config *mesh, int *transfers) {
-    const struct shard_spec shard = shard_of(spec, mesh);
+static enum status transfers_of(const struct model *m, const struct runner_spec *spec, int *transfers) {
+    const struct shard_spec shard = shard_of(m, spec, spec->mesh);
     struct shard_map map;
     TRY(shard_map_init(&map, &shard));
     *transfers = 0;
@@ -22,6 +23,14 @@ enum status runner_transfers(const struct runner_spec *spec, const struct mesh_c
     }
     shard_map_term(&map);
     return OK;
+}
+
+enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers) {
+    struct model m;
+    enum status st = model_init(&m, c);
+    if (st == OK) st = transfers_of(&m, spec, transfers);
+    model_term(&m);
+    return st;
 }
 
 /* Swap where every attention layer's heads divide, unless the configuration chooses. */
@@ -36,13 +45,14 @@ static bool swap_fits(const struct runner *r, int n_ranks) {
 enum status runner_mesh_shape(struct runner *r) {
     const struct runner_spec *s = &r->spec;
     const struct mesh_config *mesh = s->team ? s->mesh : NULL;
-    const struct shard_spec shard = shard_of(s, mesh);
+    if (s->exact) TRY(runner_exact_check(r));
+    const struct shard_spec shard = shard_of(&r->model, s, mesh);
     TRY(shard_map_init(&r->map, &shard));
     r->seq_index = mesh ? s->team->seq.index : 0;
-    if (shard.n_ranks == 1) return OK;
+    if (shard.n_ranks == 1 && !s->exact) return OK;
     const int64_t B = s->n_sequences, R = shard_map_ranges(&r->map, r->seq_index);
-    const bool swap =
-        mesh->attention == MESH_ATTENTION_AUTO ? swap_fits(r, shard.n_ranks) : mesh->attention == MESH_ATTENTION_SWAP;
+    const bool swap = !s->exact && (mesh->attention == MESH_ATTENTION_AUTO ? swap_fits(r, shard.n_ranks)
+                                                                           : mesh->attention == MESH_ATTENTION_SWAP);
     r->wide = (struct wide){.n_ranks = shard.n_ranks,
                             .index = r->seq_index,
                             .swap = swap,
@@ -88,13 +98,13 @@ static int64_t sum_bytes(const struct runner *r) {
 
 static int64_t wide_bytes(const struct runner *r) {
     const int64_t B = r->spec.n_sequences;
-    return r->wide.n_ranks > 1 ? arena_round((B + 1) * 8) + arena_round(B * 16) : 0;
+    return r->wide.n_ranks > 0 ? arena_round((B + 1) * 8) + arena_round(B * 16) : 0;
 }
 
 int64_t runner_mesh_bytes(const struct runner *r) {
     if (!r->spec.team) return 0;
     const struct seams_mesh_spec spec = seams_spec(r);
-    return seams_mesh_bytes(&spec) + arena_round(sum_bytes(r)) + wide_bytes(r);
+    return seams_mesh_bytes(&spec) + arena_round(sum_bytes(r)) + wide_bytes(r) + runner_exact_bytes(r);
 }
 
 /* Whole sequences, one range each, for attention over all tokens. */
@@ -119,7 +129,8 @@ enum status runner_mesh_seams(struct runner *r) {
     const struct seams_mesh_spec spec = seams_spec(r);
     TRY(seams_mesh_init(&r->mesh, &spec, &r->memory));
     TRY(arena_take(&r->memory, sum_bytes(r), &r->sum_scratch));
-    if (r->wide.n_ranks > 1) TRY(place_wide(r));
+    if (r->wide.n_ranks > 0) TRY(place_wide(r));
+    TRY(runner_exact_place(r));
     r->step.seams = &seams_mesh;
     r->step.seams_state = &r->mesh;
     return OK;
@@ -127,9 +138,11 @@ enum status runner_mesh_seams(struct runner *r) {
 
 enum status runner_sum_gradients(struct runner *r) {
     if (!r->spec.team) return OK;
-    return team_sum(r->spec.team, r->grads, COMM_GRADS, r->sum_scratch);
+    if (r->spec.exact) return runner_exact_finish(r);
+    return team_sum(r->spec.team, r->grads, COMM_GRADS, false, r->sum_scratch);
 }
 
 enum status runner_sum_total(struct runner *r) {
+    if (r->spec.exact) return runner_exact_total(r);
     return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
 }

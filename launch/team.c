@@ -41,9 +41,14 @@ enum status team_most(struct team *t, int64_t *number) {
     return OK;
 }
 
-enum status team_sum(struct team *t, struct tensor x, enum comm_use use, void *scratch) {
-    struct reduction r = {
-        .use = use, .dtype = x.dtype, .in = x.data, .out = x.data, .n = tensor_count(x), .scratch = scratch};
+enum status team_sum(struct team *t, struct tensor x, enum comm_use use, bool tree, void *scratch) {
+    struct reduction r = {.use = use,
+                          .dtype = x.dtype,
+                          .in = x.data,
+                          .out = x.data,
+                          .n = tensor_count(x),
+                          .tree = tree,
+                          .scratch = scratch};
     TRY(all_reduce_begin(&t->tokens, &r));
     return all_reduce_end(&t->tokens, &r);
 }

@@ -19,8 +19,9 @@ void team_close(struct team *t);
 enum status team_agree(struct team *t, void *data, int64_t bytes);
 /* The largest of everybody's numbers, on all ranks. */
 enum status team_most(struct team *t, int64_t *number);
-/* A sum over data x seq in the order of ranks, in place; scratch as all_reduce_scratch says. */
-enum status team_sum(struct team *t, struct tensor x, enum comm_use use, void *scratch);
+/* A sum over data x seq in the order of ranks, or in their binary tree, in place; scratch as all_reduce_scratch says.
+ */
+enum status team_sum(struct team *t, struct tensor x, enum comm_use use, bool tree, void *scratch);
 
 /* fn runs once a rank, under a launcher's ranks or n threads.  n_ranks: --ranks, or 0. */
 struct team_spec {

@@ -30,6 +30,9 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
                                 .training = true,
+                                .policy = (enum policy)c->train.keep,
+                                .keep_every = c->train.keep_every,
+                                .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
                                 .mesh = &c->mesh};
 }
@@ -37,7 +40,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
 enum status trainer_team(struct team *team, const struct config *c, struct rank *rank) {
     const struct runner_spec spec = trainer_spec(c, NULL);
     int transfers = 0;
-    TRY(runner_transfers(&spec, &c->mesh, &transfers));
+    TRY(runner_transfers(&c->model, &spec, &transfers));
     return team_open(team, rank, &c->mesh, transfers);
 }
 

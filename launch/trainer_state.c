@@ -43,14 +43,19 @@ static enum status save_here(struct trainer *t) {
     return checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep);
 }
 
-/* Every rank holds the whole state: the leader writes it, and all learn how that went. */
+/* Every rank holds the whole state: the leader writes it, and all learn how that went, and why it failed: the first
+ * failure of any rank is the one that is told. */
 enum status trainer_save(struct trainer *t) {
-    enum status st = t->team.leader ? save_here(t) : OK;
-    int64_t failed = st != OK;
-    TRY(team_most(&t->team, &failed));
-    if (!failed) t->saved_step = t->step;
-    FAIL_UNLESS(st != OK || !failed, ERR_IO, "the leader could not save step %" PRId64, t->step);
-    return st;
+    struct {
+        int64_t st;
+        char why[1024];
+    } how = {.st = OK};
+    if (t->team.leader) how.st = save_here(t);
+    if (how.st != OK) snprintf(how.why, sizeof how.why, "%s", status_text());
+    TRY(team_agree(&t->team, &how, sizeof how));
+    if (how.st == OK) t->saved_step = t->step;
+    else if (!t->team.leader) FAIL((enum status)how.st, "%s", how.why);
+    return (enum status)how.st;
 }
 
 /* A difference is an error, or what a fork records. */

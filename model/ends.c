@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/ends.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/exact.h"
 #include "kernels/fill/fill.h"
 #include "kernels/head/head.h"
 #include "kernels/linear/linear.h"
@@ -54,6 +55,19 @@ static enum status tile_loss(struct step *s, const struct model *m, struct activ
     return OK;
 }
 
+/* Tiles follow each other over all rows; in exact mode each segment is one. */
+static enum status all_tiles(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
+                             const struct loss_out *out) {
+    const struct exact *e = s->ctx->exact;
+    const int64_t T = b->shard.n_tokens, n = e ? e->n_ranges : (T + a->tile - 1) / a->tile;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t begin = e ? e->range[i] : i * a->tile;
+        const int64_t end = e ? e->range[i + 1] : begin + a->tile < T ? begin + a->tile : T;
+        TRY(tile_loss(s, m, a, b, out, begin, end - begin));
+    }
+    return OK;
+}
+
 static enum status loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                         const struct loss_out *out) {
     const struct ops *ops = s->ctx->ops;
@@ -71,10 +85,7 @@ static enum status loss(struct step *s, const struct model *m, struct activation
     TRY(ops->rmsnorm_fwd(s->ctx, &n));
     if (tensor_has(out->logits))
         TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = n.y, .w = m->params.list[m->head].w, .y = out->logits}));
-    for (int64_t at = 0; at < b->shard.n_tokens; at += a->tile) {
-        const int64_t left = b->shard.n_tokens - at;
-        TRY(tile_loss(s, m, a, b, out, at, left < a->tile ? left : a->tile));
-    }
+    TRY(all_tiles(s, m, a, b, out));
     if (!s->forward_only) TRY(ops->rmsnorm_bwd(s->ctx, &n));
     return OK;
 }

@@ -40,6 +40,26 @@ enum status model_init(struct model *m, const struct model_config *config) {
     return declare_ends(m);
 }
 
+static int64_t gcd(int64_t a, int64_t b) {
+    while (b) {
+        const int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+int64_t model_segment(const struct model *m, int64_t tokens_per_sequence) {
+    int64_t chunk = 1;
+    for (int i = 0; i < m->n_layers; i++) {
+        const struct layer *l = &m->layers[i];
+        const int64_t own = l->kind->chunk ? l->kind->chunk(l) : 1;
+        chunk = chunk / gcd(chunk, own) * own;
+    }
+    const int64_t least = (tokens_per_sequence + 63) / 64;
+    return (least + chunk - 1) / chunk * chunk;
+}
+
 void model_term(struct model *m) {
     mem_free(m->layers);
     params_term(&m->params);
@@ -86,10 +106,24 @@ enum status model_forward(struct step *s, const struct model *m, struct activati
     return st;
 }
 
+/* Layers [first, end) once more, so that backward finds in the shared region what they had there. */
+static enum status forward_again(struct step *s, const struct model *m, struct activations *a, struct flow *f,
+                                 int first, int end) {
+    for (int i = first; i < end && a->shared_bytes > 0; i++) {
+        const struct tensor none = {0};
+        TRY(stop_asked(s));
+        TRY(block_again(s, &m->layers[i], f, &a->layers[i], i + 1 < end ? a->layers[i + 1].slot[FRAME_X].t : none));
+    }
+    return OK;
+}
+
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
-    struct flow f = {.dx = a->ends.slot[ENDS_DX].t, .dh = a->ends.slot[ENDS_DH].t, .shard = &b->shard};
+    const struct saved_slot *ends = a->ends.slot;
+    struct flow f = {.y = ends[ENDS_Y].t, .dx = ends[ENDS_DX].t, .dh = ends[ENDS_DH].t, .shard = &b->shard};
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
+        if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
+            TRY(forward_again(s, m, a, &f, i / a->group * a->group, i + 1));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
     TRY(ends_embed_back(s, m, b, f.dx));

@@ -5,14 +5,16 @@
  * they may see, straight into the wide rows.  Backward their gradients go home, where they are added to the owner's own
  * in the order of ranks. */
 
-/* Rows [first, end) of a source range that rank `to` needs, by its earliest range behind it; false: none. */
+/* Rows [first, end) of a source range that rank `to` needs, by its earliest range behind it; false: none.  In exact
+ * mode whole ranges travel, so that every rank's part of a gradient has the same rows. */
 static bool needed(const struct shard_map *map, const struct token_range *from, int to, int64_t window,
                    int64_t *first) {
     *first = from->end;
     for (int64_t i = 0; i < shard_map_ranges(map, to); i++) {
         const struct token_range *t = shard_map_range(map, to, i);
         if (t->sequence != from->sequence || t->begin < from->end || t->begin == t->end) continue;
-        *first = least(*first, window > 0 ? most(from->begin, t->begin - window + 1) : from->begin);
+        const int64_t seen = window > 0 && !map->spec.segments ? most(from->begin, t->begin - window + 1) : from->begin;
+        *first = least(*first, seen);
     }
     return *first < from->end;
 }
@@ -108,6 +110,49 @@ static enum status send_gradients(struct step *s, struct attend *a) {
     return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
 }
 
+/* Parts of the gradient of my range t, by rank: mine lies in the wide rows, the others' behind each other at *at. */
+static enum status add_parts(struct step *s, struct attend *a, const struct token_range *t, char **at) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    int64_t first;
+    for (int r = 0; r < map->spec.n_ranks; r++) {
+        if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
+        const struct tensor home = wide_rows(map, a->wide[WIDE_DQKV], t, first);
+        TRY(rows_add(s, tensor_2d(*at, home.dtype, home.shape[0], home.shape[1]), home));
+        *at += tensor_bytes(home);
+    }
+    return OK;
+}
+
+/* The same in the binary tree of ranks; ranks before mine have no part. */
+static enum status add_parts_by_tree(struct step *s, struct attend *a, const struct token_range *t, char **at) {
+    enum { RANKS_MAX = 4096 };
+    struct seams_mesh *m = mesh_of(s);
+    const struct shard_map *map = m->spec.map;
+    const int P = map->spec.n_ranks;
+    const struct tensor own = wide_rows(map, a->wide[WIDE_DQKV], t, t->begin);
+    char *part[RANKS_MAX] = {0};
+    int64_t first;
+    ASSERT(P <= RANKS_MAX);
+    part[m->me] = own.data;
+    for (int r = 0; r < P; r++) {
+        if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
+        part[r] = *at;
+        *at += tensor_bytes(own);
+    }
+    for (int step = 1; step < P; step *= 2)
+        for (int i = 0; i + step < P; i += 2 * step) {
+            struct tensor left = own, right = own;
+            left.data = part[i], right.data = part[i + step];
+            if (left.data && right.data) TRY(rows_add(s, right, left));
+            else if (right.data) part[i] = right.data;
+        }
+    if (part[0] == own.data) return OK;
+    struct tensor root = own;
+    root.data = part[0];
+    return rows_copy(s, root, own);
+}
+
 static enum status add_gradients(struct step *s, struct attend *a) {
     struct seams_mesh *m = mesh_of(s);
     const struct shard_map *map = m->spec.map;
@@ -115,17 +160,10 @@ static enum status add_gradients(struct step *s, struct attend *a) {
     char *at = m->attend.recv;
     for (int64_t i = 0; i < shard_map_ranges(map, m->me); i++) {
         const struct token_range *t = shard_map_range(map, m->me, i);
-        const int64_t n = t->end - t->begin;
         const struct tensor own = wide_rows(map, a->wide[WIDE_DQKV], t, t->begin);
-        int64_t first;
-        for (int r = 0; r < map->spec.n_ranks; r++) {
-            if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
-            const struct tensor home = wide_rows(map, a->wide[WIDE_DQKV], t, first);
-            TRY(rows_add(s, tensor_2d(at, home.dtype, home.shape[0], home.shape[1]), home));
-            at += tensor_bytes(home);
-        }
-        TRY(rows_copy(s, tensor_cols(own, 0, k), tensor_rows(a->mine.dk, t->row, n)));
-        TRY(rows_copy(s, tensor_cols(own, k, k), tensor_rows(a->mine.dv, t->row, n)));
+        TRY(map->spec.segments ? add_parts_by_tree(s, a, t, &at) : add_parts(s, a, t, &at));
+        TRY(rows_copy(s, tensor_cols(own, 0, k), tensor_rows(a->mine.dk, t->row, t->end - t->begin)));
+        TRY(rows_copy(s, tensor_cols(own, k, k), tensor_rows(a->mine.dv, t->row, t->end - t->begin)));
     }
     return OK;
 }

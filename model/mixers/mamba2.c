@@ -350,7 +350,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .decay = local.range_decay,
                           .state = local.range_state,
                           .entering = scan.s_in};
-    TRY(ops->linear_fwd(s->ctx, &in));
+    if (!layer_has(s, v, S_ZXBCDT)) TRY(ops->linear_fwd(s->ctx, &in));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     TRY(s->seams->carry_end(s, l, f, &before));
@@ -360,7 +360,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_fwd(s->ctx, &scan));
     TRY(ops->gated_norm_fwd(s->ctx, &norm));
-    return ops->linear_fwd(s->ctx, &out);
+    return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
@@ -399,6 +399,8 @@ static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     return 7.0 * (double)inner(c) * (double)c->state;
 }
 
+static int64_t chunk_of(const struct layer *l) { return ((const struct mamba2_config *)l->config)->chunk; }
+
 const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .fields = mamba2_fields,
                                        .config_bytes = sizeof(struct mamba2_config),
@@ -407,4 +409,5 @@ const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .plan = plan,
                                        .forward = forward,
                                        .backward = backward,
+                                       .chunk = chunk_of,
                                        .flops = flops};

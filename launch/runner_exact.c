@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include "kernels/add/add.h"
+#include "kernels/copy/copy.h"
+#include "kernels/fill/fill.h"
+#include "launch/runner.h"
+
+/* Exact mode: a pass is one sequence, cut into the segments of a grid that the mesh does not change.  Its gradients are
+ * summed over segments and ranks in one binary tree, and sequences are added in their order. */
+
+enum status runner_exact_check(const struct runner *r) {
+    const struct runner_spec *s = &r->spec;
+    const struct mesh_config *mesh = s->mesh;
+    const int64_t segment = model_segment(&r->model, s->tokens), n = (s->tokens + segment - 1) / segment;
+    FAIL_UNLESS(s->team && mesh, ERR_ARG, "exact mode runs with a team of ranks");
+    FAIL_UNLESS((mesh->seq & (mesh->seq - 1)) == 0, ERR_CONFIG,
+                "numerics rank_invariant: mesh.seq %" PRId64 " is not a power of two", mesh->seq);
+    FAIL_UNLESS(mesh->seq <= n, ERR_CONFIG,
+                "numerics rank_invariant: mesh.seq %" PRId64 " is more than the %" PRId64 " segments of %" PRId64
+                " tokens that a sequence has",
+                mesh->seq, n, segment);
+    FAIL_UNLESS(s->n_sequences == 1 || !s->training, ERR_CONFIG,
+                "numerics rank_invariant: a pass is one sequence; set train.micro_batch=1");
+    FAIL_UNLESS(mesh->layout == SHARD_CONTIGUOUS, ERR_CONFIG, "numerics rank_invariant: wants mesh.layout contiguous");
+    FAIL_UNLESS(mesh->carry != MESH_CARRY_CHAIN, ERR_CONFIG,
+                "numerics rank_invariant: mesh.carry chain folds in the order of ranks; choose gather or scan");
+    FAIL_UNLESS(mesh->attention != MESH_ATTENTION_SWAP, ERR_CONFIG,
+                "numerics rank_invariant: wants mesh.attention keys (or auto)");
+    return OK;
+}
+
+static int64_t gradient_numbers(const struct runner *r) {
+    int64_t bytes = 0; /* as the arena lays the gradients out */
+    for (int i = 0; i < r->model.params.n; i++) bytes += arena_round(tensor_bytes(r->model.params.list[i].w));
+    return bytes / dtype_bytes(r->ctx.real);
+}
+
+static int64_t head_numbers(const struct runner *r) { return param_count(&r->model.params.list[r->model.head]); }
+
+int64_t runner_exact_bytes(const struct runner *r) {
+    if (!r->spec.exact || !(r->spec.training || r->spec.gradients)) return 0;
+    return exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real) +
+           arena_round(gradient_numbers(r) * dtype_bytes(r->ctx.real));
+}
+
+enum status runner_exact_place(struct runner *r) {
+    void *head = NULL, *grads = NULL;
+    if (runner_exact_bytes(r) == 0) return OK;
+    TRY(arena_take(&r->memory, exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real), &head));
+    TRY(arena_take(&r->memory, gradient_numbers(r) * dtype_bytes(r->ctx.real), &grads));
+    exact_place(&r->exact, head, head_numbers(r), r->ctx.real);
+    /* Layers write where param.g points: the gradients of a pass.  Their sum over passes takes the other row. */
+    r->pass_grads = r->grads;
+    r->grads = tensor_1d(grads, r->ctx.real, gradient_numbers(r));
+    return OK;
+}
+
+static struct tensor row_of(const struct runner *r, struct tensor t) {
+    return tensor_2d(t.data, r->ctx.real, 1, t.shape[0]);
+}
+
+/* The ranks of one sequence alone: those of data may have another number of passes. */
+static enum status sum_over_seq(struct runner *r) {
+    struct reduction sum = {.use = COMM_CONTROL,
+                            .dtype = F64,
+                            .in = &r->total,
+                            .out = &r->total,
+                            .n = 1,
+                            .tree = true,
+                            .scratch = r->mesh.scratch};
+    TRY(all_reduce_begin(&r->spec.team->seq, &sum));
+    return all_reduce_end(&r->spec.team->seq, &sum);
+}
+
+/* Every rank of seq has the whole loss of its sequences: one of them stands for all. */
+enum status runner_exact_total(struct runner *r) {
+    if (r->seq_index != 0) r->total = 0.0;
+    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+}
+
+/* The pass alone: gradients and loss over all ranks by the tree, then added to what earlier passes left. */
+enum status runner_exact_pass(struct runner *r, bool backward) {
+    const struct tensor pass = row_of(r, r->pass_grads), sum = row_of(r, r->grads);
+    const double before = r->total;
+    exact_begin(&r->exact);
+    r->total = 0.0;
+    if (backward) TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = pass, .value = 0.0}));
+    TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
+    TRY(sum_over_seq(r));
+    r->total = before + r->total;
+    if (!backward) return OK;
+    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
+    TRY(team_sum(r->spec.team, r->pass_grads, COMM_GRADS, true, r->sum_scratch));
+    return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = pass, .out = sum, .scale = 1.0});
+}
+
+enum status runner_exact_finish(struct runner *r) {
+    return r->ctx.ops->copy_fwd(&r->ctx, &(struct copy){.x = row_of(r, r->grads), .y = row_of(r, r->pass_grads)});
+}
