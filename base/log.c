@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
 #include "base/log.h"
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -9,14 +10,25 @@ static atomic_int silent;
 
 void log_quiet(int quiet) { atomic_store(&silent, quiet); }
 
+/* Text that is longer than the buffer (a plan of many layers) is whole, if not one write. */
 static void put(FILE *to, const char *head, const char *fmt, va_list ap) {
     char line[4096];
+    va_list again;
+    va_copy(again, ap);
     int n = snprintf(line, sizeof line, "%s", head);
-    n += vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
-    if (n > (int)sizeof line - 2) n = (int)sizeof line - 2;
-    line[n++] = '\n';
-    fwrite(line, 1, (size_t)n, to);
+    n += vsnprintf(line + n, sizeof line - (size_t)n, fmt, ap);
+    flockfile(to);
+    if (n < (int)sizeof line) {
+        line[n++] = '\n';
+        fwrite(line, 1, (size_t)n, to);
+    } else {
+        fputs(head, to);
+        vfprintf(to, fmt, again);
+        fputc('\n', to);
+    }
     fflush(to);
+    funlockfile(to);
+    va_end(again);
 }
 
 void log_note(const char *fmt, ...) {

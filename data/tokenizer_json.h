@@ -44,7 +44,8 @@ enum status normalizer_run(const struct normalizer *z, const char *s, int64_t n,
 enum status read_normalizer(struct tokenizer_json *t, const char *where, const json_t *node);
 enum status read_pre_tokenizer(struct tokenizer_json *t, const char *where, const json_t *node);
 enum status read_decoder(struct tokenizer_json *t, const char *where, const json_t *node);
-enum status tokenizer_json_model(struct tokenizer_json *t, const char *where, const json_t *node); /* behind the pre_tokenizer */
+/* Behind the pre_tokenizer. */
+enum status tokenizer_json_model(struct tokenizer_json *t, const char *where, const json_t *node);
 /* Fail, showing the value under path. */
 enum status not_understood(const char *where, const char *path, const json_t *value);
 /* ERR_DATA unless node is an object whose keys are all in the list "a|b|c". */

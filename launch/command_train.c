@@ -97,8 +97,10 @@ static enum status train_rank(struct rank *rank, void *arg) {
     if (st == OK) st = trainer_settle(&t, &f, task->options.fork, dir);
     const bool settled = st == OK;
     if (st == OK) st = train_in_folder(&t, &f);
+    /* A run that failed before its first step, on its data say, leaves no folder that was not there. */
+    const bool keep = settled && (st == OK || st == ERR_STOPPED || t.step > 0);
     trainer_close(&t);
-    const enum status closed = run_folder_close(&f, settled);
+    const enum status closed = run_folder_close(&f, keep);
     return st != OK ? st : closed;
 }
 
@@ -140,4 +142,5 @@ const struct command command_train = {
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
             "TERM, INT and USR1 save the last finished step and end with exit code 3.\n",
     .run = run,
+    .keys = config_help,
 };

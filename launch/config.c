@@ -135,9 +135,9 @@ static enum status unknown_key(struct reading *r, const struct table *t, const s
     for (const struct field *f = t->fields; f->key; f++) nearest_try(&near, f->key);
     for (const char *const *b = t->beside; b && *b; b++) nearest_try(&near, *b);
     const char *section = section_with(key);
-    if (near.best) return mistake_add(&r->tree.mistakes, n->key_at, path, "unknown key; did you mean '%s'?", near.best);
     if (section)
         return mistake_add(&r->tree.mistakes, n->key_at, path, "unknown key; did you mean '%s.%.40s'?", section, key);
+    if (near.best) return mistake_add(&r->tree.mistakes, n->key_at, path, "unknown key; did you mean '%s'?", near.best);
     return mistake_add(&r->tree.mistakes, n->key_at, path, "unknown key");
 }
 

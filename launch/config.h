@@ -36,6 +36,8 @@ struct train_config {
     int64_t valid_every; /* steps between validations; 0: only at the end      */
     int64_t valid_sequences;
     int64_t threads; /* host threads; 0: all cores this process may use    */
+    int keep;        /* enum policy: activations that stay for backward    */
+    int64_t keep_every;
 };
 struct optimizer_config {
     int kind; /* adamw */

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "launch/config_reading.h"
+#include "model/model.h"
 
 static enum status check_train(struct reading *r) {
     const struct train_config *t = &r->c->train;
@@ -12,6 +13,10 @@ static enum status check_train(struct reading *r) {
         TRY(mistake_add(m, place_of_key(r, "train", "micro_batch"), "train.micro_batch",
                         "%" PRId64 " does not divide the %" PRId64 " sequences_per_step", t->micro_batch,
                         t->sequences_per_step));
+    if (t->keep_every > 1 && t->keep != POLICY_INPUTS)
+        TRY(mistake_add(m, place_of_key(r, "train", "keep_every"), "train.keep_every",
+                        "%" PRId64 " wants train.keep: inputs, which computes layers again from their inputs",
+                        t->keep_every));
     if (o->warmup_steps > t->steps)
         TRY(mistake_add(m, place_of_key(r, "optimizer", "warmup_steps"), "optimizer.warmup_steps",
                         "%" PRId64 " is more than the %" PRId64 " steps of the run", o->warmup_steps, t->steps));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/config_fields.h"
 #include <string.h>
+#include "model/model.h"
 #include "parallel/shard_map.h"
 #include "parallel/sharding.h"
 
@@ -18,7 +19,7 @@ static const struct field mesh_fields[] = {
     {"layout", FIELD_CHOICE, AT(layout), "contiguous", 0, 0, SHARD_LAYOUT_CHOICES,
      "which tokens a rank of seq holds: one stretch, or two that balance causal attention", FREE},
     {"carry", FIELD_CHOICE, AT(carry), "auto", 0, 0, MESH_CARRY_CHOICES,
-     "how states cross ranks; auto: gather up to 8 ranks of seq, scan above", FREE},
+     "how states cross ranks; auto: gather while the states are small, else scan", FREE},
     {"attention", FIELD_CHOICE, AT(attention), "auto", 0, 0, MESH_ATTENTION_CHOICES,
      "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
     {"shard", FIELD_CHOICE, AT(shard), "optimizer", 0, 0, SHARDING_CHOICES,
@@ -44,6 +45,10 @@ static const struct field train_fields[] = {
      "steps between validations; 0: only at the end", FREE},
     {"valid_sequences", FIELD_INT, AT(valid_sequences), "16", 1, 1e9, NULL, "sequences of one validation", FREE},
     {"threads", FIELD_INT, AT(threads), "0", 0, 4096, NULL, "host threads; 0: all cores this process may use", FREE},
+    {"keep", FIELD_CHOICE, AT(keep), "all", 0, 0, POLICY_CHOICES,
+     "activations kept for backward; the others are computed again", FREE},
+    {"keep_every", FIELD_INT, AT(keep_every), "1", 1, LAYERS_MAX, NULL,
+     "with keep: inputs, layers whose input is kept: every one, every second, ...", FREE},
     FIELDS_END};
 #undef AT
 

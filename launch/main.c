@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/field.h"
@@ -43,7 +45,22 @@ static const struct command *find(const char *name) {
     return NULL;
 }
 
+/* A closed stream's number would go to the first file that is opened, and what is printed into that file. */
+static void open_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0) ASSERT(open("/dev/null", O_RDWR) == fd);
+}
+
+static int print_help(const struct command *c) {
+    struct text keys = {0};
+    printf("usage: baton %s\n\n%s", c->usage, c->help);
+    if (c->keys && c->keys(&keys) == OK) printf("\n%s", keys.s);
+    text_term(&keys);
+    return EXIT_DONE;
+}
+
 int main(int argc, char **argv) {
+    open_streams();
     if (argc < 2) {
         usage(stderr);
         return EXIT_USAGE;
@@ -55,8 +72,7 @@ int main(int argc, char **argv) {
     const struct command *c = find(argv[1]);
     if (!c) return EXIT_USAGE;
     if (asks_for_help(argc - 1, argv + 1)) {
-        printf("usage: baton %s\n\n%s", c->usage, c->help);
-        return EXIT_DONE;
+        return print_help(c);
     }
     const enum status st = c->run(argc - 1, argv + 1);
     if (st != OK && st != ERR_STOPPED && *status_text()) {

@@ -49,7 +49,11 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "gradients", shards.gradients);
     ledger_add(l, "sums of gradients", shards.sums);
     ledger_add(l, "optimizer moments", shards.moments);
-    ledger_add(l, "activations", r->act.bytes);
+    ledger_add(l, "activations: layer inputs", r->act.by_keep[KEEP_INPUT]);
+    ledger_add(l, "activations: outputs of products", r->act.by_keep[KEEP_GEMM]);
+    ledger_add(l, "activations: cheap ones", r->act.by_keep[KEEP_CHEAP]);
+    ledger_add(l, "activations: boundaries", r->act.by_keep[KEEP_BOUNDARY]);
+    ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
@@ -140,7 +144,9 @@ static enum status plan(struct runner *r) {
                                    .range = range,
                                    .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
                                    .tile = tile,
-                                   .forward_only = !s->training && !s->gradients};
+                                   .forward_only = !s->training && !s->gradients,
+                                   .policy = s->policy,
+                                   .keep_every = s->keep_every};
     const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
     mem_free(range);
     return st;
@@ -197,9 +203,8 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
-    if (r->spec.exact) exact_begin(&r->exact);
     if (backward) TRY(sharding_pass_begin(&r->shards, &r->step));
-    TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
+    TRY(r->spec.exact ? runner_exact_forward(r) : model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     if (!backward) return OK;
     TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
     return sharding_pass_end(&r->shards, &r->step);

@@ -10,15 +10,17 @@
 #include "profiling/ledger.h"
 
 struct runner_spec {
-    int precision;                   /* enum precision: F64 or F32 on the CPU                              */
-    int64_t threads;                 /* 0: all cores this process may use                                  */
-    int64_t n_sequences;             /* of one micro-batch                                                 */
-    int64_t tokens;                  /* of one whole sequence                                              */
-    int64_t tile;                    /* rows of one head tile                                              */
-    bool training;                   /* gradients and moments too; otherwise forward passes only           */
-    bool gradients;                  /* gradients without moments (parity)                                 */
-    int64_t n_micro;                 /* passes whose gradients make a step, with a team; 0: 1              */
-    bool logits;                     /* keep logits whole: out.logits                                      */
+    int precision;       /* enum precision: F64 or F32 on the CPU                              */
+    int64_t threads;     /* 0: all cores this process may use                                  */
+    int64_t n_sequences; /* of one micro-batch                                                 */
+    int64_t tokens;      /* of one whole sequence                                              */
+    int64_t tile;        /* rows of one head tile                                              */
+    bool training;       /* gradients and moments too; otherwise forward passes only           */
+    bool gradients;      /* gradients without moments (parity)                                 */
+    int64_t n_micro;     /* passes whose gradients make a step, with a team; 0: 1              */
+    bool logits;         /* keep logits whole: out.logits                                      */
+    enum policy policy;  /* what activations stay (model.h)                                    */
+    int64_t keep_every;
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
@@ -70,6 +72,8 @@ int64_t runner_mesh_bytes(const struct runner *r);
 enum status runner_exact_check(const struct runner *r);
 int64_t runner_exact_bytes(const struct runner *r);
 enum status runner_exact_place(struct runner *r);
+enum status runner_exact_forward(struct runner *r);
+enum status runner_exact_total(struct runner *r);
 /* Sum total over the ranks of data x seq. */
 enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */

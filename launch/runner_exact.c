@@ -40,3 +40,33 @@ enum status runner_exact_place(struct runner *r) {
     exact_place(&r->exact, head, head_numbers(r), r->ctx.real);
     return OK;
 }
+
+/* The ranks of one sequence alone: those of data have others. */
+static enum status sum_over_seq(struct runner *r) {
+    struct reduction sum = {.use = COMM_CONTROL,
+                            .dtype = F64,
+                            .in = &r->total,
+                            .out = &r->total,
+                            .n = 1,
+                            .tree = true,
+                            .scratch = r->mesh.scratch};
+    TRY(all_reduce_begin(&r->spec.team->seq, &sum));
+    return all_reduce_end(&r->spec.team->seq, &sum);
+}
+
+/* Every rank of seq has the whole loss of its sequences: one of them stands for all. */
+enum status runner_exact_total(struct runner *r) {
+    if (r->seq_index != 0) r->total = 0.0;
+    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+}
+
+/* The loss of the pass alone, over its ranks by the tree, then added to what earlier passes left. */
+enum status runner_exact_forward(struct runner *r) {
+    const double before = r->total;
+    exact_begin(&r->exact);
+    r->total = 0.0;
+    TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
+    TRY(sum_over_seq(r));
+    r->total = before + r->total;
+    return OK;
+}

@@ -25,20 +25,19 @@ static enum status record_fork(const struct trainer *t, const char *from) {
     return st;
 }
 
-/* RUN-fork-1, -2, ...: the first that does not exist, or that holds a run of this identity. */
+/* RUN-fork-1, -2, ...: the first that holds a run of this identity, or no checkpoint: it is new, or was killed before
+ * it had one. */
 static enum status fork_run(struct trainer *t, struct run_folder *f, char dir[PATH_BYTES], struct settled *s) {
     const char *from = t->config->run.dir;
     for (int k = 1; k < 1000; k++) {
         TRY(path_print(dir, "%s-fork-%d", from, k));
-        const bool there = file_exists(dir);
         TRY(run_folder_open(f, dir));
-        if (!there) {
+        const enum status st = trainer_find(t, dir, false, s->from);
+        if (st == ERR_MISSING) {
             TRY(path_print(s->fork_of, "%s", from));
             return trainer_find(t, from, true, s->from);
         }
-        const enum status st = trainer_find(t, dir, false, s->from);
-        if (st == OK) return OK;
-        if (st != ERR_CONFIG && st != ERR_MISSING) return st;
+        if (st != ERR_CONFIG) return st;
         TRY(run_folder_close(f, true));
     }
     FAIL(ERR_CONFIG, "%s has a thousand forks: give this run a folder with run.dir=...", from);

@@ -35,6 +35,8 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tile = c->train.head_tile,
                                 .training = true,
                                 .n_micro = n_micro(c),
+                                .policy = (enum policy)c->train.keep,
+                                .keep_every = c->train.keep_every,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
                                 .mesh = &c->mesh};

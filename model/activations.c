@@ -48,29 +48,35 @@ static void plan_ends_work(struct plan *p, const struct model *m) {
     plan_work(p, ops->token_loss_work(p->ctx, &loss));
 }
 
-static int64_t kept_bytes(const struct saved *v) {
-    int64_t sum = 0;
-    for (int k = 0; k < N_KEEPS; k++)
-        if (k != KEEP_SCRATCH) sum += v->bytes[k];
-    return sum;
+/* The tags that layer i keeps.  A pass without backward keeps nothing: all layers lie over each other. */
+static unsigned kept_tags(const struct plan_size *size, int i) {
+    if (size->forward_only) return 0;
+    unsigned tags = 1u << KEEP_BOUNDARY;
+    if (size->keep_every <= 1 || i % size->keep_every == 0) tags |= 1u << KEEP_INPUT;
+    if (size->policy != POLICY_INPUTS) tags |= 1u << KEEP_GEMM;
+    if (size->policy == POLICY_ALL) tags |= 1u << KEEP_CHEAP;
+    return tags;
 }
 
-/* Add a region to the totals; with forward_only all layers share one region, the largest. */
-static void count(struct activations *a, const struct saved *v, bool shared) {
-    const int64_t kept = kept_bytes(v);
-    if (v->bytes[KEEP_SCRATCH] > a->scratch_bytes) a->scratch_bytes = v->bytes[KEEP_SCRATCH];
-    if (shared) {
-        if (kept > a->layer_bytes) a->layer_bytes = kept;
-        return;
-    }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Add a layer to the totals; layers of one group lie behind each other in the shared region, groups over each other. */
+static void count(struct activations *a, struct saved *v, int64_t shared_at) {
+    v->shared_at = shared_at;
+    a->shared_bytes = most(a->shared_bytes, shared_at + saved_bytes(v, HOME_SHARED));
+    a->scratch_bytes = most(a->scratch_bytes, saved_bytes(v, HOME_SCRATCH));
+    a->bytes += saved_bytes(v, HOME_OWN);
     for (int k = 0; k < N_KEEPS; k++)
-        if (k != KEEP_SCRATCH) a->by_keep[k] += v->bytes[k];
-    a->bytes += kept;
+        if (saved_home(v, (enum keep)k) == HOME_OWN) a->by_keep[k] += v->bytes[k];
 }
 
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size) {
     void *mem = NULL;
-    *a = (struct activations){.forward_only = size->forward_only, .n_layers = m->n_layers};
+    *a = (struct activations){.forward_only = size->forward_only,
+                              .n_layers = m->n_layers,
+                              .group = size->keep_every > 1 && !size->forward_only ? (int)size->keep_every : 1};
+    FAIL_UNLESS(a->group == 1 || size->policy == POLICY_INPUTS, ERR_CONFIG,
+                "train.keep_every %d wants train.keep inputs, which computes layers again from their inputs", a->group);
     a->tile = size->tile < size->n_tokens ? size->tile : size->n_tokens;
     TRY(mem_take((m->n_layers + 1) * (int64_t)sizeof *a->layers, &mem));
     a->layers = mem;
@@ -87,15 +93,17 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     const struct step step = {.ctx = c, .params = &m->params, .forward_only = size->forward_only};
     struct plan p = {.ctx = c, .step = &step, .flow = &flow, .n_tokens = T, .n_ranges = R, .range = size->range};
     for (int i = 0; i < m->n_layers; i++) {
+        const struct saved *before = i % a->group == 0 ? NULL : &a->layers[i - 1];
         p.saved = &a->layers[i];
+        p.saved->kept = kept_tags(size, i);
         TRY(block_plan(&p, &m->layers[i]));
-        count(a, p.saved, size->forward_only);
+        count(a, p.saved, before ? before->shared_at + saved_bytes(before, HOME_SHARED) : 0);
     }
     p.saved = &a->ends;
+    p.saved->kept = ~0u;
     plan_ends(&p, m, a);
     plan_ends_work(&p, m);
-    count(a, p.saved, false);
-    a->bytes += a->layer_bytes;
+    count(a, p.saved, 0);
     a->work_bytes = p.work;
     a->n_carries = p.n_carries;
     memcpy(a->carry, p.carry, sizeof a->carry);
@@ -103,23 +111,25 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     return OK;
 }
 
-static void place(struct saved *v, char *kept, char *scratch) {
+static void place(struct saved *v, char *const homes[N_HOMES]) {
     for (int i = 0; i < SAVED_MAX; i++) {
         struct saved_slot *s = &v->slot[i];
-        if (s->name) s->t.data = (s->tag == KEEP_SCRATCH ? scratch : kept) + s->offset;
+        const enum home home = saved_home(v, s->tag);
+        if (s->name) s->t.data = homes[home] + s->offset + (home == HOME_SHARED ? v->shared_at : 0);
     }
 }
 
 enum status activations_place(struct activations *a, struct arena *arena) {
-    void *kept = NULL, *scratch = NULL;
-    TRY(arena_take(arena, a->bytes, &kept));
+    void *own = NULL, *shared = NULL, *scratch = NULL;
+    TRY(arena_take(arena, a->bytes, &own));
+    TRY(arena_take(arena, a->shared_bytes, &shared));
     TRY(arena_take(arena, a->scratch_bytes, &scratch));
-    char *at = kept;
-    place(&a->ends, at, scratch);
-    at += kept_bytes(&a->ends);
+    char *homes[N_HOMES] = {[HOME_OWN] = own, [HOME_SHARED] = shared, [HOME_SCRATCH] = scratch};
+    place(&a->ends, homes);
+    homes[HOME_OWN] += saved_bytes(&a->ends, HOME_OWN);
     for (int i = 0; i < a->n_layers; i++) {
-        place(&a->layers[i], at, scratch);
-        if (!a->forward_only) at += kept_bytes(&a->layers[i]);
+        place(&a->layers[i], homes);
+        homes[HOME_OWN] += saved_bytes(&a->layers[i], HOME_OWN);
     }
     return OK;
 }

@@ -46,6 +46,10 @@ void attend_fill(struct attend *a, const struct saved *v, int first, const struc
     else widen_keys(a, shard->wide);
 }
 
+static void plan_attend_numbers(struct plan *p, int64_t numbers) {
+    if (numbers > p->attend_numbers) p->attend_numbers = numbers;
+}
+
 enum status attend_plan(struct plan *p, int first, struct attend *a) {
     const struct wide *w = p->flow->shard->wide;
     const struct attention *c = &a->core;
@@ -62,13 +66,13 @@ enum status attend_plan(struct plan *p, int first, struct attend *a) {
         plan_slot(p, first + WIDE_LSE, "wide_lse", KEEP_BOUNDARY, w->n_tokens, H, 1, 1);
         plan_slot(p, first + WIDE_DQKV, "wide_dqkv", KEEP_SCRATCH, w->n_tokens, cols, 1, 1);
         plan_slot(p, first + WIDE_DO, "wide_do", KEEP_SCRATCH, w->n_tokens, H * c->head_width, 1, 1);
+        plan_attend_numbers(p, w->n_ranks * cols);
     } else if (w) {
         const int64_t cols = 2 * c->key_heads * c->head_width;
         plan_slot(p, first + WIDE_QKV, "wide_kv", KEEP_BOUNDARY, w->n_tokens, cols, 1, 1);
         plan_slot(p, first + WIDE_DQKV, "wide_dkv", KEEP_SCRATCH, w->n_tokens, cols, 1, 1);
+        plan_attend_numbers(p, cols);
     }
-    const int64_t numbers = (c->heads + 2 * c->key_heads) * c->head_width;
-    if (numbers > p->attend_numbers) p->attend_numbers = numbers;
     attend_fill(a, p->saved, first, p->flow->shard);
     plan_work(p, p->ctx->ops->attention_work(p->ctx, &a->core));
     return OK;

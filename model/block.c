@@ -40,19 +40,32 @@ enum status block_plan(struct plan *p, const struct layer *l) {
 
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                            struct tensor x_next) {
-    TRY(s->seams->need(s, l->index));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
     f->h = a.y;
     TRY(l->kind->forward(s, l, f, v));
-    TRY(s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y, .out = x_next, .scale = 1.0}));
-    return OK;
+    if (s->y_unused) return OK;
+    return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y, .out = x_next, .scale = 1.0});
 }
 
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
     prof_begin(l->kind->name);
-    const enum status st = forward(s, l, f, v, x_next);
+    enum status st = s->seams->need(s, l->index);
+    if (st == OK) st = forward(s, l, f, v, x_next);
+    prof_end();
+    return st;
+}
+
+enum status block_again(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next) {
+    struct step again = *s;
+    again.seams = &seams_replay;
+    again.again = true;
+    again.y_unused = !tensor_has(x_next);
+    prof_begin("again");
+    f->x = v->slot[FRAME_X].t;
+    enum status st = s->seams->need(s, l->index);
+    if (st == OK) st = forward(&again, l, f, v, x_next);
     prof_end();
     return st;
 }

@@ -11,6 +11,9 @@ enum status block_declare(struct layer *l, struct params *ps);
 enum status block_plan(struct plan *p, const struct layer *l);
 /* flow->x is the layer's FRAME_X; x_next receives the sum. */
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next);
+/* Fill the layer's shared slots as forward did, before its backward.  x_next absent: it is still there, or not needed.
+ */
+enum status block_again(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next);
 /* flow->dx: gradient of x_next in, of x out. */
 enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v);
 #endif

@@ -20,6 +20,22 @@ struct tensor layer_g(const struct step *s, const struct layer *l, int slot) {
     return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].g;
 }
 
+enum home saved_home(const struct saved *v, enum keep tag) {
+    if (tag == KEEP_SCRATCH) return HOME_SCRATCH;
+    return v->kept & 1u << tag ? HOME_OWN : HOME_SHARED;
+}
+
+int64_t saved_bytes(const struct saved *v, enum home home) {
+    int64_t sum = 0;
+    for (int k = 0; k < N_KEEPS; k++)
+        if (saved_home(v, (enum keep)k) == home) sum += v->bytes[k];
+    return sum;
+}
+
+bool layer_has(const struct step *s, const struct saved *v, int slot) {
+    return s->again && saved_home(v, v->slot[slot].tag) == HOME_OWN;
+}
+
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3) {
     ASSERT(slot >= 0 && slot < SAVED_MAX && !p->saved->slot[slot].name);
@@ -27,13 +43,8 @@ void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_
     struct saved_slot *s = &p->saved->slot[slot];
     *s = (struct saved_slot){.name = name, .tag = tag, .t = tensor_4d(NULL, p->ctx->real, shape)};
     s->t.space = p->ctx->space;
-    /* Kept slots share the layer's region; scratch has one of its own, shared by all layers. */
-    int64_t *used = &p->saved->bytes[tag];
-    if (tag == KEEP_SCRATCH) s->offset = *used;
-    else
-        for (int k = 0; k < N_KEEPS; k++)
-            if (k != KEEP_SCRATCH) s->offset += p->saved->bytes[k];
-    *used += arena_round(tensor_bytes(s->t));
+    s->offset = saved_bytes(p->saved, saved_home(p->saved, tag));
+    p->saved->bytes[tag] += arena_round(tensor_bytes(s->t));
 }
 
 void plan_work(struct plan *p, int64_t bytes) {

@@ -50,26 +50,46 @@ struct flow {
     const struct shard *shard;
 };
 
-/* What one layer keeps between its passes, and its scratch.  Slots are numbered by the mixer's own enum. */
-enum keep { KEEP_INPUT, KEEP_GEMM, KEEP_CHEAP, KEEP_BOUNDARY, KEEP_SCRATCH, N_KEEPS };
+/* What one layer has between its passes, and its scratch.  Slots are numbered by the mixer's own enum, and tagged by
+ * what it costs to have them again, for the policy of a run (model.h) to drop. */
+enum keep {
+    KEEP_INPUT,    /* the residual stream entering the layer                                         */
+    KEEP_GEMM,     /* outputs of matrix products                                                      */
+    KEEP_CHEAP,    /* what forward makes of those in time linear in the tokens                        */
+    KEEP_BOUNDARY, /* what seams brought, and attention's output: never dropped, never computed again */
+    KEEP_SCRATCH,  /* nothing between the passes                                                      */
+    N_KEEPS
+};
+enum home {
+    HOME_OWN,     /* the layer's own region, kept from forward to backward          */
+    HOME_SHARED,  /* a region of several layers; computed again before backward     */
+    HOME_SCRATCH, /* a region of all layers                                         */
+    N_HOMES
+};
 #define SAVED_MAX 40
 struct saved_slot {
     const char *name;
     enum keep tag;
-    int64_t offset;  /* bytes, in the layer's region or, for SCRATCH, in the shared scratch */
-    struct tensor t; /* data set once memory exists                                         */
+    int64_t offset;  /* bytes, in its home                  */
+    struct tensor t; /* data set once memory exists         */
 };
 struct saved {
     struct saved_slot slot[SAVED_MAX]; /* absent slots have rows = 0 */
+    unsigned kept;                     /* bit 1 << tag: at home in HOME_OWN */
     int64_t bytes[N_KEEPS];
+    int64_t shared_at; /* where in the shared region its slots begin */
 };
+enum home saved_home(const struct saved *v, enum keep tag);
+int64_t saved_bytes(const struct saved *v, enum home home);
 
 struct step {
     struct ctx *ctx;
     const struct seams *seams;
     void *seams_state;
     struct params *params;
-    bool forward_only; /* no backward follows */
+    bool forward_only; /* no backward follows                                                 */
+    bool again;        /* forward once more, to fill the shared slots: seams are seams_replay */
+    bool y_unused;     /* with again: nobody reads flow->y                                    */
     const int *stop;   /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
 };
 
@@ -110,6 +130,9 @@ enum status layer_param(struct layer *l, struct params *ps, int slot, struct par
 /* A parameter's weight and gradient during a pass. */
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot);
+/* Whether a slot still holds what the first forward wrote, so that its op need not run again (nor must what rotates it
+ * in place).  A mixer that never asks is right, only slower. */
+bool layer_has(const struct step *s, const struct saved *v, int slot);
 
 /* One range's summary: rows of cols numbers; the affine carry has a decay for rows beside. */
 #define CARRY_SHAPES 16
@@ -129,7 +152,7 @@ struct plan {
     int64_t work;               /* most ctx->work any op takes    */
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
-    int64_t attend_numbers; /* most numbers of one token that attention moves */
+    int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
 };
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);

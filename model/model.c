@@ -106,10 +106,24 @@ enum status model_forward(struct step *s, const struct model *m, struct activati
     return st;
 }
 
+/* Layers [first, end) once more, so that backward finds in the shared region what they had there. */
+static enum status forward_again(struct step *s, const struct model *m, struct activations *a, struct flow *f,
+                                 int first, int end) {
+    for (int i = first; i < end && a->shared_bytes > 0; i++) {
+        const struct tensor none = {0};
+        TRY(stop_asked(s));
+        TRY(block_again(s, &m->layers[i], f, &a->layers[i], i + 1 < end ? a->layers[i + 1].slot[FRAME_X].t : none));
+    }
+    return OK;
+}
+
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
-    struct flow f = {.dx = a->ends.slot[ENDS_DX].t, .dh = a->ends.slot[ENDS_DH].t, .shard = &b->shard};
+    const struct saved_slot *ends = a->ends.slot;
+    struct flow f = {.y = ends[ENDS_Y].t, .dx = ends[ENDS_DX].t, .dh = ends[ENDS_DH].t, .shard = &b->shard};
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
+        if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
+            TRY(forward_again(s, m, a, &f, i / a->group * a->group, i + 1));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
     TRY(ends_embed_back(s, m, b, f.dx));

@@ -29,6 +29,16 @@ int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
 
+/* What stays from a layer's forward to its backward, by the tags of its slots (layer.h).  All else lies in one region
+ * that layers share and is computed again before the layer's backward: by the same code, with seams that answer from
+ * what was kept, so that nothing is sent and every policy gives the same bits.
+ *
+ *   all      everything
+ *   gemm     all but CHEAP: no product and no attention runs again
+ *   inputs   INPUT and BOUNDARY; with keep_every k only every k-th INPUT: k layers are computed again together */
+enum policy { POLICY_ALL, POLICY_GEMM, POLICY_INPUTS };
+#define POLICY_CHOICES "all|gemm|inputs" /* in the order of the enum */
+
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
@@ -36,14 +46,18 @@ struct plan_size {
     const struct wide *wide; /* shapes; NULL: attention is local        */
     int64_t tile;            /* rows of one tile of head and loss                                 */
     bool forward_only;       /* no backward follows: all layers lie over each other               */
+    enum policy policy;
+    int64_t keep_every; /* with POLICY_INPUTS; 0 and 1: every layer's */
 };
 struct activations {
     struct saved *layers; /* n_layers                                                          */
     struct saved ends;    /* final x, its norm, what all layers share, one head tile           */
     int n_layers;
-    int64_t bytes, scratch_bytes, work_bytes; /* work: what ctx->work must hold          */
-    int64_t layer_bytes;                      /* forward_only: the region layers share   */
-    int n_carries;                            /* what seams move */
+    int64_t bytes;                     /* what is kept; by_keep: by tag                                     */
+    int64_t shared_bytes;              /* the region layers share: most that a group of layers has in it    */
+    int64_t scratch_bytes, work_bytes; /* work: what ctx->work must hold                       */
+    int group;                         /* layers computed again together                       */
+    int n_carries;                     /* what seams move */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t attend_numbers;
     int64_t by_keep[N_KEEPS];
@@ -51,7 +65,7 @@ struct activations {
     bool forward_only;
 };
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size);
-enum status activations_place(struct activations *a, struct arena *arena); /* takes bytes + scratch_bytes */
+enum status activations_place(struct activations *a, struct arena *arena); /* bytes + shared_bytes + scratch_bytes */
 void activations_term(struct activations *a);
 
 /* What a pass gives beside gradients. */

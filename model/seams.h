@@ -5,7 +5,8 @@
  *
  * A mixer calls seams between ops and never learns how many ranks there are.  An exchange that can hide behind local
  * work is a begin/end pair.  Implementations: seams_local (one rank: every range begins a sequence), seams_cached
- * (generation: what lies before is answered from kept state). */
+ * (generation: what lies before is answered from kept state), seams_replay (a layer computed again: what came over is
+ * still in its slots). */
 #include "kernels/attention/attention.h"
 #include "model/layer.h"
 
@@ -63,6 +64,7 @@ struct seams {
 
 extern const struct seams seams_local;
 extern const struct seams seams_cached;
+extern const struct seams seams_replay;
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;

@@ -19,6 +19,16 @@ static bool needed(const struct shard_map *map, const struct token_range *from, 
     return *first < from->end;
 }
 
+int64_t keys_back_rows(const struct shard_map *map, int me) {
+    int64_t rows = 0, first;
+    for (int64_t i = 0; i < shard_map_ranges(map, me); i++) {
+        const struct token_range *t = shard_map_range(map, me, i);
+        for (int r = 0; r < map->spec.n_ranks; r++)
+            if (r != me && needed(map, t, r, 0, &first)) rows += t->end - first;
+    }
+    return rows;
+}
+
 static struct tensor wide_rows(const struct shard_map *map, struct tensor wide, const struct token_range *t,
                                int64_t first) {
     return tensor_rows(wide, wide_row(map, t) + (first - t->begin), t->end - first);

@@ -19,19 +19,36 @@ static enum status fold(struct step *s, struct tensor decay, struct tensor state
     return s->ctx->ops->affine_fwd(s->ctx, &a);
 }
 
-/* ---- gather: all summaries everywhere, folded by every rank for its own ranges ---- */
+/* ---- gather: every rank has the summaries that stand before its ranges, and folds them itself ---- */
+
+/* Has rank `reader` a range behind t? */
+static bool serves(const struct shard_map *map, const struct token_range *t, int reader, enum carry_to to) {
+    const int64_t z = shard_map_ranges(map, reader) / map->spec.n_sequences;
+    if (z == 0) return false;
+    const struct token_range *last = shard_map_range(map, reader, t->sequence * z + (to == CARRY_FORWARD ? z - 1 : 0));
+    return to == CARRY_FORWARD ? last > t : last < t;
+}
 
 enum status gather_begin(struct step *s, struct carry *c) {
     struct seams_mesh *m = mesh_of(s);
     const struct sizes z = sizes_of(c);
     const struct shard_map *map = m->spec.map;
-    const int64_t R = shard_map_ranges(map, m->me), real = dtype_bytes(m->spec.real);
+    const int P = map->spec.n_ranks;
+    const int64_t R = shard_map_ranges(map, m->me), bytes = z.each * dtype_bytes(m->spec.real);
     struct lane *lane = &m->lane[c->id];
-    struct tensor out = tensor_2d(lane->send, m->spec.real, R, z.each);
-    TRY(rows_copy(s, tensor_2d(c->decay.data, m->spec.real, R, z.H), tensor_cols(out, 0, z.H)));
-    TRY(rows_copy(s, tensor_2d(c->state.data, m->spec.real, R, z.H * z.PN), tensor_cols(out, z.H, z.H * z.PN)));
-    for (int r = 0; r <= map->spec.n_ranks; r++) m->at[r] = map->mine[r] * z.each * real;
-    return all_gather_begin(m->spec.seq, COMM_CARRY, lane->send, lane->recv, m->at, &lane->pending);
+    const struct tensor mine = tensor_2d(lane->recv + map->mine[m->me] * bytes, m->spec.real, R, z.each);
+    TRY(rows_copy(s, tensor_2d(c->decay.data, m->spec.real, R, z.H), tensor_cols(mine, 0, z.H)));
+    TRY(rows_copy(s, tensor_2d(c->state.data, m->spec.real, R, z.H * z.PN), tensor_cols(mine, z.H, z.H * z.PN)));
+    list_clear(m);
+    for (int k = 1; k < P; k++) {
+        const int r = (m->me + k) % P;
+        struct trip trip = {.bytes = bytes, .to = c->to, .travels = serves};
+        trip.owner = m->me, trip.peer = r, trip.send = true, trip.base = mine.data;
+        list_trip(m, &trip);
+        trip.owner = r, trip.send = false, trip.base = lane->recv + map->mine[r] * bytes;
+        list_trip(m, &trip);
+    }
+    return comm_begin(m->spec.seq, COMM_CARRY, m->list, m->n_list, &lane->pending);
 }
 
 struct gathered {

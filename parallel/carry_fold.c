@@ -58,13 +58,22 @@ static enum status deliver(struct folding *f, const struct token_range *t) {
     return tensor_has(to) ? rows_copy(f->s, f->acc, to) : OK;
 }
 
+/* Ranges of sequence b up to the last one that anybody wants the prefix of: what stands behind it is not read. */
+static int64_t wanted(const struct folding *f, int64_t b) {
+    const struct shard_map *map = mesh_of(f->s)->spec.map;
+    int64_t n = map->per_sequence;
+    while (n > 0 && !tensor_has(f->p->place(f->p->arg, map_next(map, b, n - 1, f->p->to)))) n--;
+    return n;
+}
+
 static enum status in_turn(struct folding *f, int64_t b) {
     const struct shard_map *map = mesh_of(f->s)->spec.map;
-    const struct token_range *t;
+    const int64_t n = wanted(f, b);
     TRY(rows_zero(f->s, f->acc));
-    for (int64_t i = 0; (t = map_next(map, b, i, f->p->to)) != NULL; i++) {
+    for (int64_t i = 0; i < n; i++) {
+        const struct token_range *t = map_next(map, b, i, f->p->to);
         TRY(deliver(f, t));
-        TRY(fold(f->s, &f->p->block, message_of(f, t), f->acc));
+        if (i + 1 < n) TRY(fold(f->s, &f->p->block, message_of(f, t), f->acc));
     }
     return OK;
 }
@@ -106,9 +115,9 @@ static enum status make_nodes(struct folding *f, int64_t b, int64_t n) {
 
 static enum status by_tree(struct folding *f, int64_t b) {
     const struct shard_map *map = mesh_of(f->s)->spec.map;
-    const int64_t n = map->per_sequence;
+    const int64_t leaves = wanted(f, b), n = leaves > 0 ? leaves - 1 : 0;
     TRY(make_nodes(f, b, n));
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = 0; j < leaves; j++) {
         const struct token_range *t = map_next(map, b, j, f->p->to);
         if (!tensor_has(f->p->place(f->p->arg, t))) continue;
         TRY(rows_zero(f->s, f->acc));

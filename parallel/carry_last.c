@@ -16,7 +16,7 @@ static bool overlap_of(const struct shard_map *map, int64_t i, int64_t j, int64_
     *o = (struct overlap){.from = from, .to = to, .rows = from->end - first};
     o->tail_row = k - (from->end - first);
     o->enter_row = k - (to->begin - first);
-    return from->sequence == to->sequence && o->rows > 0;
+    return from->sequence == to->sequence && o->rows > 0 && to->begin < to->end;
 }
 
 /* Calls visit for every overlap that this rank has a part in, in the order of destinations, then sources. */

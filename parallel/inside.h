@@ -14,6 +14,21 @@ void list_clear(struct seams_mesh *m);
 void list_send(struct seams_mesh *m, int peer, const void *data, int64_t bytes);
 void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes);
 
+/* The summaries or states of a rank's ranges, `bytes` each and one behind the other from `base`, that travel between me
+ * and `peer`; neighbours go in one message. */
+struct trip {
+    int owner, peer; /* whose ranges; the other end */
+    bool send;
+    char *base;
+    int64_t bytes;
+    enum carry_to to;
+    bool (*travels)(const struct shard_map *map, const struct token_range *t, int reader, enum carry_to to);
+};
+void list_trip(struct seams_mesh *m, const struct trip *trip);
+/* Has t a range behind it, or before it, in its sequence and in the carry's direction? */
+bool has_behind(const struct shard_map *map, const struct token_range *t, enum carry_to to);
+bool has_before(const struct shard_map *map, const struct token_range *t, enum carry_to to);
+
 /* i-th range of sequence b in the carry's direction; NULL past the end. */
 const struct token_range *map_next(const struct shard_map *map, int64_t b, int64_t i, enum carry_to to);
 
@@ -34,6 +49,8 @@ enum status last_end(struct step *s, struct carry *c);
 /* Rows of cols numbers that last(k) sums on their way back, on this rank. */
 int64_t last_back_rows(const struct shard_map *map, int me, int64_t k);
 
+/* Gradients of my rows that come home from other ranks, without a window: rows. */
+int64_t keys_back_rows(const struct shard_map *map, int me);
 enum status keys_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 enum status swap_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when);

@@ -19,6 +19,27 @@ void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes) {
     m->list[m->n_list++] = (struct transfer){.peer = peer, .recv = data, .recv_bytes = bytes};
 }
 
+void list_trip(struct seams_mesh *m, const struct trip *trip) {
+    const struct shard_map *map = m->spec.map;
+    const int64_t R = shard_map_ranges(map, trip->owner);
+    const int reader = trip->send ? trip->peer : m->me;
+    for (int64_t i = 0, end; i < R; i = end + 1) {
+        for (end = i; end < R; end++)
+            if (!trip->travels(map, shard_map_range(map, trip->owner, end), reader, trip->to)) break;
+        char *at = trip->base + i * trip->bytes;
+        if (trip->send) list_send(m, trip->peer, at, (end - i) * trip->bytes);
+        else list_recv(m, trip->peer, at, (end - i) * trip->bytes);
+    }
+}
+
+bool has_behind(const struct shard_map *map, const struct token_range *t, enum carry_to to) {
+    return (t - map->range) % map->per_sequence != (to == CARRY_FORWARD ? map->per_sequence - 1 : 0);
+}
+
+bool has_before(const struct shard_map *map, const struct token_range *t, enum carry_to to) {
+    return has_behind(map, t, to == CARRY_FORWARD ? CARRY_BACKWARD : CARRY_FORWARD);
+}
+
 const struct token_range *map_next(const struct shard_map *map, int64_t b, int64_t i, enum carry_to to) {
     const int64_t n = map->per_sequence;
     if (i >= n) return NULL;
@@ -139,16 +160,17 @@ static void size_lanes(struct seams_mesh *m) {
                            part = {.rows = block, .per_head = 1, .N = cols};
         const bool gather = spec->way == CARRY_GATHER, exact = map->spec.segments;
         const int64_t per = map->per_sequence;
-        m->lane_send = most(m->lane_send, R * block_numbers(&all) * real);
+        if (spec->way == CARRY_SCAN) m->lane_send = most(m->lane_send, R * block_numbers(&all) * real);
         if (spec->way == CARRY_CHAIN) m->lane_fold = most(m->lane_fold, rows * cols * real);
         else m->lane_recv = most(m->lane_recv, n * block_numbers(gather ? &all : &part) * real);
         if (gather) m->lane_fold = most(m->lane_fold, block_fold_numbers(&all, per, exact) * real);
         if (spec->way == CARRY_SCAN)
             m->lane_fold = most(m->lane_fold, (n * block * cols + block_fold_numbers(&part, per, exact)) * real);
     }
-    /* swap: a packed tensor for every rank; key heads may be held by several.  keys: gradients from every later rank.
-     */
-    m->attend_bytes = P > 1 ? map->tokens[m->me] * spec->attend_numbers * P * real : 0;
+    /* swap: packed tensors both ways.  keys: gradients from every rank that reads mine. */
+    const int64_t token = spec->attend_numbers * real;
+    m->attend_send = spec->swap ? map->tokens[m->me] * token : 0;
+    m->attend_recv = spec->swap ? m->attend_send : keys_back_rows(map, m->me) * token;
 }
 
 enum { SCRATCH_NUMBERS = 64 };
@@ -173,7 +195,7 @@ int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec) {
     int64_t bytes[4];
     sizes(&m, spec);
     return LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold)) +
-           2 * arena_round(m.attend_bytes) + other_bytes(&m, bytes);
+           arena_round(m.attend_send) + arena_round(m.attend_recv) + other_bytes(&m, bytes);
 }
 
 enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena) {
@@ -190,9 +212,9 @@ enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *
         TRY(arena_take(arena, m->lane_fold, &mem));
         m->lane[i].fold = mem;
     }
-    TRY(arena_take(arena, m->attend_bytes, &mem));
+    TRY(arena_take(arena, m->attend_send, &mem));
     m->attend.send = mem;
-    TRY(arena_take(arena, m->attend_bytes, &mem));
+    TRY(arena_take(arena, m->attend_recv, &mem));
     m->attend.recv = mem;
     TRY(arena_take(arena, bytes[0], &mem));
     m->list = mem;

@@ -3,15 +3,20 @@
 #define BATON_PARALLEL_SEAMS_MESH_H
 /* seams_mesh.h - the seams over a sequence axis of P ranks.
  *
- * Carry, affine (one range's summary: M rows of N numbers, a decay for each of H heads; z ranges a rank and sequence).
- * Numbers received by a rank, for each sequence of a micro-batch; every one is sent once:
- *   gather  (n - z) (M N + H), n = z P: every rank has all summaries and folds them itself; one round
+ * Carry, affine.  One range's summary: M rows of N numbers, a decay for each of H heads.  Of the n ranges of a sequence
+ * this rank has z, and l stand before its last one, counted in the carry's direction.  Numbers received by a rank for
+ * each sequence of a micro-batch (every one is sent once):
+ *   gather  (l + 1 - z) (M N + H), 0 where z = 0: the summaries before its last range, which it folds itself; one round
  *   chain   z' M N, z' = my ranges whose predecessor another rank holds; a round for each range in turn
- *   scan    (n - z) (m N + h) + z (M - m) N, m = M / P rows of h heads: rank k folds row block k of all ranges; two
- *           rounds, and the bytes depend neither on the length nor, for large P, on P
+ *   scan    (n - z - e) (m N + h) + (z - a) (M - m) N, m = M / P rows of h heads: rank k folds row block k of all
+ *           ranges; two rounds.  e = 1 where another rank holds the last range, whose summary nobody reads; a = 1 where
+ *           this rank holds the first, which nothing enters.  The bytes do not depend on the length; for any P up to M
+ *           they are below 3 z M (N + 1) numbers
  * Carry, last(k): only the rows that a range needs and another rank holds: k C at most for each of my ranges.
- * Attention: `swap` (T/P of all heads for T of H/P heads) or `keys` (keys and values of earlier tokens, within the
- * window); see attend_swap.c and attend_keys.c. */
+ * Attention, numbers received in both passes by a rank with T of the micro-batch's U tokens, w numbers a head:
+ *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
+ *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
+ *           mine */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
@@ -34,13 +39,14 @@ struct seams_mesh_spec {
     int n_carries; /* what the plan said */
     const struct carry_shape *carry;
     int64_t attend_numbers;
+    bool swap; /* the form of attention */
 };
 struct seams_mesh {
     struct seams_mesh_spec spec;
     int me;
     struct lane lane[LANES], attend;
-    int64_t lane_send, lane_recv, lane_fold, attend_bytes; /* bytes of the buffers */
-    struct transfer *list;                                 /* one list being made */
+    int64_t lane_send, lane_recv, lane_fold, attend_send, attend_recv; /* bytes of the buffers */
+    struct transfer *list;                                             /* one list being made */
     int n_list, room;
     int64_t *at;   /* 2 (P + 1) offsets */
     int64_t *keys; /* (R, 2): keys each range sees, for the layer at hand */

@@ -48,17 +48,18 @@ static enum status fetch(struct sharding *h, int i) {
     return gather(h, &h->block[i]);
 }
 
-/* The next layer is guessed from the direction so far; a wrong guess costs its bytes alone. */
+/* The next layer is guessed from the direction so far, which turns where layers end or are done; a leap starts a group
+ * of layers that run once more.  A wrong guess costs its bytes alone. */
 static enum status need_ring(struct sharding *h, int i) {
     struct sharding_block *b = &h->block[i];
     if (b == ends_of(h)) {
         h->last = -1;
-        h->up = true;
+        h->done_at = h->spec.n_layers;
         TRY(arrive(h, b));
         return fetch(h, 0);
     }
-    if (i != h->last) h->up = i > h->last;
-    if (i + 1 == h->spec.n_layers) h->up = false; /* the pass turns here */
+    if (i != h->last) h->up = i != h->last - 1;
+    if (i + 1 >= h->done_at) h->up = false;
     TRY(fetch(h, i));
     TRY(arrive(h, b));
     sharding_bind_w(h, b);
@@ -150,6 +151,7 @@ enum status sharding_done(struct sharding *h, struct step *s, int block) {
     if (!h->fresh) return OK;
     struct sharding_block *b = block < 0 ? ends_of(h) : &h->block[block];
     const int k = block < 0 ? 0 : h->n_flown++ % FLIGHTS_G;
+    if (block >= 0) h->done_at = block;
     TRY(land(h, s, k));
     TRY(launch(h, b, k));
     return block > 0 ? open_gradient(h, s, &h->block[block - 1]) : OK;

@@ -1,27 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_PARALLEL_SHARDING_H
 #define BATON_PARALLEL_SHARDING_H
-/* sharding.h - parameters, gradients and optimizer state over the P ranks of data x seq, behind the seams need and
- * done.
+/* sharding.h - weights, gradients and optimizer state over the P ranks of data x seq, behind need and done.
  *
  * A block is a layer, or the ends (embedding, final norm, head).  Its parameters lie in one row of N elements, each
- * rounded up to ARENA_ALIGN bytes; rank k's slice is [at[k], at[k + 1]), nearly even, cut at the edges of parameters
- * and inside one at whole rows that are multiples of SUM_SQUARES_BLOCK elements.  L layers, M micro-batches, n = my
- * slice.
+ * rounded up to ARENA_ALIGN bytes.  Rank k's slice is [at[k], at[k + 1]), n elements, nearly even: cuts are at the
+ * edges of parameters and, inside one, at whole rows that are multiples of SUM_SQUARES_BLOCK elements.  In slices on
+ * every stage but none: moments, and what is updated and saved.
  *
- *   stage        whole on each rank                         received by a rank in a step, in elements
- *   none         everything                                 grads: M sum of all_reduce(N) over blocks
- *   optimizer    weights, gradients                         grads: M sum of (P - 1) n;  params: sum of N - n
- *   gradients    weights, gradients of the ends and 3       the same
- *                layers
- *   parameters   the ends, 2 layers' weights and 3          grads: the same;  params: N - n of the ends, and of layer i
- *                layers' gradients                          1 + M [i < L - 2] + (M - 1) [i > 1] times that of its N - n
+ *   stage        whole beside them                      elements that a rank receives in a step of M micro-batches
+ *   none         everything                             gradients: M all_reduce(N), summed over blocks
+ *   optimizer    weights, gradients                     gradients: M (P - 1) n;  weights: N - n
+ *   gradients    weights; gradients of the ends and     the same
+ *                of 3 layers
+ *   parameters   the ends; of 2 layers weights and of   gradients: the same;  weights: N - n of the ends, and layer i
+ *                3 layers gradients                     of L comes 1 + M [i < L - 2] + (M - 1) [i > 1] times
  *
- * Every stage adds the ranks' gradients of one micro-batch in the order of ranks, then micro-batches in their order:
- * so all have the same bits on one mesh.  With one rank every stage is none, and a pass adds to the gradients in place
- * (but not in exact mode, whose bits must be those of several ranks).
- * The exchange of a block begins in done and ends two blocks later, hidden behind them; updated weights leave with
- * sharding_publish and are awaited in need. */
+ * Layers that run again in groups of several are gathered for that too.  Every stage adds the ranks' gradients of one
+ * micro-batch in the order of ranks, then micro-batches in theirs: so all have the same bits on one mesh.  With one
+ * rank every stage is none, and a pass adds to the gradients in place (but not in exact mode, whose bits must be those
+ * of several ranks).  The exchange of a block begins in done and ends two blocks later, hidden behind them; updated
+ * weights leave in sharding_publish and are awaited in need. */
 #include "dist/collectives.h"
 #include "model/seams.h"
 
@@ -64,15 +63,15 @@ struct sharding {
     struct sharding_piece *piece;   /* one a parameter           */
     int64_t *at, *offset, *sums_at; /* offset: in the row;  sums_at: first block sum of each parameter */
     char *slot_w[SLOTS_W], *slot_g[SLOTS_G];
-    struct sharding_block *in_slot[SLOTS_W];
-    struct sharding_block *flying[FLIGHTS_G];
+    struct sharding_block *in_slot[SLOTS_W], *flying[FLIGHTS_G];
     struct reduction flight[FLIGHTS_G];
     char *scratch[FLIGHTS_G], *sum_scratch;
-    double *sums;        /* of squares, by blocks of each parameter */
-    struct tensor grads; /* all gradients, where all are whole      */
-    int last, n_flown;   /* last: block needed before               */
-    bool up;             /* layers are needed in rising order       */
-    int64_t n_passes;    /* of this step, whose gradients are summed */
+    double *sums;        /* of squares, by blocks of each parameter                  */
+    struct tensor grads; /* all gradients, where all are whole                       */
+    int last, done_at;   /* layers: needed before; the lowest done in this pass      */
+    bool up;             /* layers are needed in rising order                        */
+    int n_flown;         /* layers done in this pass                                 */
+    int64_t n_passes;    /* of this step, whose gradients are summed                 */
 };
 /* Bytes of memory, by purpose, as sharding_place will take it. */
 struct sharding_bytes {

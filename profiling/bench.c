@@ -15,7 +15,8 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static double median(double *v, int n) {
+/* Sorts as well. */
+static double sort_median(double *v, int n) {
     qsort(v, (size_t)n, sizeof *v, by_size);
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
@@ -39,7 +40,11 @@ enum status bench_compare(const struct bench_subject *s, const struct bench_subj
         TRY(time_one(yardstick, &yard[n]));
         TRY(time_one(s, &run[n]));
     }
-    *out = (struct bench_result){.n_rounds = n, .run_s = median(run, n), .yardstick_s = median(yard, n)};
+    out->n_rounds = n;
+    out->run_s = sort_median(run, n);
+    out->run_best_s = run[0];
+    sort_median(yard, n);
+    out->yardstick_best_s = yard[0];
     return OK;
 }
 

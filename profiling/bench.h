@@ -2,7 +2,7 @@
 #ifndef BATON_PROFILING_BENCH_H
 #define BATON_PROFILING_BENCH_H
 /* bench.h - timing of one thing against a yardstick.  The two take turns, so that other load on the machine hurts both
- * alike, and the medians are compared. */
+ * alike.  Load only ever adds time, so shares compare the best rounds of both; the medians are what a user sees. */
 #include <stdint.h>
 #include "base/pool.h"
 
@@ -17,7 +17,8 @@ struct bench_subject {
 };
 struct bench_result {
     int n_rounds;
-    double run_s, yardstick_s; /* medians */
+    double run_s; /* median */
+    double run_best_s, yardstick_best_s;
 };
 /* At least 7 rounds and until a second has passed, after one round that is not counted. */
 enum status bench_compare(const struct bench_subject *s, const struct bench_subject *yardstick,

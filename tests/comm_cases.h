@@ -11,10 +11,10 @@
 /* A value that is small and whole: sums of up to 8 are exact in F32, in any order. */
 static int word(int from, int to, int64_t k) { return (int)((from * 131 + to * 31 + k * 7) % 127); }
 
-static void *take(int64_t bytes) {
+static unsigned char *take(int64_t bytes) {
     void *p = NULL;
     MUST(mem_take(bytes, &p));
-    return p;
+    return (unsigned char *)p;
 }
 
 struct comm_case {
@@ -233,10 +233,11 @@ static enum status comm_cases(struct comm *c, const char *why, int64_t n) {
     TRY(case_all_to_all(&t));
     TRY(case_even(&t));
     TRY(case_broadcast(&t));
+    const enum dtype types[] = {F64, F32};
     for (int in_order = 0; in_order < 2; in_order++)
-        for (int type = F64; type <= F32; type++) {
-            TRY(case_reduce_scatter(&t, type, in_order));
-            TRY(case_all_reduce(&t, type, in_order));
+        for (int k = 0; k < 2; k++) {
+            TRY(case_reduce_scatter(&t, types[k], in_order));
+            TRY(case_all_reduce(&t, types[k], in_order));
         }
     TRY(case_order(&t));
     TRY(case_counts(&t));
@@ -254,7 +255,8 @@ static enum status comm_groups(struct rank *r, const char *why, int64_t n) {
         struct mesh m;
         struct comm c[N_MESH_AXES] = {{0}};
         enum status st = mesh_place(&m, &shapes[s], size, rank_index(r));
-        for (int axis = 0; axis < N_MESH_AXES && st == OK; axis++) st = comm_init(&c[axis], r, &m, axis, NULL);
+        for (int axis = 0; axis < N_MESH_AXES && st == OK; axis++)
+            st = comm_init(&c[axis], r, &m, (enum mesh_axis)axis, NULL);
         for (int axis = 0; axis < N_MESH_AXES && st == OK; axis++) {
             rank_phase(r, "axis", axis);
             if (s > 0 || axis == MESH_SEQ) st = comm_cases(&c[axis], why, n);

@@ -195,6 +195,8 @@ static const struct mistake_case cases[] = {
      {{"15:69", "optimizer.decay_steps", "more than the 90 steps", NULL}}},
     {"micro-batches that do not fit", "steps: 100", "steps: 100\n  micro_batch: 3", NULL,
      {{"14:16", "train.micro_batch", "does not divide", NULL}}},
+    {"every second input of all activations", "steps: 100", "steps: 100\n  keep_every: 2", NULL,
+     {{"14:15", "train.keep_every", "wants train.keep: inputs", NULL}}},
     {"experts that do not divide", "seq: 2}", "seq: 2, expert: 3}", NULL,
      {{"9:33", "mesh.expert", "does not divide", NULL}}},
     /* YAML that no configuration holds */

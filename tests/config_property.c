@@ -143,7 +143,7 @@ static void random_value(struct wanted *w, struct text *yaml) {
 
 /* Keys that rules tie to others stay at their defaults. */
 static bool tied(const struct field *f) {
-    static const char *const keys[] = {"micro_batch", "warmup_steps", "decay_steps", "expert", NULL};
+    static const char *const keys[] = {"micro_batch", "warmup_steps", "decay_steps", "expert", "keep_every", NULL};
     for (const char *const *k = keys; *k; k++)
         if (!strcmp(*k, f->key)) return true;
     return false;

@@ -15,7 +15,8 @@ wrong() {
 for model in llama mistral_swa mamba2 nemotron_h; do
     for run in "f64 1e-9" "f32 1e-4"; do
         read -r precision tol <<<"$run"
-        "$BATON_PROGRAM" parity "$goldens/$model" --tol "$tol" train.precision="$precision" --device cpu >"$work/out" 2>&1 ||
+        "$BATON_PROGRAM" parity "$goldens/$model" --tol "$tol" train.precision="$precision" --device cpu \
+            >"$work/out" 2>&1 ||
             wrong "$model in $precision within $tol: $(grep -v '[0-9]$' "$work/out" | head -5)"
         grep -q '^logits ' "$work/out" && grep -q '^loss ' "$work/out" || wrong "$model: no row of logits or loss"
         rows=$(grep -c '^grad\.' "$work/out")

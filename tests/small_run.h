@@ -2,6 +2,10 @@
 #ifndef BATON_TESTS_SMALL_RUN_H
 #define BATON_TESTS_SMALL_RUN_H
 /* small_run.h - a trainer over random tokens in a folder of its own, for tests that drive its steps. */
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE /* mkdtemp */
+#endif
+#include <unistd.h>
 #include "base/file.h"
 #include "base/rng.h"
 #include "data/idx.h"
@@ -38,8 +42,9 @@ static inline void small_run_tokens(const char *prefix) {
 }
 
 /* folder holds tokens; overrides replace keys of the YAML above. */
-static inline void small_run_open(struct trainer *t, struct config *c, const char *folder, int n_overrides,
-                                  const char *const *overrides) {
+static inline void small_run_open(struct trainer *t, struct config *c, struct rank *rank, const char *folder,
+                                  int n_overrides, const char *const *overrides) {
+    static const int never = 0;
     char path[PATH_BYTES];
     struct text errors = {0};
     MUST(path_print(path, "%s/config.yaml", folder));
@@ -48,7 +53,22 @@ static inline void small_run_open(struct trainer *t, struct config *c, const cha
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     text_term(&errors);
-    MUST(trainer_open(t, c, NULL));
+    MUST(trainer_open(t, c, rank, &never));
+}
+
+/* fn runs as the only rank of a world, with a folder that holds tokens and goes afterwards. */
+static inline int small_run_main(enum status (*fn)(struct rank *rank, void *folder)) {
+    char folder[] = "/tmp/baton_small_run_XXXXXX", prefix[PATH_BYTES];
+    struct world *world = NULL;
+    const struct world_spec one = {.n_ranks = 1};
+    if (!mkdtemp(folder)) SKIP("no temporary folder can be made");
+    MUST(path_print(prefix, "%s/tokens", folder));
+    small_run_tokens(prefix);
+    MUST(world_open(&world, &one));
+    MUST(world_run(world, fn, folder));
+    world_close(world);
+    MUST(file_remove_tree(folder));
+    return check_end();
 }
 
 #endif

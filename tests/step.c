@@ -20,12 +20,12 @@ static double weights(const struct trainer *t) {
     return sum;
 }
 
-static void train(struct result *out, const char *folder, int micro) {
+static void train(struct result *out, struct rank *rank, const char *folder, int micro) {
     struct trainer t;
     struct config c;
     char override[64];
     snprintf(override, sizeof override, "train.micro_batch=%d", micro);
-    small_run_open(&t, &c, folder, 1, (const char *const[]){override});
+    small_run_open(&t, &c, rank, folder, 1, (const char *const[]){override});
     CHECK(t.n_micro == 4 / micro, "%d micro-batches of %d", (int)t.n_micro, micro);
     for (int i = 0; i < STEPS; i++) {
         struct step_report r;
@@ -44,13 +44,13 @@ static void same(int micro, const char *what, int step, double a, double b) {
           b);
 }
 
-static void check_parts(const char *folder) {
+static void check_parts(struct rank *rank, const char *folder) {
     struct result whole, parts;
-    train(&whole, folder, 4);
+    train(&whole, rank, folder, 4);
     CHECK(fabs(whole.loss[0] - log(31.0)) < 0.3 && whole.loss[STEPS - 1] != whole.loss[0], "losses %g to %g",
           whole.loss[0], whole.loss[STEPS - 1]); /* nothing can be learnt, but something must move */
     for (int micro = 1; micro <= 2; micro++) {
-        train(&parts, folder, micro);
+        train(&parts, rank, folder, micro);
         for (int i = 0; i < STEPS; i++) {
             same(micro, "loss", i + 1, parts.loss[i], whole.loss[i]);
             same(micro, "gradient norm", i + 1, parts.norm[i], whole.norm[i]);
@@ -63,8 +63,9 @@ static void check_parts(const char *folder) {
 }
 
 /* Zeros and ones would hide much: every weight moves a little from where it starts. */
-static void open_moved(struct trainer *t, struct config *c, const char *folder, const char *override) {
-    small_run_open(t, c, folder, 1, &override);
+static void open_moved(struct trainer *t, struct config *c, struct rank *rank, const char *folder,
+                       const char *override) {
+    small_run_open(t, c, rank, folder, 1, &override);
     for (int i = 0; i < t->run.model.params.n; i++) {
         const struct param *p = &t->run.model.params.list[i];
         for (int64_t j = 0; j < param_count(p); j++)
@@ -75,14 +76,14 @@ static void open_moved(struct trainer *t, struct config *c, const char *folder, 
 static const double *w_of(const struct trainer *t, int param) { return t->run.model.params.list[param].w.data; }
 
 /* The first step with weight decay and without: w differs by lr * decay * w, or in no bit. */
-static void check_decay(const char *folder) {
+static void check_decay(struct rank *rank, const char *folder) {
     struct trainer start, with, without;
     struct config c[3];
     struct step_report r;
     int n_decayed = 0;
-    open_moved(&start, &c[0], folder, "optimizer.weight_decay=0");
-    open_moved(&with, &c[1], folder, "optimizer.weight_decay=0.5");
-    open_moved(&without, &c[2], folder, "optimizer.weight_decay=0");
+    open_moved(&start, &c[0], rank, folder, "optimizer.weight_decay=0");
+    open_moved(&with, &c[1], rank, folder, "optimizer.weight_decay=0.5");
+    open_moved(&without, &c[2], rank, folder, "optimizer.weight_decay=0");
     MUST(train_step(&without, &r));
     MUST(train_step(&with, &r));
     for (int i = 0; i < start.run.model.params.n; i++) {
@@ -112,14 +113,14 @@ static void check_unchanged(const struct trainer *t, const struct trainer *start
     }
 }
 
-static void check_no_step(const char *folder) {
+static void check_no_step(struct rank *rank, const char *folder) {
     struct trainer start, t;
     struct config c[2];
     struct step_report r;
     int stop = 15;
-    open_moved(&start, &c[0], folder, "optimizer.lr=0.01");
-    open_moved(&t, &c[1], folder, "optimizer.lr=0.01");
-    t.run.step.stop = &stop;
+    open_moved(&start, &c[0], rank, folder, "optimizer.lr=0.01");
+    open_moved(&t, &c[1], rank, folder, "optimizer.lr=0.01");
+    t.stop = t.run.step.stop = &stop;
     CHECK(train_step(&t, &r) == ERR_STOPPED && t.step == 0, "a stop: %s, step %d", status_text(), (int)t.step);
     check_unchanged(&t, &start, "a stop");
     stop = 0;
@@ -134,14 +135,11 @@ static void check_no_step(const char *folder) {
     for (int i = 0; i < 2; i++) config_term(&c[i]);
 }
 
-int main(void) {
-    char folder[] = "/tmp/baton_step_XXXXXX", prefix[PATH_BYTES];
-    if (!mkdtemp(folder)) SKIP("no temporary folder can be made");
-    MUST(path_print(prefix, "%s/tokens", folder));
-    small_run_tokens(prefix);
-    check_parts(folder);
-    check_decay(folder);
-    check_no_step(folder);
-    MUST(file_remove_tree(folder));
-    return check_end();
+static enum status check_all(struct rank *rank, void *folder) {
+    check_parts(rank, folder);
+    check_decay(rank, folder);
+    check_no_step(rank, folder);
+    return OK;
 }
+
+int main(void) { return small_run_main(check_all); }

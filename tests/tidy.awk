@@ -128,7 +128,8 @@ function calls(code, words) {
     return (" " code) ~ ("[^A-Za-z0-9_.>](" words ")[ \t]*[(]") || code ~ ("=[ \t]*(" words ")[ \t]*[,;]")
 }
 function check_words(code) {
-    if (FILENAME != "base/arena.c" && calls(code, allocators))
+    # One test puts itself in malloc's place, to count.
+    if (FILENAME !~ /^(base\/arena|tests\/step_allocates)\.c$/ && calls(code, allocators))
         bad(FNR, "memory comes from base/arena.h alone")
     if (folder !~ /^(launch|base|tests)$/ && calls(code, "(secure_)?getenv|_?exit|quick_exit|abort"))
         bad(FNR, "getenv and exit live in launch/, base/ and tests/")

@@ -98,9 +98,9 @@ static enum status plan(struct plan *p, const struct layer *l) {
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct linear up = up_args(s, l, f, v), down = down_args(s, l, f, v);
     const struct activation act = act_args(l->config, v);
-    TRY(s->ctx->ops->linear_fwd(s->ctx, &up));
+    if (!layer_has(s, v, S_UP)) TRY(s->ctx->ops->linear_fwd(s->ctx, &up));
     TRY(s->ctx->ops->activation_fwd(s->ctx, &act));
-    return s->ctx->ops->linear_fwd(s->ctx, &down);
+    return s->y_unused ? OK : s->ctx->ops->linear_fwd(s->ctx, &down);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {

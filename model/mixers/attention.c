@@ -123,12 +123,15 @@ static struct attend attend_args(const struct layer *l, const struct flow *f, co
                                     .dv = v_of(dqkv, c)}};
 }
 
+/* Backward then runs on what came over, and reads neither qkv nor lse of its own rows. */
+static bool swapped(const struct flow *f) { return f->shard->wide && f->shard->wide->swap; }
+
 static enum status plan(struct plan *p, const struct layer *l) {
     const struct attention_config *c = l->config;
     const int64_t T = p->n_tokens, HP = c->heads * c->head_width;
-    plan_slot(p, S_QKV, "qkv", KEEP_GEMM, T, qkv_rows(c), 1, 1);
-    plan_slot(p, S_O, "o", KEEP_GEMM, T, HP, 1, 1);
-    plan_slot(p, S_LSE, "lse", KEEP_GEMM, T, c->heads, 1, 1);
+    plan_slot(p, S_QKV, "qkv", swapped(p->flow) ? KEEP_SCRATCH : KEEP_GEMM, T, qkv_rows(c), 1, 1);
+    plan_slot(p, S_O, "o", KEEP_BOUNDARY, T, HP, 1, 1);
+    if (!swapped(p->flow)) plan_slot(p, S_LSE, "lse", KEEP_BOUNDARY, T, c->heads, 1, 1);
     plan_slot(p, S_DQKV, "dqkv", KEEP_SCRATCH, T, qkv_rows(c), 1, 1);
     plan_slot(p, S_DO, "do", KEEP_SCRATCH, T, HP, 1, 1);
     const struct linear qkv = qkv_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);
@@ -143,22 +146,34 @@ static struct rope rope_args(const struct attention_config *c, const struct flow
         .pos = f->shard->pos, .x = t, .dx = t, .heads = heads, .rot = rotated(c), .theta = c->rope_theta};
 }
 
-static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+/* The projection with its rotation, which works in place. */
+static enum status project(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                           const struct attend *a) {
     const struct attention_config *c = l->config;
     const struct ops *ops = s->ctx->ops;
-    const struct linear qkv = qkv_args(s, l, f, v), out = out_args(s, l, f, v);
-    struct attend a = attend_args(l, f, v);
-    attend_fill(&a, v, S_WIDE, f->shard);
-    const struct rope rq = rope_args(c, f, a.mine.q, c->heads), rk = rope_args(c, f, a.mine.k, c->kv_heads);
+    const struct linear qkv = qkv_args(s, l, f, v);
+    const struct rope rq = rope_args(c, f, a->mine.q, c->heads), rk = rope_args(c, f, a->mine.k, c->kv_heads);
     TRY(ops->linear_fwd(s->ctx, &qkv));
     if (rq.rot > 0) TRY(ops->rope_fwd(s->ctx, &rq));
     if (rk.rot > 0) TRY(ops->rope_fwd(s->ctx, &rk));
-    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_QKV));
-    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_QKV));
-    TRY(ops->attention_fwd(s->ctx, &a.core));
-    TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_O));
-    TRY(s->seams->attend_end(s, l, f, &a, ATTEND_O));
-    return ops->linear_fwd(s->ctx, &out);
+    return OK;
+}
+
+static enum status core(struct step *s, const struct layer *l, struct flow *f, struct attend *a) {
+    TRY(s->seams->attend_begin(s, l, f, a, ATTEND_QKV));
+    TRY(s->seams->attend_end(s, l, f, a, ATTEND_QKV));
+    TRY(s->ctx->ops->attention_fwd(s->ctx, &a->core));
+    TRY(s->seams->attend_begin(s, l, f, a, ATTEND_O));
+    return s->seams->attend_end(s, l, f, a, ATTEND_O);
+}
+
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
+    const struct linear out = out_args(s, l, f, v);
+    struct attend a = attend_args(l, f, v);
+    attend_fill(&a, v, S_WIDE, f->shard);
+    if (!layer_has(s, v, swapped(f) ? S_WIDE + WIDE_QKV : S_QKV)) TRY(project(s, l, f, v, &a));
+    if (!layer_has(s, v, S_O)) TRY(core(s, l, f, &a));
+    return s->y_unused ? OK : s->ctx->ops->linear_fwd(s->ctx, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
@@ -168,8 +183,11 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     struct attend a = attend_args(l, f, v);
     attend_fill(&a, v, S_WIDE, f->shard);
     const struct rope rq = rope_args(c, f, a.mine.dq, c->heads), rk = rope_args(c, f, a.mine.dk, c->kv_heads);
-    TRY(ops->linear_bwd(s->ctx, &out));
+    struct linear out_x = out, out_w = out; /* what travels first, and what stands behind it */
+    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
+    TRY(ops->linear_bwd(s->ctx, &out_x));
     TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DO));
+    TRY(ops->linear_bwd(s->ctx, &out_w));
     TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DO));
     TRY(ops->attention_bwd(s->ctx, &a.core));
     TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DQKV));
