@@ -200,7 +200,7 @@ static void check_failures_of(const char *run, int bad_rank) {
     for (int64_t k = 0; more; k++) {
         struct job first = {.run = run, .step = 1, .bad_rank = -1};
         struct job j = {.run = run, .step = 2, .bad_rank = bad_rank, .k = k};
-        char why[80], name[16];
+        char why[80], name[32];
         MUST(file_remove_tree(run));
         snprintf(why, sizeof why, "call %" PRId64 " of rank %d fails", k, bad_rank);
         save(&first, N);
