@@ -143,4 +143,5 @@ const struct command command_train = {
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
             "TERM, INT and USR1 save the last finished step and end with exit code 3.\n",
     .run = run,
+    .keys = config_help,
 };
