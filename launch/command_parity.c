@@ -278,6 +278,7 @@ static enum status run(int argc, char **argv) {
     st = team_run(&(struct team_spec){.ranks = ranks,
                                       .mesh = &t.config.mesh,
                                       .mesh_given = mesh_given(&line),
+                                      .same = &t.config.resolved,
                                       .deadline_s = t.config.mesh.deadline},
                   parity_rank, &t);
 out:

@@ -110,6 +110,7 @@ static enum status train(struct task *task) {
     const enum status st = team_run(&(struct team_spec){.ranks = task->options.ranks,
                                                         .mesh = &task->config.mesh,
                                                         .mesh_given = m->data * m->seq > 1,
+                                                        .same = &task->config.resolved,
                                                         .deadline_s = m->deadline},
                                     train_rank, task);
     signals_term();
