@@ -42,8 +42,10 @@ static enum status train_rank(struct rank *rank, void *arg) {
         run->loss[i] = r.loss;
         run->norm[i] = r.grad_norm;
     }
+    if (st == OK) st = sharding_settle(&t.run.shards); /* the last step's weights are on their way */
     if (st == OK) run->weights[me] = sum_of_weights(&t);
-    run->messages[me] = comm_total(&t.team.seq).messages + comm_total(&t.team.tokens).messages;
+    run->messages[me] = comm_total(&t.team.seq).messages + comm_total(&t.team.tokens).messages +
+                        comm_total(&t.run.shards.comm).messages;
     trainer_close(&t);
     return st;
 }
