@@ -132,7 +132,7 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
     snprintf(mesh_seq, sizeof mesh_seq, "mesh.seq=%d", seq);
     snprintf(mesh_data, sizeof mesh_data, "mesh.data=%d", data);
     snprintf(tokens, sizeof tokens, "train.tokens_per_sequence=%s", s->tokens);
-    snprintf(pattern, sizeof pattern, "model.pattern=\"%s\"", s->pattern);
+    snprintf(pattern, sizeof pattern, "model.pattern=%s", s->pattern);
     for (int i = 0; i < 4 && s->more[i]; i++) overrides[n++] = s->more[i];
     for (char *item = strtok((char *)more, " "); item; item = strtok(NULL, " ")) overrides[n++] = item;
     const struct config_source from = {.path = "config.yaml", .n_overrides = n, .overrides = overrides};
@@ -175,6 +175,38 @@ static void check_setting(const struct setting *s, const char *precision) {
         }
 }
 
+/* What else may not matter: threads of the host, ranks of data for two sequences, what is kept for backward. */
+static void check_free(void) {
+    static const struct setting s = {"free keys", "M*-NW-", "100", {"train.sequences_per_step=2"}};
+    static const struct {
+        int data, seq;
+        const char *more;
+    } rows[] = {
+        {1, 1, "train.threads=2"},
+        {1, 2, "train.threads=3"},
+        {1, 4, "train.threads=2 mesh.carry=scan"},
+        {2, 1, "train.threads=1"},
+        {2, 2, "train.threads=1 mesh.carry=scan"},
+        {2, 4, "train.threads=2"},
+        {1, 2, "train.keep=gemm"},
+        {1, 4, "train.keep=inputs mesh.carry=scan"},
+        {2, 2, "train.keep=inputs train.keep_every=3"},
+        {1, 1, "train.keep=inputs train.keep_every=4"},
+        {1, 2, "train.head_tile=5"},
+    };
+    for (int wide = 0; wide < 2; wide++) {
+        const char *precision = wide ? "train.precision=f64" : "train.precision=f32";
+        char more[160];
+        struct outcome one;
+        snprintf(more, sizeof more, "%s", precision);
+        run_case(&one, &s, 1, 1, more);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            snprintf(more, sizeof more, "%s %s", precision, rows[i].more);
+            same(&s, &one, rows[i].data, rows[i].seq, more);
+        }
+    }
+}
+
 static void write_inputs(void) {
     MUST(file_replace("config.yaml", yaml, (int64_t)sizeof yaml - 1));
     small_run_tokens("tokens");
@@ -188,6 +220,7 @@ int main(void) {
         check_setting(&settings[i], "f64");
         check_setting(&settings[i], "f32");
     }
+    check_free();
     MUST(file_remove_tree(folder));
     return check_end();
 }
