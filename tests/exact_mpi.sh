@@ -42,6 +42,8 @@ YAML
 over() { timeout 90 mpirun --oversubscribe -n "$@"; } # RANKS PROGRAM ...
 essence() { sed 's/, "tokens_per_s".*"skipped"/, "skipped"/' "$1/metrics.jsonl"; }
 
+ranks_of() { cat /proc/"$1"/task/*/children; }
+
 # same FOLDER WHAT: against the run of one rank
 same() {
     local shard n=0
@@ -77,8 +79,8 @@ grep -q 'continuing from .*step 8 of 16' log || wrong "mpirun did not continue: 
 grep -q 'continuing from .*step 16 of 24' log || wrong "threads did not continue: $(tail -n 30 log)"
 same mixed "threads, mpirun, threads"
 
-# until_saved FOLDER PROCESS: its first checkpoint stands, or the process has ended
-until_saved() { until [ -d "$1/checkpoints/step-00000004" ] || ! kill -0 "$2" 2>/dev/null; do :; done; }
+# until_saved FOLDER PROCESS: a checkpoint stands, or the process has ended
+until_saved() { until compgen -G "$1/checkpoints/step-????????" >/dev/null || ! kill -0 "$2" 2>/dev/null; do :; done; }
 cut_short() { # FOLDER WHAT
     [ "$(wc -l <"$1/metrics.jsonl")" -lt 24 ] || wrong "$2: the run had already ended: this shows nothing"
 }
@@ -94,7 +96,7 @@ same killed "thread ranks killed"
 mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 &
 until_saved killed_mpi $!
 # shellcheck disable=SC2046 # the ranks are words
-kill -KILL $(pgrep -P $!)
+kill -KILL $(ranks_of $!)
 wait $! && wrong "mpirun: exit code 0 though its ranks were killed"
 cut_short killed_mpi "processes killed"
 over 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 || wrong "after a kill: $(tail -n 9 log)"
@@ -104,12 +106,12 @@ same killed_mpi "processes killed"
 # One process of four dies: the others are gone soon, and a line names it; the same command continues.
 mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 &
 until_saved one_lost $!
-ranks=$(pgrep -P $!)
-kill -KILL "$(tail -n 1 <<<"$ranks")"
+read -ra ranks <<<"$(ranks_of $!)"
+kill -KILL "${ranks[-1]}"
 begun=$SECONDS
 wait $! && wrong "mpirun: exit code 0 though a rank was killed"
 [ $((SECONDS - begun)) -le 40 ] || wrong "the others lived on for $((SECONDS - begun)) s"
-for process in $ranks; do # who is dead and not yet waited for is a zombie
+for process in "${ranks[@]}"; do # who is dead and not yet waited for is a zombie
     state=$(awk '/^State/ { print $2 }' "/proc/$process/status" 2>/dev/null)
     case $state in '' | Z) ;; *) wrong "process $process lives on ($state)" ;; esac
 done
