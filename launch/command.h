@@ -3,12 +3,13 @@
 #define BATON_LAUNCH_COMMAND_H
 /* command.h - the commands of the program.  Each is one file command_<name>.c with one row in commands.def; argv[0] is
  * the command's name.  A command prints its own results and returns the status that main turns into the exit code. */
-#include "base/status.h"
+#include "base/file.h"
 
 enum exit_code { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_SAVED = 3, EXIT_LOST = 4 };
 struct command {
     const char *name, *usage, *help; /* help: what --help prints below the usage */
     enum status (*run)(int argc, char **argv);
+    enum status (*keys)(struct text *out); /* NULL, or what --help prints last: the configuration's keys */
 };
 /* One option of a command line: "--name VALUE", "--name=VALUE" or, without a value, "--name". */
 struct option_row {

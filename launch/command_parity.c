@@ -140,6 +140,8 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
                                  .tokens = ids->shape[1],
                                  .tile = p->config->train.head_tile,
                                  .gradients = true,
+                                 .policy = (enum policy)p->config->train.keep,
+                                 .keep_every = p->config->train.keep_every,
                                  .logits = true,
                                  .exact = p->config->numerics == NUMERICS_RANK_INVARIANT,
                                  .team = &p->team,
@@ -277,6 +279,7 @@ static enum status run(int argc, char **argv) {
     st = team_run(&(struct team_spec){.ranks = ranks,
                                       .mesh = &t.config.mesh,
                                       .mesh_given = mesh_given(&line),
+                                      .same = &t.config.resolved,
                                       .deadline_s = t.config.mesh.deadline},
                   parity_rank, &t);
 out:

@@ -110,6 +110,7 @@ static enum status train(struct task *task) {
     const enum status st = team_run(&(struct team_spec){.ranks = task->options.ranks,
                                                         .mesh = &task->config.mesh,
                                                         .mesh_given = m->data * m->seq > 1,
+                                                        .same = &task->config.resolved,
                                                         .deadline_s = m->deadline},
                                     train_rank, task);
     signals_term();
@@ -142,4 +143,5 @@ const struct command command_train = {
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
             "TERM, INT and USR1 save the last finished step and end with exit code 3.\n",
     .run = run,
+    .keys = config_help,
 };

@@ -18,7 +18,7 @@ static const struct field mesh_fields[] = {
     {"layout", FIELD_CHOICE, AT(layout), "contiguous", 0, 0, SHARD_LAYOUT_CHOICES,
      "which tokens a rank of seq holds: one stretch, or two that balance causal attention", FREE},
     {"carry", FIELD_CHOICE, AT(carry), "auto", 0, 0, MESH_CARRY_CHOICES,
-     "how states cross ranks; auto: gather up to 8 ranks of seq, scan above", FREE},
+     "how states cross ranks; auto: gather while the states are small, else scan", FREE},
     {"attention", FIELD_CHOICE, AT(attention), "auto", 0, 0, MESH_ATTENTION_CHOICES,
      "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
     {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},

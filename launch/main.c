@@ -51,6 +51,14 @@ static void open_streams(void) {
         if (fcntl(fd, F_GETFD) < 0) ASSERT(open("/dev/null", O_RDWR) == fd);
 }
 
+static int print_help(const struct command *c) {
+    struct text keys = {0};
+    printf("usage: baton %s\n\n%s", c->usage, c->help);
+    if (c->keys && c->keys(&keys) == OK) printf("\n%s", keys.s);
+    text_term(&keys);
+    return EXIT_DONE;
+}
+
 int main(int argc, char **argv) {
     open_streams();
     if (argc < 2) {
@@ -64,8 +72,7 @@ int main(int argc, char **argv) {
     const struct command *c = find(argv[1]);
     if (!c) return EXIT_USAGE;
     if (asks_for_help(argc - 1, argv + 1)) {
-        printf("usage: baton %s\n\n%s", c->usage, c->help);
-        return EXIT_DONE;
+        return print_help(c);
     }
     const enum status st = c->run(argc - 1, argv + 1);
     if (st != OK && st != ERR_STOPPED && *status_text()) {

@@ -63,8 +63,20 @@ enum status runner_mesh_shape(struct runner *r) {
     return OK;
 }
 
-static enum carry_way way_of(const struct mesh_config *mesh) {
-    switch ((enum mesh_carry)mesh->carry) {
+/* Gather is one round and scan two: gather while what a rank receives for a layer is small, or less than the scan's. */
+static enum carry_way way_by_size(const struct runner *r) {
+    const int64_t P = r->map.spec.n_ranks, n = r->map.n_ranges, small = (int64_t)4 << 20;
+    int64_t each = 0;
+    for (int i = 0; i < r->act.n_carries; i++) {
+        const struct carry_shape *c = &r->act.carry[i];
+        if (c->op == CARRY_AFFINE && c->rows * (c->cols + 1) > each) each = c->rows * (c->cols + 1);
+    }
+    const int64_t gather = (n - n / P) * each, scan = 2 * n / P * (each - each / P);
+    return gather * dtype_bytes(r->ctx.real) <= small || gather <= scan ? CARRY_GATHER : CARRY_SCAN;
+}
+
+static enum carry_way way_of(const struct runner *r) {
+    switch ((enum mesh_carry)r->spec.mesh->carry) {
     case MESH_CARRY_GATHER:
         return CARRY_GATHER;
     case MESH_CARRY_CHAIN:
@@ -74,14 +86,14 @@ static enum carry_way way_of(const struct mesh_config *mesh) {
     case MESH_CARRY_AUTO:
         break;
     }
-    return mesh->seq <= 8 ? CARRY_GATHER : CARRY_SCAN;
+    return way_by_size(r);
 }
 
 static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = &r->spec.team->tokens,
                                     .map = &r->map,
-                                    .way = way_of(r->spec.mesh),
+                                    .way = way_of(r),
                                     .real = r->ctx.real,
                                     .n_carries = r->act.n_carries,
                                     .carry = r->act.carry,

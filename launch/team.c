@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/hash.h"
+#include "dist/agree.h"
 
 enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers) {
     enum status st = OK;
@@ -74,6 +76,36 @@ static enum status settle_mesh(const struct team_spec *spec, int64_t n) {
     return OK;
 }
 
+struct start {
+    const struct team_spec *spec;
+    bool settled;
+    enum status (*fn)(struct rank *, void *);
+    void *arg;
+};
+
+/* The mesh itself may be what differs, so this asks over all ranks in one row. */
+static enum status agree(struct rank *rank, const struct text *same) {
+    const struct mesh_sizes row = {1, 1, rank_size(rank), 1, 1};
+    char hex[SHA256_HEX];
+    struct mesh mesh;
+    struct comm world = {0};
+    enum status st = OK;
+    TRY_OUT(hash_sha256(same->s, same->n, hex));
+    TRY_OUT(mesh_place(&mesh, &row, rank_size(rank), rank_index(rank)));
+    TRY_OUT(comm_init(&world, rank, &mesh, MESH_WORLD, NULL));
+    TRY_OUT(agree_same(&world, "the configuration", hex));
+out:
+    comm_term(&world);
+    return st;
+}
+
+static enum status start_rank(struct rank *rank, void *arg) {
+    const struct start *s = arg;
+    rank_phase(rank, "start", 0);
+    TRY(agree(rank, s->spec->same));
+    return s->settled ? s->fn(rank, s->arg) : OK;
+}
+
 enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg) {
     const struct mesh_config *m = spec->mesh;
     struct world_spec w = {.launcher = world_launcher(getenv), .deadline_s = spec->deadline_s};
@@ -82,8 +114,11 @@ enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank
     if (spec->ranks) TRY(count_of(spec->ranks, &n));
     w.n_ranks = spec->ranks || !w.launcher ? (int)n : 0;
     TRY(world_open(&world, &w));
-    enum status st = settle_mesh(spec, world_size(world));
-    if (st == OK) st = world_run(world, fn, arg);
+    /* A mesh that does not fit is told after the ranks have agreed: one of them alone must not leave the others. */
+    struct start start = {.spec = spec, .fn = fn, .arg = arg};
+    start.settled = settle_mesh(spec, world_size(world)) == OK;
+    enum status st = world_run(world, start_rank, &start);
+    if (st == OK && !start.settled) st = settle_mesh(spec, world_size(world));
     world_close(world);
     return st;
 }

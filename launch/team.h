@@ -23,11 +23,13 @@ enum status team_most(struct team *t, int64_t *number);
  */
 enum status team_sum(struct team *t, struct tensor x, enum comm_use use, bool tree, void *scratch);
 
-/* fn runs once a rank, under a launcher's ranks or n threads.  n_ranks: --ranks, or 0. */
+/* fn runs once a rank, under a launcher's ranks or n threads, after all ranks have agreed that they were told the same:
+ * ERR_CONFIG on all of them, naming those that differ, before anything else is sent. */
 struct team_spec {
     const char *ranks;        /* the text of --ranks, or NULL                                  */
     struct mesh_config *mesh; /* in: the file's; out: with seq filled in where ranks were given */
     bool mesh_given;          /* the file or an override names a mesh                           */
+    const struct text *same;  /* the configuration, which must be the same on all ranks          */
     double deadline_s;
 };
 enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg);

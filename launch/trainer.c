@@ -109,8 +109,9 @@ static enum status one_step(struct trainer *t) {
 enum status trainer_run(struct trainer *t) {
     enum status st = OK;
     while (st == OK && t->step < t->config->train.steps) st = one_step(t);
-    if (st != OK && st != ERR_STOPPED) return st;
-    if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t));
+    const bool alone = rank_size(t->team.rank) == 1; /* after a failure ranks meet no more */
+    if (st != OK && st != ERR_STOPPED && !(st == ERR_DATA && alone)) return st;
+    if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t)); /* finished steps outlive bad data, too */
     if (st != ERR_STOPPED || !t->report) return st;
     if (t->step > 0)
         report_note(t->report, "stopped by a signal; step %" PRId64 " is saved, the same command continues", t->step);

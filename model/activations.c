@@ -75,7 +75,8 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     *a = (struct activations){.forward_only = size->forward_only,
                               .n_layers = m->n_layers,
                               .group = size->keep_every > 1 && !size->forward_only ? (int)size->keep_every : 1};
-    ASSERT(a->group == 1 || size->policy == POLICY_INPUTS);
+    FAIL_UNLESS(a->group == 1 || size->policy == POLICY_INPUTS, ERR_CONFIG,
+                "train.keep_every %d wants train.keep inputs, which computes layers again from their inputs", a->group);
     a->tile = size->tile < size->n_tokens ? size->tile : size->n_tokens;
     TRY(mem_take((m->n_layers + 1) * (int64_t)sizeof *a->layers, &mem));
     a->layers = mem;

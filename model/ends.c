@@ -59,7 +59,9 @@ static enum status tile_loss(struct step *s, const struct model *m, struct activ
 static enum status all_tiles(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                              const struct loss_out *out) {
     const struct exact *e = s->ctx->exact;
-    const int64_t T = b->shard.n_tokens, n = e ? e->n_ranges : (T + a->tile - 1) / a->tile;
+    const int64_t T = b->shard.n_tokens;
+    const int64_t tiles = T > 0 ? (T + a->tile - 1) / a->tile : 0; /* a rank may have no token, and then no tile */
+    const int64_t n = e ? e->n_ranges : tiles;
     for (int64_t i = 0; i < n; i++) {
         const int64_t begin = e ? e->range[i] : i * a->tile;
         const int64_t end = e ? e->range[i + 1] : begin + a->tile < T ? begin + a->tile : T;

@@ -10,11 +10,13 @@
  *   chain   z' M N, z' = my ranges whose predecessor another rank holds; a round for each range in turn
  *   scan    (n - z - e) (m N + h) + (z - a) (M - m) N, m = M / P rows of h heads: rank k folds row block k of all
  *           ranges; two rounds.  e = 1 where another rank holds the last range, whose summary nobody reads; a = 1 where
- *           this rank holds the first, which nothing enters.  The bytes depend neither on the length nor, for large P,
- *           on P: they stay below 2 z M N + (n - z) (N + H)
+ *           this rank holds the first, which nothing enters.  The bytes do not depend on the length; for any P up to M
+ *           they are below 3 z M (N + 1) numbers
  * Carry, last(k): only the rows that a range needs and another rank holds: k C at most for each of my ranges.
- * Attention: `swap` (T/P of all heads for T of H/P heads) or `keys` (keys and values of earlier tokens, within the
- * window); see attend_swap.c and attend_keys.c. */
+ * Attention, numbers received in both passes by a rank with T of the micro-batch's U tokens, w numbers a head:
+ *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
+ *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
+ *           mine */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"

@@ -7,7 +7,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t n_cells(const struct shard_spec *s) { return (s->tokens + s->grid - 1) / s->grid; }
 static int64_t n_pieces(const struct shard_spec *s) {
-    return (s->layout == SHARD_ZIGZAG ? 2 : 1) * (int64_t)s->n_ranks;
+    return (s->layout == SHARD_ZIGZAG && s->n_ranks > 1 ? 2 : 1) * (int64_t)s->n_ranks;
 }
 
 static int owner(const struct shard_spec *s, int64_t piece) {

@@ -4,11 +4,11 @@
 /* shard_map.h - which rank of the sequence axis holds which tokens of a micro-batch.
  *
  * A sequence of S tokens is cut on a grid into pieces, 1 a rank (contiguous) or 2 a rank (zigzag: rank r has pieces r
- * and 2P-1-r); piece k of n covers grid cells [k c / n, (k+1) c / n) of the c = ceil(S / grid) there are, so pieces
- * differ by one cell at most.  A piece is one range; with `segments` (exact mode) it is a whole subtree of the binary
- * tree over the cells, 2^l of them or what is left, and one range a cell.  Every sequence of the micro-batch is cut
- * alike; documents play no part here, they are in pos.  A rank's rows: its ranges by sequence, then by place.  Ranges
- * may be empty when there are fewer cells than pieces. */
+ * and 2P-1-r; one rank has one piece); piece k of n covers grid cells [k c / n, (k+1) c / n) of the c = ceil(S / grid)
+ * there are, so pieces differ by one cell at most.  A piece is one range; with `segments` (exact mode) it is a whole
+ * subtree of the binary tree over the cells, 2^l of them or what is left, and one range a cell.  Every sequence of the
+ * micro-batch is cut alike; documents play no part here, they are in pos.  A rank's rows: its ranges by sequence, then
+ * by place.  Ranges may be empty when there are fewer cells than pieces. */
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"

@@ -86,7 +86,7 @@ done <<'CASES'
 the newest shard is cut short;truncate -s -100 step-00000006/shard*;step-00000006;4
 the newest manifest is gone;rm step-00000006/manifest.json;step-00000006;4
 the newest configuration is gone;rm step-00000006/config.yaml;step-00000006;4
-one byte differs in the newest shard;printf X | dd of="$(ls step-00000006/sh*)" bs=1 seek=5000 conv=notrunc;step-00000006;4
+one byte differs in the shard;printf X | dd of="$(ls step-00000006/sh*)" bs=1 seek=5000 conv=notrunc;step-00000006;4
 the two newest are empty;rm step-00000004/* step-00000006/*;step-00000004;2
 CASES
 rm -rf damaged

@@ -56,7 +56,8 @@ for ranks in 1 2; do
         compare "$name" ranks$ranks.all
     done
 done
-grep -q 'shared by layers' "$work/ranks1.inputs.log" || fail "no row of what layers share: $(cat "$work/ranks1.inputs.log")"
+grep -q 'shared by layers' "$work/ranks1.inputs.log" ||
+    fail "no row of what layers share: $(cat "$work/ranks1.inputs.log")"
 grep -q 'shared by layers' "$work/ranks1.all.log" && fail "keep all shares nothing: $(cat "$work/ranks1.all.log")"
 
 # Another policy continues a run: the key is free.

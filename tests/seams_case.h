@@ -85,7 +85,7 @@ static inline void seat_rows(const struct seat *s, double *all, double *mine, in
 static inline double *numbers(int64_t n) {
     void *mem = NULL;
     MUST(mem_take((n > 0 ? n : 1) * (int64_t)sizeof(double), &mem));
-    return mem;
+    return (double *)mem;
 }
 
 /* state, entering: (n, H, P, N) of all n ranges; decay (n, H); rows, entering_rows: (n, k, C). */
@@ -154,7 +154,7 @@ static inline enum status carry_move(struct carry_case *c, struct seat *s, doubl
 }
 
 static inline enum status carry_rank(struct rank *r, void *arg) {
-    struct carry_case *c = arg;
+    struct carry_case *c = (struct carry_case *)arg;
     struct seat s;
     enum status st = seat_open(&s, r, &c->seat);
     double *mine = numbers(shard_map_ranges(&c->map, rank_index(r)) * (c->H + 2 * c->each + 2 * c->each_rows));
@@ -166,8 +166,9 @@ static inline enum status carry_rank(struct rank *r, void *arg) {
 }
 
 static inline void run_ranks(int n_ranks, world_fn *fn, void *arg) {
+    const struct world_spec spec = {.n_ranks = n_ranks, .deadline_s = 60};
     struct world *w = NULL;
-    MUST(world_open(&w, &(struct world_spec){.n_ranks = n_ranks, .deadline_s = 60}));
+    MUST(world_open(&w, &spec));
     MUST(world_run(w, fn, arg));
     world_close(w);
 }

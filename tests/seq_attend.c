@@ -2,7 +2,8 @@
 /* labels: cpu threads */
 /* The seams of attention over ranks: every row arrives where it is read, and nowhere is it changed; gradients come home
  * by the transpose, <S x, y> = <x, S' y>, for swap (all of J/P, 1 of several holders) and keys (with and without a
- * window). */
+ * window).  The bytes
+ * are those of the rows that are read, and no more. */
 #include "model/attend.h"
 #include "tests/seams_case.h"
 
@@ -231,6 +232,26 @@ static void check_arrived(const struct attend_case *c, const struct shard_map *m
         }
 }
 
+/* swap: all others' tokens of my heads, and my tokens of all other heads, q | k | v and o, each way once.  keys: k | v
+ * of the rows that my ranges see and another rank holds; on the way back my rows, once for each rank that saw them. */
+static void check_counts(const struct attend_case *c, const struct shard_map *map, int r) {
+    const int n = c->seat.shard.n_ranks;
+    const int64_t T = map->tokens[r], S = map->spec.tokens;
+    int64_t want = 0;
+    for (int64_t i = 0; i < map->n_ranges && !c->swap; i++)
+        for (int64_t row = map->range[i].begin; row < map->range[i].end; row++) {
+            const int owner = map->range[i].rank;
+            want += owner != r && visible(c, map, r, map->range[i].sequence, row);
+            for (int other = 0; other < n && owner == r; other++)
+                want += other != r && visible(c, map, other, map->range[i].sequence, row);
+        }
+    if (c->swap) want = map->spec.n_sequences * S - T + T * (n - 1);
+    want *= 8 * (c->cols[r] + (c->swap ? c->H / n * c->P : 0));
+    const int64_t got = c->count[r][c->swap ? COMM_SWAP : COMM_KEYS].bytes_received;
+    CHECK(got == want, "%s, window %" PRId64 ", rank %d: %" PRId64 " bytes, not %" PRId64, shard_name(&c->seat),
+          c->window, r, got, want);
+}
+
 static void add_dot(const double *a, const double *b, int64_t n, double *sum, double *size) {
     for (int64_t i = 0; i < n; i++) {
         if (b[i] == 0.0) continue; /* rows that nobody sees hold anything */
@@ -268,7 +289,10 @@ static void run_case(struct attend_case *c) {
     }
     run_ranks(c->seat.shard.n_ranks, attend_rank, c);
     MUST(shard_map_init(&map, &c->seat.shard));
-    for (int r = 0; r < c->seat.shard.n_ranks; r++) check_arrived(c, &map, r);
+    for (int r = 0; r < c->seat.shard.n_ranks; r++) {
+        check_arrived(c, &map, r);
+        check_counts(c, &map, r);
+    }
     check_transpose(c);
     shard_map_term(&map);
     for (int i = 0; i < 8; i++) mem_free(*x[i]);

@@ -29,7 +29,7 @@ static int64_t piece_of(const struct shard_spec *s, int64_t cell, int64_t pieces
 
 static int owner_of(const struct shard_spec *s, int64_t cell) {
     const int P = s->n_ranks;
-    const int64_t piece = piece_of(s, cell, s->layout == SHARD_ZIGZAG ? 2 * P : P);
+    const int64_t piece = piece_of(s, cell, s->layout == SHARD_ZIGZAG && P > 1 ? 2 * P : P);
     for (int r = 0; r < P; r++)
         if (piece == r || (s->layout == SHARD_ZIGZAG && piece == 2 * P - 1 - r)) return r;
     return -1;
@@ -46,6 +46,7 @@ static void check_cover(const struct shard_map *m) {
               t->sequence);
         CHECK(t->begin == (first ? 0 : m->range[i - 1].end), "%s: range %" PRId64 " begins at %" PRId64, about, i,
               t->begin);
+        CHECK(s->n_ranks > 1 || s->segments || (first && last), "%s: one rank, several ranges", about);
         CHECK(t->end >= t->begin && (!last || t->end == s->tokens), "%s: range %" PRId64 " ends at %" PRId64, about, i,
               t->end);
         CHECK(t->begin % s->grid == 0 || t->begin == s->tokens, "%s: range %" PRId64 " begins at %" PRId64, about, i,

@@ -59,7 +59,7 @@ send() {
     if [ "$when" = save ]; then
         until in_a_save "$dir" $process || ! kill -0 $process 2>/dev/null; do :; done
     elif [ "$when" = valid ]; then
-        until grep -q '^step 1/' "$log" || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
+        until grep -qs '^step 1/' "$log" || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
         sleep 0.5
     else
         sleep "$(printf '%d.%03d' $((when / 1000)) $((when % 1000)))"

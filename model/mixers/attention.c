@@ -183,8 +183,11 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     struct attend a = attend_args(l, f, v);
     attend_fill(&a, v, S_WIDE, f->shard);
     const struct rope rq = rope_args(c, f, a.mine.dq, c->heads), rk = rope_args(c, f, a.mine.dk, c->kv_heads);
-    TRY(ops->linear_bwd(s->ctx, &out));
+    struct linear out_x = out, out_w = out; /* what travels first, and what stands behind it */
+    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
+    TRY(ops->linear_bwd(s->ctx, &out_x));
     TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DO));
+    TRY(ops->linear_bwd(s->ctx, &out_w));
     TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DO));
     TRY(ops->attention_bwd(s->ctx, &a.core));
     TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DQKV));

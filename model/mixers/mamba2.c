@@ -334,6 +334,26 @@ static enum status plan(struct plan *p, const struct layer *l) {
     return OK;
 }
 
+/* The projection onto columns [begin, begin + n) alone: parts are computed apart, so that what a carry waits for comes
+ * first and the rest stands between its begin and end. */
+static struct linear part(struct linear a, int64_t begin, int64_t n, bool dx_add) {
+    a.w = tensor_rows(a.w, begin, n);
+    a.dw = tensor_rows(a.dw, begin, n);
+    if (tensor_has(a.b)) a.b = tensor_rows(a.b, begin, n);
+    if (tensor_has(a.db)) a.db = tensor_rows(a.db, begin, n);
+    a.y = tensor_cols(a.y, begin, n);
+    a.dy = tensor_cols(a.dy, begin, n);
+    a.dx_add = dx_add;
+    return a;
+}
+static struct linear z_part(struct linear in, const struct mamba2_config *c) { return part(in, 0, inner(c), false); }
+static struct linear xbc_part(struct linear in, const struct mamba2_config *c) {
+    return part(in, inner(c), conv_width(c), true);
+}
+static struct linear dt_part(struct linear in, const struct mamba2_config *c) {
+    return part(in, inner(c) + conv_width(c), c->heads, true);
+}
+
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
     const struct linear in = in_args(s, l, f, v), out = out_args(s, l, f, v);
@@ -350,13 +370,17 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .decay = local.range_decay,
                           .state = local.range_state,
                           .entering = scan.s_in};
-    if (!layer_has(s, v, S_ZXBCDT)) TRY(ops->linear_fwd(s->ctx, &in));
+    const struct linear xbc = xbc_part(in, l->config), dt = dt_part(in, l->config), z = z_part(in, l->config);
+    const bool project = !layer_has(s, v, S_ZXBCDT);
+    if (project) TRY(ops->linear_fwd(s->ctx, &xbc));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
+    if (project) TRY(ops->linear_fwd(s->ctx, &dt));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->conv1d_fwd(s->ctx, &conv));
     TRY(ops->ssd_local_fwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
+    if (project) TRY(ops->linear_fwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_fwd(s->ctx, &scan));
     TRY(ops->gated_norm_fwd(s->ctx, &norm));
@@ -379,17 +403,23 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
                           .entering = scan.ds_out};
     struct carry before = {
         .op = CARRY_LAST, .to = CARRY_BACKWARD, .id = CARRY_CONV, .state = conv.dbefore, .entering = tail.dtail};
-    TRY(ops->linear_bwd(s->ctx, &out));
+    struct linear out_x = out, out_w = out; /* the gradient of the input first; the weight's can wait */
+    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
+    const struct linear xbc = xbc_part(in, l->config), dt = dt_part(in, l->config), z = z_part(in, l->config);
+    TRY(ops->linear_bwd(s->ctx, &out_x));
     TRY(ops->gated_norm_bwd(s->ctx, &norm));
     TRY(ops->ssd_local_bwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
+    TRY(ops->linear_bwd(s->ctx, &out_w));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_bwd(s->ctx, &scan));
     TRY(ops->conv1d_bwd(s->ctx, &conv));
     TRY(s->seams->carry_begin(s, l, f, &before));
+    TRY(ops->linear_bwd(s->ctx, &z));
+    TRY(ops->linear_bwd(s->ctx, &dt));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->tail_bwd(s->ctx, &tail));
-    return ops->linear_bwd(s->ctx, &in);
+    return ops->linear_bwd(s->ctx, &xbc);
 }
 
 /* The scan's share, 7 inner N flops a token forward: Megatron-LM's counting for hybrids. */

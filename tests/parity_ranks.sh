@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# labels: cpu mpi
+# timeout: 300
+# Logits, loss and every gradient of reference models, computed over ranks, within 1e-9 of an independent
+# implementation: 48 tokens over 1, 2, 3 and 5 ranks (heads do not divide by 3, tokens do not divide by 5), both
+# layouts, every carry; as threads and as processes of mpirun.
+set -u
+shared=${BATON_SHARED:-../shared}
+[ -d "$shared/goldens" ] || { echo "skipped: there is no $shared/goldens"; exit 77; }
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+# What MPI itself leaks, and its own threads, are not ours to report.
+mpi_asan=${ASAN_OPTIONS:-}:detect_leaks=0
+mpi_tsan=${TSAN_OPTIONS:-}:ignore_noninstrumented_modules=1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failures=0
+
+# parity RANKS GOLDEN [key=value ...]: RANKS 3 is --ranks 3, mpi3 is mpirun -n 3
+parity() {
+    local ranks=$1 golden=$2
+    local arguments=("$BATON_PROGRAM" parity "$shared/goldens/$golden" --tol 1e-9 "${@:3}")
+    case $ranks in
+    mpi*) ASAN_OPTIONS=$mpi_asan TSAN_OPTIONS=$mpi_tsan timeout 60 mpirun --oversubscribe -n "${ranks#mpi}" \
+        "${arguments[@]}" ;;
+    *) timeout 60 "${arguments[@]}" --ranks "$ranks" ;;
+    esac >"$log" 2>&1
+    local code=$?
+    if [ $code -ne 0 ] || ! grep -q "^passed: .*, ${ranks#mpi} rank" "$log"; then
+        echo "parity_ranks: $golden over $ranks ranks, ${*:3}: exit code $code: $(tail -3 "$log")"
+        failures=$((failures + 1))
+    fi
+}
+
+for golden in llama mistral_swa mamba2 nemotron_h; do
+    for ranks in 1 2 3 5; do
+        for layout in contiguous zigzag; do
+            for carry in gather chain scan; do
+                parity $ranks $golden mesh.layout=$layout mesh.carry=$carry
+            done
+            parity $ranks $golden mesh.layout=$layout mesh.attention=keys
+        done
+    done
+done
+
+if ! command -v mpirun >/dev/null; then
+    echo "processes are left out: there is no mpirun"
+    exit $((failures > 0))
+fi
+mpirun --oversubscribe -n 1 "$BATON_PROGRAM" parity "$shared/goldens/llama" >"$log" 2>&1
+if grep -q "no MPI" "$log"; then
+    echo "processes are left out: this build has no MPI"
+    exit $((failures > 0))
+fi
+for ranks in mpi2 mpi3; do
+    for golden in llama mistral_swa mamba2 nemotron_h; do
+        parity $ranks $golden
+    done
+    for carry in gather chain scan; do
+        parity $ranks nemotron_h mesh.layout=zigzag mesh.carry=$carry
+    done
+done
+exit $((failures > 0))
