@@ -78,6 +78,19 @@ enum status runner_exact_total(struct runner *r) {
     return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
 }
 
+/* A weight that is embedding and head has a tree for each use: over ranks, too, the head's is summed alone, before the
+ * embedding's part comes to lie in the same place. */
+static enum status sum_head(struct runner *r) {
+    const struct tensor g = r->model.params.list[r->model.head].g;
+    if (r->model.head != r->model.embedding) return OK;
+    const struct tensor pass = tensor_1d(g.data, g.dtype, tensor_count(g));
+    struct tensor sum = row_of(r, pass);
+    sum.data = (char *)r->grads.data + ((char *)g.data - (char *)r->pass_grads.data);
+    TRY(team_sum(r->spec.team, pass, COMM_GRADS, true, r->sum_scratch));
+    TRY(r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = row_of(r, pass), .out = sum, .scale = 1.0}));
+    return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = pass, .value = 0.0});
+}
+
 /* The pass alone: gradients and loss over all ranks by the tree, then added to what earlier passes left. */
 enum status runner_exact_pass(struct runner *r, bool backward) {
     const struct tensor pass = row_of(r, r->pass_grads), sum = row_of(r, r->grads);
@@ -89,6 +102,7 @@ enum status runner_exact_pass(struct runner *r, bool backward) {
     TRY(sum_over_seq(r));
     r->total = before + r->total;
     if (!backward) return OK;
+    TRY(sum_head(r));
     TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
     TRY(team_sum(r->spec.team, r->pass_grads, COMM_GRADS, true, r->sum_scratch));
     return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = pass, .out = sum, .scale = 1.0});

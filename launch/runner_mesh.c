@@ -104,9 +104,12 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
 
 static int64_t sum_bytes(const struct runner *r) {
     if (!r->spec.team || !(r->spec.training || r->spec.gradients)) return 0;
+    const struct comm *c = &r->spec.team->tokens;
     int64_t n = 0; /* as the arena lays the gradients out */
     for (int i = 0; i < r->model.params.n; i++) n += arena_round(tensor_bytes(r->model.params.list[i].w));
-    return all_reduce_scratch(&r->spec.team->tokens, r->ctx.real, n / dtype_bytes(r->ctx.real));
+    const int64_t all = all_reduce_scratch(c, r->ctx.real, n / dtype_bytes(r->ctx.real));
+    const int64_t head = all_reduce_scratch(c, r->ctx.real, param_count(&r->model.params.list[r->model.head]));
+    return all > head ? all : head; /* the head's alone, in exact mode, may be small enough to be gathered whole */
 }
 
 static int64_t wide_bytes(const struct runner *r) {
