@@ -206,6 +206,7 @@ enum status runner_pass(struct runner *r, bool backward) {
     if (backward) TRY(sharding_pass_begin(&r->shards, &r->step));
     TRY(r->spec.exact ? runner_exact_forward(r) : model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     if (!backward) return OK;
+    TRY(sharding_pass_turns(&r->shards, &r->step));
     TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
     return sharding_pass_end(&r->shards, &r->step);
 }

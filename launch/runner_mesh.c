@@ -93,6 +93,7 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = &r->spec.team->tokens,
                                     .map = &r->map,
+                                    .pos = r->pos,
                                     .way = way_of(r),
                                     .real = r->ctx.real,
                                     .n_carries = r->act.n_carries,
@@ -123,7 +124,8 @@ enum status runner_mesh_shards(struct runner *r) {
                                        .gradients = s->training || s->gradients,
                                        .moments = s->training,
                                        .n_micro = s->n_micro,
-                                       .exact = s->exact};
+                                       .exact = s->exact,
+                                       .ends_twice = s->exact && r->model.head == r->model.embedding};
     const enum status st = sharding_init(&r->shards, &spec);
     mem_free(first);
     return st;

@@ -70,6 +70,7 @@ out:
 }
 
 void trainer_close(struct trainer *t) {
+    team_close(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
     report_close(t->report);
     stream_close(t->train);
     stream_close(t->valid);

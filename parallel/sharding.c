@@ -13,9 +13,8 @@ void sharding_bind_w(struct sharding *h, const struct sharding_block *b) {
         h->spec.params->list[i].w.data = b->w ? b->w + h->offset[i] * unit_bytes(h) : NULL;
 }
 
-void sharding_bind_g(struct sharding *h, const struct sharding_block *b) {
-    for (int i = b->first; i < b->end; i++)
-        h->spec.params->list[i].g.data = b->g ? b->g + h->offset[i] * unit_bytes(h) : NULL;
+void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row) {
+    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].g.data = row + h->offset[i] * unit_bytes(h);
 }
 
 /* ---- weights ---- */
@@ -112,8 +111,8 @@ void sharding_write_end(struct sharding *h, int index) {
 static enum status open_gradient(struct sharding *h, struct step *s, struct sharding_block *b) {
     if (h->ring_g && b != ends_of(h)) {
         b->g = h->slot_g[(ends_of(h) - b - 1) % SLOTS_G];
-        sharding_bind_g(h, b);
     }
+    sharding_bind_g(h, b, b->g);
     return rows_zero(s, row_of(h, b->g, b->n));
 }
 
@@ -132,7 +131,7 @@ static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
         return all_reduce_begin(&h->comm, r);
     }
     r->at = b->at;
-    if (h->n_passes == 0) r->out = b->sum;
+    if (b->n_arrived == 0) r->out = b->sum;
     return reduce_scatter_begin(&h->comm, r);
 }
 
@@ -142,9 +141,10 @@ static enum status land(struct sharding *h, struct step *s, int k) {
     if (!b) return OK;
     h->flying[k] = NULL;
     TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
+    const bool first = b->n_arrived++ == 0;
     if (r->out == b->sum || b->mine == 0) return OK;
     const struct tensor x = row_of(h, r->out, b->mine), sum = row_of(h, b->sum, b->mine);
-    return h->n_passes == 0 ? rows_copy(s, x, sum) : rows_add(s, x, sum);
+    return first ? rows_copy(s, x, sum) : rows_add(s, x, sum);
 }
 
 enum status sharding_done(struct sharding *h, struct step *s, int block) {
@@ -159,6 +159,7 @@ enum status sharding_done(struct sharding *h, struct step *s, int block) {
 
 enum status sharding_step_begin(struct sharding *h, struct step *s) {
     h->n_passes = 0;
+    for (int k = 0; k < h->n_blocks; k++) h->block[k].n_arrived = 0;
     return h->fresh ? OK : rows_zero(s, h->grads);
 }
 
@@ -170,9 +171,18 @@ enum status sharding_pass_begin(struct sharding *h, struct step *s) {
     return h->spec.n_layers > 0 ? open_gradient(h, s, ends_of(h) - 1) : OK;
 }
 
+enum status sharding_pass_turns(struct sharding *h, struct step *s) {
+    struct sharding_block *b = ends_of(h);
+    if (!h->spec.ends_twice) return OK;
+    TRY(launch(h, b, 0));
+    TRY(land(h, s, 0));
+    return rows_zero(s, row_of(h, b->g, b->n));
+}
+
 /* Nothing is under way behind it: what follows may change weights. */
 enum status sharding_pass_end(struct sharding *h, struct step *s) {
     for (int k = 0; k < FLIGHTS_G; k++) TRY(land(h, s, k));
+    for (struct sharding_block *b = h->block; b <= ends_of(h) && !h->sliced; b++) sharding_bind_g(h, b, b->sum);
     h->n_passes++;
     return sharding_settle(h);
 }

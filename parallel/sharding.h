@@ -16,7 +16,8 @@
  *   parameters   the ends; of 2 layers weights and of   gradients: the same;  weights: N - n of the ends, and layer i
  *                3 layers gradients                     of L comes 1 + M [i < L - 2] + (M - 1) [i > 1] times
  *
- * Layers that run again in groups of several are gathered for that too.  Every stage adds the ranks' gradients of one
+ * Layers that run again in groups of several are gathered for that too; with ends_twice the gradients of the ends count
+ * twice.  Every stage adds the ranks' gradients of one
  * micro-batch in the order of ranks, then micro-batches in theirs: so all have the same bits on one mesh.  With one
  * rank every stage is none, and a pass adds to the gradients in place (but not in exact mode, whose bits must be those
  * of several ranks).  The exchange of a block begins in done and ends two blocks later, hidden behind them; updated
@@ -38,6 +39,7 @@ struct sharding_spec {
     bool borrowed, gradients, moments; /* weights belong to somebody else;  what there is  */
     int64_t n_micro;                   /* micro-batches of a step                          */
     bool exact;                        /* ranks are added in their binary tree             */
+    bool ends_twice;                   /* gradients of the ends leave at the turn, too     */
 };
 struct sharding_block {
     int first, end;             /* parameters                              */
@@ -46,6 +48,7 @@ struct sharding_block {
     char *w, *g;                /* the row, where it lies now, or NULL     */
     char *w_mine, *sum, *m, *v; /* my part; sum of gradients in a step */
     struct pending gather;
+    int64_t n_arrived; /* gradients summed in this step */
 };
 /* My part of a parameter: n elements from begin on, whole rows of dim 0; n may be 0. */
 struct sharding_piece {
@@ -86,9 +89,12 @@ void sharding_term(struct sharding *h);
 /* Seams.  block: a layer's index, or -1: the ends. */
 enum status sharding_need(struct sharding *h, int block);
 enum status sharding_done(struct sharding *h, struct step *s, int block);
-/* Around a step and around each pass with a backward in it; after the last pass the pieces hold gradients. */
+/* Around a step and around each pass with a backward in it; after the last pass the pieces hold gradients, and
+ * so do the parameters' g where nothing is in slices. */
 enum status sharding_step_begin(struct sharding *h, struct step *s);
 enum status sharding_pass_begin(struct sharding *h, struct step *s);
+/* Between forward and backward.  A tied head in exact mode: each of its two uses has a tree over segments and ranks. */
+enum status sharding_pass_turns(struct sharding *h, struct step *s);
 enum status sharding_pass_end(struct sharding *h, struct step *s);
 /* Sum of squares of all gradients: blocks of SUM_SQUARES_BLOCK in a tree for each parameter, on every stage. */
 enum status sharding_squares(struct sharding *h, struct step *s, double *out);
@@ -98,7 +104,7 @@ enum status sharding_settle(struct sharding *h);
 /* The whole weights of a block, to be written by every rank alike; then my part of them is kept. */
 void sharding_write_begin(struct sharding *h, int index);
 void sharding_write_end(struct sharding *h, int index);
-/* The parameters' w and g say where the row of their block lies: for the files of sharding. */
+/* The parameters' w point into the row of their block, their g into that row: for the files of sharding. */
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b);
-void sharding_bind_g(struct sharding *h, const struct sharding_block *b);
+void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row);
 #endif

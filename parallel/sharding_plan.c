@@ -119,7 +119,7 @@ static enum status put_gradients(struct sharding *h, struct placer *p) {
 
 /* Sums of micro-batches, unless the gradient itself is where they are; and the sums of squares. */
 static enum status put_sums(struct sharding *h, struct placer *p) {
-    const bool apart = h->fresh && (h->ring_g || h->spec.n_micro > 1);
+    const bool apart = h->fresh && (h->ring_g || h->spec.n_micro > 1 || h->spec.ends_twice);
     char *sums = NULL;
     if (!h->spec.gradients) return OK;
     for (struct sharding_block *b = h->block; b <= ends_of(h); b++) {
@@ -178,7 +178,7 @@ static struct tensor view(const struct sharding *h, char *base, int64_t at, int6
 static void bind_all(struct sharding *h) {
     for (struct sharding_block *b = h->block; b <= ends_of(h); b++) {
         if (b->w) sharding_bind_w(h, b);
-        if (b->g) sharding_bind_g(h, b);
+        if (b->g) sharding_bind_g(h, b, b->g);
         for (int i = b->first; i < b->end; i++) {
             struct sharding_piece *p = &h->piece[i];
             const int64_t at = h->offset[i] + p->begin - b->begin;

@@ -13,6 +13,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/sum_squares/sum_squares.h"
 #include "tests/check.h"
 
 /* What the tensors of a trial held before the op ran. */

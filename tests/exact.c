@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* labels: cpu threads */
+/* timeout: 240 */
+/* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
+ * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
+ * activations; for two ranks of data too where a step has two sequences. */
+#define _DEFAULT_SOURCE /* mkdtemp */
+#include <pthread.h>
+#include "base/hash.h"
+#include "tests/small_run.h"
+
+static const char yaml[] =
+    "model:\n"
+    "  width: 12\n"
+    "  vocab: 31\n"
+    "  pattern: M\n"
+    "  layers:\n"
+    "    M: {kind: mamba2, heads: 4, head_width: 4, state: 5, groups: 2, conv: 4, chunk: 2}\n"
+    "    N: {kind: mamba2, heads: 3, head_width: 6, state: 4, groups: 1, conv: 3, chunk: 3, bias: true}\n"
+    "    \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 4, rope: 1, bias: true}\n"
+    "    W: {kind: attention, heads: 6, kv_heads: 3, head_width: 2, window: 9, rope: 1}\n"
+    "    \"-\": {kind: mlp, hidden: 20, activation: swiglu, bias: true}\n"
+    "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: 20, valid_sequences: 2, threads: 1}\n"
+    "optimizer: {kind: adamw, lr: 1.0e-2, schedule: cosine, warmup_steps: 2, weight_decay: 0.1, clip_norm: 0.5}\n"
+    "data: {train: [tokens], valid: [tokens]}\n"
+    "checkpoint: {every: 0, keep: 1}\n"
+    "mesh: {deadline: 60}\n"
+    "numerics: rank_invariant\n"
+    "run: {dir: run, seed: 3}\n";
+
+enum { OVERRIDES_MAX = 12 };
+struct setting {
+    const char *why, *pattern, *tokens;
+    const char *more[4]; /* further overrides */
+};
+
+/* Segments: the least common multiple of the chunks is 6, without N it is 2, without both it is 1. */
+static const struct setting settings[] = {
+    {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {0}},
+    {"tied, 37 segments", "N-*M", "220", {"model.tied=true"}},
+    {"as many segments as the most ranks, and the last ragged", "MN*-", "47", {0}},
+    {"9 segments: on 8 ranks three hold none", "NMW-", "54", {"model.tied=true"}},
+    {"segments shorter than the convolution and the window", "MW-M", "33", {"train.sequences_per_step=2"}},
+    {"without a scan: segments of one token", "W-*", "19", {"model.tied=true"}},
+    {"without attention: segments of several chunks", "NM-", "1000", {"train.steps=3", "train.sequences_per_step=1"}},
+};
+
+/* What must be equal, and the room in which ranks put it together. */
+struct outcome {
+    struct config *config;
+    pthread_mutex_t lock;
+    char *state;
+    int64_t state_bytes;
+    bool seen[512];
+    char losses[SHA256_HEX], gradients[SHA256_HEX], states[SHA256_HEX];
+    double loss; /* of the last step */
+};
+
+static int64_t whole_bytes(const struct state_tensor *s) {
+    return s->global[0] * s->global[1] * s->global[2] * s->global[3] * dtype_bytes(s->t.dtype);
+}
+
+/* A rank's rows of the state; what several hold is the same. */
+static void put_state(struct outcome *o, const struct trainer *t) {
+    int64_t at = 0;
+    pthread_mutex_lock(&o->lock);
+    for (int64_t i = 0; i < t->n_state; i++) {
+        const struct state_tensor *s = &t->state[i];
+        const int64_t all = whole_bytes(s), bytes = tensor_bytes(s->t);
+        if (!o->state) {
+            void *mem = NULL;
+            for (int64_t k = 0; k < t->n_state; k++) o->state_bytes += whole_bytes(&t->state[k]);
+            MUST(mem_take(o->state_bytes, &mem));
+            o->state = mem;
+        }
+        char *to = o->state + at + (s->global[0] > 0 ? all / s->global[0] * s->begin : 0);
+        if (o->seen[i] && bytes == all) CHECK(!memcmp(to, s->t.data, (size_t)bytes), "ranks differ in %s", s->name);
+        else if (bytes > 0) memcpy(to, s->t.data, (size_t)bytes);
+        o->seen[i] = true;
+        at += all;
+    }
+    pthread_mutex_unlock(&o->lock);
+}
+
+static void hash_gradients(struct outcome *o, const struct trainer *t) {
+    struct hash_stream *h = NULL;
+    MUST(hash_open_sha256(&h));
+    for (int i = 0; i < t->run.model.params.n; i++) {
+        const struct param *p = &t->run.model.params.list[i];
+        hash_add(h, p->g.data, tensor_bytes(p->g));
+    }
+    hash_close(h, o->gradients);
+}
+
+static enum status steps(struct outcome *o, struct trainer *t) {
+    struct hash_stream *h = NULL;
+    struct step_report r;
+    double valid = 0.0;
+    MUST(hash_open_sha256(&h));
+    enum status st = OK;
+    for (int64_t i = 0; st == OK && i < o->config->train.steps; i++) {
+        st = train_step(t, &r);
+        hash_add(h, &r.loss, sizeof r.loss);
+        hash_add(h, &r.grad_norm, sizeof r.grad_norm);
+        if (st == OK && i == 0 && t->team.leader) hash_gradients(o, t);
+    }
+    if (st == OK) st = train_validate(t, &valid);
+    hash_add(h, &valid, sizeof valid);
+    if (t->team.leader) o->loss = r.loss;
+    hash_close(h, t->team.leader ? o->losses : NULL);
+    return st;
+}
+
+static enum status run_rank(struct rank *rank, void *arg) {
+    static const int never = 0;
+    struct outcome *o = arg;
+    struct trainer t;
+    TRY(trainer_open(&t, o->config, rank, &never));
+    const enum status st = steps(o, &t);
+    if (st == OK) put_state(o, &t);
+    trainer_close(&t);
+    return st;
+}
+
+static void run_case(struct outcome *o, const struct setting *s, int data, int seq, const char *more) {
+    char mesh_seq[32], mesh_data[32], tokens[64], pattern[64];
+    const char *overrides[OVERRIDES_MAX] = {mesh_seq, mesh_data, tokens, pattern};
+    struct config c;
+    struct text errors = {0};
+    struct world *world = NULL;
+    int n = 4;
+    snprintf(mesh_seq, sizeof mesh_seq, "mesh.seq=%d", seq);
+    snprintf(mesh_data, sizeof mesh_data, "mesh.data=%d", data);
+    snprintf(tokens, sizeof tokens, "train.tokens_per_sequence=%s", s->tokens);
+    snprintf(pattern, sizeof pattern, "model.pattern=%s", s->pattern);
+    for (int i = 0; i < 4 && s->more[i]; i++) overrides[n++] = s->more[i];
+    for (char *item = strtok((char *)more, " "); item; item = strtok(NULL, " ")) overrides[n++] = item;
+    const struct config_source from = {.path = "config.yaml", .n_overrides = n, .overrides = overrides};
+    const enum status st = config_read(&c, &from, &errors);
+    CHECK(st == OK, "%s: %s", s->why, errors.s ? errors.s : status_text());
+    text_term(&errors);
+    *o = (struct outcome){.config = &c, .lock = PTHREAD_MUTEX_INITIALIZER};
+    MUST(world_open(&world, &(struct world_spec){.n_ranks = data * seq, .deadline_s = 60}));
+    MUST(world_run(world, run_rank, o));
+    world_close(world);
+    MUST(hash_sha256(o->state, o->state_bytes, o->states));
+    mem_free(o->state);
+    config_term(&c);
+}
+
+/* Against the run on one rank. */
+static void same(const struct setting *s, const struct outcome *one, int data, int seq, const char *more) {
+    char words[160];
+    struct outcome o;
+    snprintf(words, sizeof words, "%s", more);
+    run_case(&o, s, data, seq, words);
+    CHECK(!strcmp(o.gradients, one->gradients), "%s: data %d, seq %d, %s: gradients of step 1", s->why, data, seq,
+          more);
+    CHECK(!strcmp(o.losses, one->losses), "%s: data %d, seq %d, %s: losses; the last is %.17g, on one rank %.17g",
+          s->why, data, seq, more, o.loss, one->loss);
+    CHECK(!strcmp(o.states, one->states), "%s: data %d, seq %d, %s: parameters and moments", s->why, data, seq, more);
+}
+
+static void check_setting(const struct setting *s, const char *precision) {
+    static const char *const ways[] = {"mesh.carry=gather", "mesh.carry=scan"};
+    char more[160];
+    struct outcome one;
+    snprintf(more, sizeof more, "train.precision=%s", precision);
+    run_case(&one, s, 1, 1, more);
+    CHECK(isfinite(one.loss), "%s: the loss is %g", s->why, one.loss);
+    for (int seq = 1; seq <= 8; seq *= 2)
+        for (int way = seq == 1; way < 2; way++) {
+            snprintf(more, sizeof more, "train.precision=%s %s", precision, ways[way]);
+            same(s, &one, 1, seq, more);
+        }
+}
+
+/* What else may not matter: threads of the host, ranks of data for two sequences, what is kept for backward. */
+static void check_free(void) {
+    static const struct setting s = {"free keys", "M*-NW-", "100", {"train.sequences_per_step=2"}};
+    static const struct {
+        int data, seq;
+        const char *more;
+    } rows[] = {
+        {1, 1, "train.threads=2"},
+        {1, 2, "train.threads=3"},
+        {1, 4, "train.threads=2 mesh.carry=scan"},
+        {2, 1, "train.threads=1"},
+        {2, 2, "train.threads=1 mesh.carry=scan"},
+        {2, 4, "train.threads=2"},
+        {1, 2, "train.keep=gemm"},
+        {1, 4, "train.keep=inputs mesh.carry=scan"},
+        {2, 2, "train.keep=inputs train.keep_every=3"},
+        {1, 1, "train.keep=inputs train.keep_every=4"},
+        {1, 2, "train.head_tile=5"},
+    };
+    for (int wide = 0; wide < 2; wide++) {
+        const char *precision = wide ? "train.precision=f64" : "train.precision=f32";
+        char more[160];
+        struct outcome one;
+        snprintf(more, sizeof more, "%s", precision);
+        run_case(&one, &s, 1, 1, more);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            snprintf(more, sizeof more, "%s %s", precision, rows[i].more);
+            same(&s, &one, rows[i].data, rows[i].seq, more);
+        }
+    }
+}
+
+/* The hashes do see a last bit: without the mode, two ranks differ from one. */
+static void check_control(void) {
+    static const struct setting s = {"control", "M*-NW-", "100", {"numerics=fast"}};
+    char none[2][1] = {""};
+    struct outcome one, two;
+    run_case(&one, &s, 1, 1, none[0]);
+    run_case(&two, &s, 1, 2, none[1]);
+    CHECK(strcmp(one.gradients, two.gradients) && strcmp(one.states, two.states), "fast and yet equal: %s",
+          one.gradients);
+}
+
+static void write_inputs(void) {
+    MUST(file_replace("config.yaml", yaml, (int64_t)sizeof yaml - 1));
+    small_run_tokens("tokens");
+}
+
+int main(void) {
+    char folder[] = "/tmp/baton_exact_XXXXXX";
+    if (!mkdtemp(folder) || chdir(folder) != 0) SKIP("no temporary folder can be made");
+    write_inputs();
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        check_setting(&settings[i], "f64");
+        check_setting(&settings[i], "f32");
+    }
+    check_free();
+    check_control();
+    MUST(file_remove_tree(folder));
+    return check_end();
+}

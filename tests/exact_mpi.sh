@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# labels: cpu mpi
+# timeout: 240
+# Exact mode over thread ranks and over processes: the same losses and the same checkpoint, byte for byte, whoever began
+# the run and whatever killed it on the way.
+set -u
+command -v mpirun >/dev/null || { echo "skipped: no mpirun"; exit 77; }
+program=${BATON_PROGRAM:?the path of baton}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # what MPI itself leaks is not ours to report
+failures=0
+wrong() {
+    echo "exact_mpi: $*" >&2
+    failures=$((failures + 1))
+}
+
+awk 'BEGIN { for (i = 1; i <= 300; i++) print "Line", i, "says that", i * i, "is the square of", i }' >text
+"$program" prepare --lines --tokenizer bytes --out text text >/dev/null || wrong "prepare failed"
+cat >config.yaml <<'YAML'
+model:
+  width: 24
+  vocab: 256
+  tied: true
+  pattern: "M-*-"
+  layers:
+    M: {kind: mamba2, heads: 4, head_width: 8, state: 8, groups: 1, conv: 4, chunk: 4}
+    "*": {kind: attention, heads: 4, kv_heads: 2, head_width: 6, rope: 1, window: 20}
+    "-": {kind: mlp, hidden: 48, activation: relu2}
+train: {tokens_per_sequence: 150, sequences_per_step: 2, steps: 24, precision: f32, valid_every: 8, valid_sequences: 2,
+        threads: 1}
+optimizer: {kind: adamw, lr: 3.0e-3, schedule: constant, warmup_steps: 2}
+data: {train: [text], valid: [text], packing: documents}
+checkpoint: {every: 4, keep: 2}
+mesh: {deadline: 30}
+numerics: rank_invariant
+run: {dir: unset, seed: 1, tensorboard: false}
+YAML
+over() { timeout 90 mpirun --oversubscribe -n "$@"; } # RANKS PROGRAM ...
+essence() { sed 's/, "tokens_per_s".*"skipped"/, "skipped"/' "$1/metrics.jsonl"; }
+
+ranks_of() { cat /proc/"$1"/task/*/children; }
+
+# same FOLDER WHAT: against the run of one rank
+same() {
+    local shard n=0
+    essence "$1" >essence.txt 2>/dev/null
+    diff alone.txt essence.txt >difference || wrong "$2: metrics differ: $(head -n 4 difference)"
+    for shard in alone/checkpoints/step-00000024/*.safetensors; do
+        n=$((n + 1))
+        cmp "$shard" "${shard/#alone/$1}" || wrong "$2: the last checkpoints differ"
+    done
+    [ $n -gt 0 ] || wrong "$2: no shard to compare"
+}
+
+"$program" train config.yaml run.dir=alone >log 2>&1 || wrong "one rank: $(tail -n 3 log)"
+essence alone >alone.txt
+[ "$(wc -l <alone.txt)" = 24 ] || wrong "24 steps, not $(wc -l <alone.txt)"
+"$program" train config.yaml run.dir=threads --ranks 4 >log 2>&1 || wrong "four threads: $(tail -n 3 log)"
+same threads "four threads"
+for n in 1 2 4; do
+    over $n "$program" train config.yaml run.dir=mpi$n mesh.carry=scan >log 2>&1 || wrong "mpirun -n $n: $(tail -n 9 log)"
+    if grep -q 'has no MPI' log; then
+        echo "skipped: this build has no MPI"
+        exit 77
+    fi
+    same mpi$n "mpirun -n $n"
+    [ "$(grep -c 'parameters: ' log)" = 1 ] || wrong "mpirun -n $n: the plan is printed by $(grep -c 'parameters: ' log)"
+done
+
+# A run that thread ranks began goes on under mpirun, and the other way round.
+"$program" train config.yaml run.dir=mixed train.steps=8 --ranks 2 >log 2>&1 || wrong "to step 8: $(tail -n 3 log)"
+over 4 "$program" train config.yaml run.dir=mixed train.steps=16 >log 2>&1 || wrong "to step 16: $(tail -n 9 log)"
+grep -q 'continuing from .*step 8 of 16' log || wrong "mpirun did not continue: $(tail -n 30 log)"
+"$program" train config.yaml run.dir=mixed --ranks 8 >log 2>&1 || wrong "to step 24: $(tail -n 3 log)"
+grep -q 'continuing from .*step 16 of 24' log || wrong "threads did not continue: $(tail -n 30 log)"
+same mixed "threads, mpirun, threads"
+
+# until_saved FOLDER PROCESS: a checkpoint stands, or the process has ended
+until_saved() { until compgen -G "$1/checkpoints/step-????????" >/dev/null || ! kill -0 "$2" 2>/dev/null; do :; done; }
+cut_short() { # FOLDER WHAT
+    [ "$(wc -l <"$1/metrics.jsonl")" -lt 24 ] || wrong "$2: the run had already ended: this shows nothing"
+}
+
+"$program" train config.yaml run.dir=killed --ranks 4 >log 2>&1 &
+until_saved killed $!
+kill -KILL $!
+wait $! 2>/dev/null
+cut_short killed "thread ranks killed"
+"$program" train config.yaml run.dir=killed --ranks 4 >log 2>&1 || wrong "after a kill: $(tail -n 3 log)"
+same killed "thread ranks killed"
+
+mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 &
+until_saved killed_mpi $!
+# shellcheck disable=SC2046 # the ranks are words
+kill -KILL $(ranks_of $!)
+wait $! && wrong "mpirun: exit code 0 though its ranks were killed"
+cut_short killed_mpi "processes killed"
+over 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 || wrong "after a kill: $(tail -n 9 log)"
+grep -q 'continuing from' log || wrong "processes did not continue: $(tail -n 30 log)"
+same killed_mpi "processes killed"
+
+# One process of four dies: the others are gone soon, and a line names it; the same command continues.
+mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 &
+until_saved one_lost $!
+read -ra ranks <<<"$(ranks_of $!)"
+kill -KILL "${ranks[-1]}"
+begun=$SECONDS
+wait $! && wrong "mpirun: exit code 0 though a rank was killed"
+[ $((SECONDS - begun)) -le 40 ] || wrong "the others lived on for $((SECONDS - begun)) s"
+for process in "${ranks[@]}"; do # who is dead and not yet waited for is a zombie
+    state=$(awk '/^State/ { print $2 }' "/proc/$process/status" 2>/dev/null)
+    case $state in '' | Z) ;; *) wrong "process $process lives on ($state)" ;; esac
+done
+grep -q 'rank 3' log || wrong "nobody names the lost rank: $(tail -n 20 log)"
+cut_short one_lost "one process lost"
+over 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 || wrong "after a loss: $(tail -n 9 log)"
+same one_lost "one process lost"
+
+# A signal to mpirun reaches the ranks: they save the step that they have all finished.  USR1 is passed on, and the exit
+# code is ours; TERM ends mpirun too, with a code of its own.
+for signal in USR1 TERM; do
+    run=stopped_$signal
+    mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=$run train.steps=20000 >log 2>&1 &
+    until_saved $run $!
+    kill -$signal $!
+    wait $!
+    code=$?
+    [ $signal = TERM ] || [ $code = 3 ] || wrong "$signal: exit code $code, not 3: $(tail -n 9 log)"
+    [ $code != 0 ] || wrong "$signal: exit code 0"
+    steps=$(sed -n 's/.*stopped by a signal; step \([0-9]*\) is saved.*/\1/p' log)
+    [ -n "$steps" ] || wrong "$signal: no step is saved: $(tail -n 9 log)"
+    "$program" train config.yaml run.dir=to_$signal train.steps="$steps" >log 2>&1 || wrong "to $steps: $(tail -n 3 log)"
+    last=$(printf 'step-%08d' "$steps")
+    [ "$(cat $run/checkpoints/"$last"/*.safetensors | sha256sum)" = \
+        "$(cat to_$signal/checkpoints/"$last"/*.safetensors | sha256sum)" ] || wrong "$signal: step $steps differs"
+done
+[ $failures = 0 ]
