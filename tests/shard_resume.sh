@@ -83,4 +83,20 @@ for mesh in "1 1 41" "4 1 42" "1 3 43"; do
         wrong "on data $data seq $seq: $(tail -n 3 other.log)"
 done
 [ "$(essence other | wc -l)" = 43 ] || wrong "43 steps over four meshes, not $(essence other | wc -l)"
+
+# One rank cannot write its shard, the largest: all are told, training goes on, and what stood before still stands.
+"$program" train config.yaml run.dir=full train.steps=6 >full.log 2>&1 || wrong "to step 6: $(tail -n 3 full.log)"
+largest=$(stat -c %s full/checkpoints/step-00000006/*.safetensors | sort -n | tail -n 1)
+(
+    trap '' XFSZ
+    ulimit -f $((largest / 1024 - 1))
+    exec "$program" train config.yaml run.dir=full train.steps=12 >full.log 2>&1
+)
+[ $? = 1 ] || wrong "a last save that fails: exit code $?, not 1"
+grep -q 'step 9 was not saved: rank [1-3]: cannot write .*shard-0000[1-3]-of-00004.*training goes on' full.log ||
+    wrong "no word of the rank that could not write: $(tail -n 5 full.log)"
+[ "$(essence full | wc -l)" = 12 ] || wrong "12 steps, not $(essence full | wc -l)"
+[ "$(ls full/checkpoints | tr '\n' ' ')" = "step-00000003 step-00000006 " ] || wrong "left: $(ls full/checkpoints)"
+"$program" train config.yaml run.dir=full >full.log 2>&1 || wrong "with room again: $(tail -n 3 full.log)"
+[ "$(essence full | wc -l)" = 40 ] || wrong "40 steps after saves that failed, not $(essence full | wc -l)"
 exit $((failures > 0))
