@@ -8,7 +8,7 @@
 #define CUDA(call, what)                                                                                               \
     do {                                                                                                               \
         const cudaError_t e_ = (call);                                                                                 \
-        FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "%s: %s; run with --device cpu, or under compute-sanitizer", (what),   \
+        FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "%s: %s; run with --device cpu, or under compute-sanitizer", (what),  \
                     cudaGetErrorString(e_));                                                                           \
     } while (0)
 

@@ -59,8 +59,18 @@ template <bool trans_a, bool trans_b> __global__ __launch_bounds__(THREADS) stat
 /* Sizes come from the tensors, which agree (the ops check). */
 static enum status matmul(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A, struct tensor B,
                           float beta, struct tensor C, const float *bias) {
-    struct matmul x = {(const float *)A.data, (const float *)B.data, bias, (float *)C.data, C.shape[0], C.shape[1],
-                       A.shape[trans_a ? 0 : 1], A.pitch, B.pitch, C.pitch, alpha, beta};
+    struct matmul x = {(const float *)A.data,
+                       (const float *)B.data,
+                       bias,
+                       (float *)C.data,
+                       C.shape[0],
+                       C.shape[1],
+                       A.shape[trans_a ? 0 : 1],
+                       A.pitch,
+                       B.pitch,
+                       C.pitch,
+                       alpha,
+                       beta};
     const int64_t tiles = ceil_div(x.m, SIDE) * ceil_div(x.n, SIDE);
     FAIL_UNLESS(tiles < INT32_MAX, ERR_ARG, "a product of %" PRId64 " x %" PRId64 " elements has too many tiles", x.m,
                 x.n);

@@ -48,5 +48,5 @@ const struct ops ops_cuda = {
 _Static_assert(0
 #include "kernels/ops.def"
 #include "kernels/ops_cuda.def"
-                       == 0,
+                   == 0,
                "kernels/ops_cuda.def needs one row for every op of kernels/ops.def");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The formulas of attention_ref.c over 32 x 32 tiles of scores.  forward and dq: a block of threads owns 32 queries of a
- * head; dk and dv: a block owns 32 keys of a key head and walks the queries that see them, so each sum has one owner
+/* The formulas of attention_ref.c over 32 x 32 tiles of scores.  forward and dq: a block of threads owns 32 queries of
+ * a head; dk and dv: a block owns 32 keys of a key head and walks the queries that see them, so each sum has one owner
  * and one order.  Tiles that nobody sees cost nothing. */
 #include "kernels/attention/attention.h"
 #include "kernels/ranges.cuh"
@@ -37,7 +37,8 @@ static __device__ struct mat query_rows(const struct attention &a, const struct 
 
 /* ---- forward ---- */
 
-/* A tile of scores becomes weights against the new maxima; keep: the factor of what o has so far.  A warp owns a row. */
+/* A tile of scores becomes weights against the new maxima; keep: the factor of what o has so far.  A warp owns a row.
+ */
 static __device__ void soften(const struct attention &a, const struct queries &t, int64_t k0, const float *score,
                               float *top, double *sum, tile M, float *keep) {
     TILE_EACH(i, j, q) {
@@ -160,8 +161,7 @@ __global__ __launch_bounds__(THREADS) static void key_gradients(const struct att
         const int64_t key_head = item % a.key_heads, u0 = item / a.key_heads * TILE, u1 = least(U, u0 + TILE);
         tile_clear(mat_of(a.dk, u0, key_head * P), (int)(u1 - u0), P);
         tile_clear(mat_of(a.dv, u0, key_head * P), (int)(u1 - u0), P);
-        for (int64_t r = 0; r < a.range.shape[0] - 1; r++)
-            range_gradients(a, r, key_head, u0, u1, delta, weight, ds);
+        for (int64_t r = 0; r < a.range.shape[0] - 1; r++) range_gradients(a, r, key_head, u0, u1, delta, weight, ds);
     }
 }
 

@@ -3,13 +3,12 @@
 #include "kernels/device.cuh"
 
 template <typename type> __global__ static void fill_cells(const struct tensor x, type value, int64_t width) {
-    FOR_CELLS(t, i, x.shape[0], width) ((type *)x.data)[t * x.pitch + i] = value;
+    FOR_CELLS(t, i, x.shape[0], width)((type *)x.data)[t * x.pitch + i] = value;
 }
 
 extern "C" enum status fill_fwd_cuda(struct ctx *c, const struct fill *a) {
     const int64_t *dims = a->x.shape;
-    CHECK_THAT(fill, a->x.dtype == F32 || a->x.dtype == F64, "x is %s, F32 or F64 is expected",
-               dtype_name(a->x.dtype));
+    CHECK_THAT(fill, a->x.dtype == F32 || a->x.dtype == F64, "x is %s, F32 or F64 is expected", dtype_name(a->x.dtype));
     const bool deep = dims[2] * dims[3] != 1;
     TRY(check_shape(c, "fill", "x", a->x, a->x.dtype, deep ? 4 : 2, dims));
     const int64_t width = dims[1] * dims[2] * dims[3];

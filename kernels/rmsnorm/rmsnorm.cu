@@ -24,8 +24,7 @@ __global__ static void backward_rows(const struct rmsnorm a) {
         const float *x = row(a.x, t), *dy = row(a.dy, t), r = *row(a.r, t);
         float *dx = row(a.dx, t);
         double sum = 0.0;
-        for (int64_t d = threadIdx.x; d < D; d += WARP)
-            sum += (double)dy[d] * (w ? (double)w[d] : 1.0) * (double)x[d];
+        for (int64_t d = threadIdx.x; d < D; d += WARP) sum += (double)dy[d] * (w ? (double)w[d] : 1.0) * (double)x[d];
         const float pull = (float)(warp_sum(sum) / (double)D * (double)r * (double)r);
         for (int64_t d = threadIdx.x; d < D; d += WARP) {
             const float v = r * ((w ? dy[d] * w[d] : dy[d]) - x[d] * pull);

@@ -313,8 +313,7 @@ static __device__ void backward_B(const struct ssd &a, const struct device_span 
     const struct mat dB = at_group(a, a.dB, s0, g);
     tile_clear(dB, m, N);
     for (int64_t h = g * per_group; h < (g + 1) * per_group; h++) {
-        if (threadIdx.x < m)
-            scale[threadIdx.x] = leaves(a, k, s0 + threadIdx.x, h) * row(a.dts, s0 + threadIdx.x)[h];
+        if (threadIdx.x < m) scale[threadIdx.x] = leaves(a, k, s0 + threadIdx.x, h) * row(a.dts, s0 + threadIdx.x)[h];
         for (int64_t p0 = 0; p0 < P; p0 += TILE) {
             tile_load(M, at_head(a, a.x, s0, h), m, p0, P, scale);
             tile_add<false>(dB, m, M, state_rows(a, a.dstates, chunk, h, p0), (int)least(TILE, P - p0), N, NULL);
@@ -400,9 +399,7 @@ static enum status check(struct ctx *c, const struct ssd *a, bool backward) {
 }
 
 /* Chunks that the ranges can make. */
-static int64_t chunks_of(const struct ssd *a) {
-    return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk);
-}
+static int64_t chunks_of(const struct ssd *a) { return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk); }
 static dim3 grid_of(int64_t items) { return dim3((unsigned)least(items, 1 << 20)); }
 
 extern "C" enum status ssd_fwd_cuda(struct ctx *c, const struct ssd *a) {

@@ -2,7 +2,8 @@
 #include "kernels/token_loss/token_loss.h"
 #include "kernels/device.cuh"
 
-/* One block: its threads read, thread 0 adds in ascending order.  Some 10 ns a token, next to a head of milliseconds. */
+/* One block: its threads read, thread 0 adds in ascending order.  Some 10 ns a token, next to a head of milliseconds.
+ */
 __global__ static void sum_losses(const struct token_loss a) {
     __shared__ float piece[THREADS];
     const float *lse = (const float *)a.lse.data, *picked = (const float *)a.picked.data;
