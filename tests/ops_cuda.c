@@ -3,10 +3,12 @@
 /* timeout: 480 */
 /* The CUDA twin of every op, on the op's cases: match (against F64 on the CPU, by the row's bound, forward and
  * backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for bit), errors.
- *   ops_cuda [--table] [--large] [OP ...]     --large: the benchmark's rows too;  --table: a line for every op */
+ *   ops_cuda [--table] [--large] [OP ...]     --large: the benchmark's rows too
+ * --table: a line for every op with the worst error and the longest time of its rows */
 #include "base/pool.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "profiling/prof.h"
 #include "tests/trial_checks.h"
 
 #define HOOK_BYTES (64 << 20)
@@ -24,6 +26,7 @@ struct mirror {
     struct trial *t;
     char *block[TRIAL_TENSORS];
     struct arena work, hook;
+    double ms[2]; /* of the last run of a pass, from its call to the end of its kernels */
 };
 
 static void mirror_open(struct mirror *m, struct trial *t, const struct ctx *c) {
@@ -78,11 +81,14 @@ static void mirror_hook(struct mirror *m, struct ctx *c, enum pass p) {
 static void mirror_pass(struct mirror *m, struct ctx *c, enum pass p) {
     to_device(m);
     MUST(device_fill(m->work.base, 0xff, m->work.size));
+    MUST(device_wait());
     c->work = &m->work;
+    const double start = prof_seconds();
     const enum status st = m->t->op->run(c, p, m->t->args);
     CHECK(st == OK, "%s, %s, pass %d: %s (%s)", m->t->op->name, m->t->why, p, status_text(), status_trace());
-    CHECK(m->work.open_marks == 0 && m->work.used == 0, "%s: the workspace is not given back", m->t->op->name);
     MUST(device_wait());
+    m->ms[p] = 1e3 * (prof_seconds() - start);
+    CHECK(m->work.open_marks == 0 && m->work.used == 0, "%s: the workspace is not given back", m->t->op->name);
     to_host(m);
 }
 
@@ -120,7 +126,12 @@ static void errors(struct mirror *m, struct ctx *c) {
     to_host(m);
 }
 
-static void row_of(const struct case_op *op, int row, struct pool *pool, double worst[2]) {
+/* What the table says of an op: over its rows, the worst error and the longest time of each pass. */
+struct seen {
+    double worst[2], ms[2];
+};
+
+static void row_of(const struct case_op *op, int row, struct pool *pool, struct seen *seen) {
     struct trial t, t64;
     struct mirror m;
     struct shot first, second;
@@ -131,10 +142,13 @@ static void row_of(const struct case_op *op, int row, struct pool *pool, double 
     mirror_open(&m, &t, &c);
     trial_fill(&t);
     trial_fill(&t64);
-    guard_and_match(&m, &c, &t64, &c64, worst);
+    guard_and_match(&m, &c, &t64, &c64, seen->worst);
     shot_take(&first, &t);
     trial_fill(&t);
-    for (enum pass p = FORWARD; p <= last_pass(&t); p++) mirror_run(&m, &c, p);
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) {
+        mirror_run(&m, &c, p);
+        seen->ms[p] = m.ms[p] > seen->ms[p] ? m.ms[p] : seen->ms[p];
+    }
     shot_take(&second, &t);
     compare_bits(&t, &first, &second, "one run and another");
     errors(&m, &c);
@@ -163,16 +177,16 @@ int main(int argc, char **argv) {
     struct pool *pool = NULL;
     if (device_count() == 0) SKIP("no GPU here, or built without CUDA");
     MUST(pool_init(&pool, 8));
-    if (table) printf("%-12s %5s %12s %12s  %s\n", "op", "rows", "forward", "backward", "match, guard, same, errors");
+    if (table) printf("%-12s %4s %9s %9s %8s %8s\n", "op", "rows", "fwd error", "bwd error", "fwd ms", "bwd ms");
     for (int i = 0; i < n_case_ops; i++) {
         const struct case_op *op = &case_ops[i];
         const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
-        double worst[2] = {0.0, 0.0};
+        struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
         if (!is_twin(op->name) || !(all || has(op->name, argc, argv))) continue;
-        for (int row = 0; row < rows; row++) row_of(op, row, pool, worst);
+        for (int row = 0; row < rows; row++) row_of(op, row, pool, &s);
         if (table)
-            printf("%-12s %5d %12.3g %12.3g  %s\n", op->name, rows, worst[FORWARD], worst[BACKWARD],
-                   check_failures > failures ? "FAILED" : "passed");
+            printf("%-12s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, rows, s.worst[FORWARD], s.worst[BACKWARD],
+                   s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
         fflush(stdout);
     }
     pool_term(pool);

@@ -118,7 +118,8 @@ static inline void wrong_tensor(struct trial *t, struct ctx *c, enum pass p, str
     must_fail(t, c, p, ERR_ARG, x->name, "of another type");
     *x->at = right;
     for (int d = 0; d < 4; d++) {
-        if (x->any_shape || (d == 0 && x->any_rows)) continue;
+        const bool unseen = x->any_rows || (x->rows_by_elements && c->space == DEVICE);
+        if (x->any_shape || (d == 0 && unseen)) continue;
         x->at->shape[d]++;
         must_fail(t, c, p, ERR_ARG, x->name, "of another shape");
         *x->at = right;
