@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/device.h"
 #include <inttypes.h>
+#include <stddef.h>
 
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
