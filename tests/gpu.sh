@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Tests for a GPU host, from a build with BATON_CUDA=ON (the folder BATON_BUILD, else ./build); ends with one table.
-#   tests/gpu.sh correct [OP ...]    every CUDA op on its cases, those of the benchmark too: match, guard, same, errors
+#   tests/gpu.sh correct [OP ...]    every CUDA op on its cases, those of the benchmark too: match, guard, same, errors;
+#                                    then the ops above 2^31 elements
 #   tests/gpu.sh sanitize [OP ...]   the small cases under memcheck, racecheck, initcheck and synccheck
 set -u
 build=${BATON_BUILD:-build}
@@ -9,7 +10,7 @@ program=$build/tests/ops_cuda
 part=${1:-}
 [ $# -gt 0 ] && shift
 
-[ -x "$program" ] || { echo "$program is missing: configure with -DBATON_CUDA=ON and build ops_cuda" >&2; exit 2; }
+[ -x "$program" ] || { echo "$program is missing: configure with -DBATON_CUDA=ON and build" >&2; exit 2; }
 
 about() {
     echo "$(date -u +%Y-%m-%d), $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -1): $*"
@@ -17,8 +18,12 @@ about() {
 
 correct() {
     "$program" --table --large "$@" >"$work/table" 2>"$work/errors"
-    local rc=$?
+    local rc=$? huge
+    "$build/tests/ops_huge_cuda" 2>>"$work/errors"
+    huge=$?
+    printf 'above 2^31 elements: exit %d\n' $huge >>"$work/table"
     head -40 "$work/errors"
+    [ $rc -ne 0 ] || rc=$huge
     about "tests/gpu.sh correct, exit $rc"
     cat "$work/table"
     return $rc
@@ -47,5 +52,5 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
 correct | sanitize) "$part" "$@" ;;
-*) sed -n '3,5s/^# //p' "$0" && exit 2 ;;
+*) sed -n '3,6s/^# //p' "$0" && exit 2 ;;
 esac
