@@ -211,8 +211,8 @@ static enum status parity_rank(struct rank *rank, void *arg) {
     struct parity p = {.config = &task->config, .rank = rank, .tol = task->tol};
     enum status st = hf_open(&p.hf, task->dir);
     if (st == OK) st = compute(&p, task->dir);
-    runner_term(&p.run);
     team_close(&p.team);
+    runner_term(&p.run);
     mem_free(p.map);
     mem_free(p.logits);
     shard_close(&p.golden);

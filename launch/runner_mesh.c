@@ -93,6 +93,7 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = &r->spec.team->tokens,
                                     .map = &r->map,
+                                    .pos = r->pos,
                                     .way = way_of(r),
                                     .real = r->ctx.real,
                                     .n_carries = r->act.n_carries,

@@ -65,6 +65,7 @@ out:
 }
 
 void trainer_close(struct trainer *t) {
+    team_close(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
     report_close(t->report);
     stream_close(t->train);
     stream_close(t->valid);
@@ -72,7 +73,6 @@ void trainer_close(struct trainer *t) {
     mem_free(t->state);
     text_term(&t->identity_diff);
     runner_term(&t->run);
-    team_close(&t->team);
     *t = (struct trainer){0};
 }
 

@@ -5,16 +5,23 @@
  * they may see, straight into the wide rows.  Backward their gradients go home, where they are added to the owner's own
  * in the order of ranks. */
 
+/* The first token that range t sees: within the window, and of the document that its first token belongs to. */
+static int64_t first_seen(const struct shard_map *map, const int64_t *pos, const struct token_range *t,
+                          int64_t window) {
+    const int64_t first = window > 0 ? most(0, t->begin - window + 1) : 0;
+    return pos && t->begin < t->end ? most(first, t->begin - pos[wide_row(map, t)]) : first;
+}
+
 /* Rows [first, end) of a source range that rank `to` needs, by its earliest range behind it; false: none.  In exact
  * mode whole ranges travel, so that every rank's part of a gradient has the same rows. */
-static bool needed(const struct shard_map *map, const struct token_range *from, int to, int64_t window,
-                   int64_t *first) {
+static bool needed(const struct shard_map *map, const int64_t *pos, const struct token_range *from, int to,
+                   int64_t window, int64_t *first) {
     *first = from->end;
     for (int64_t i = 0; i < shard_map_ranges(map, to); i++) {
         const struct token_range *t = shard_map_range(map, to, i);
         if (t->sequence != from->sequence || t->begin < from->end || t->begin == t->end) continue;
-        const int64_t seen = window > 0 && !map->spec.segments ? most(from->begin, t->begin - window + 1) : from->begin;
-        *first = least(*first, seen);
+        const int64_t seen = map->spec.segments ? 0 : first_seen(map, pos, t, window);
+        *first = least(*first, most(from->begin, seen));
     }
     return *first < from->end;
 }
@@ -24,7 +31,7 @@ int64_t keys_back_rows(const struct shard_map *map, int me) {
     for (int64_t i = 0; i < shard_map_ranges(map, me); i++) {
         const struct token_range *t = shard_map_range(map, me, i);
         for (int r = 0; r < map->spec.n_ranks; r++)
-            if (r != me && needed(map, t, r, 0, &first)) rows += t->end - first;
+            if (r != me && needed(map, NULL, t, r, 0, &first)) rows += t->end - first;
     }
     return rows;
 }
@@ -52,10 +59,10 @@ static enum status place_own(struct step *s, struct attend *a) {
 /* The keys that each of my ranges sees: up to its own last one. */
 static void fill_keys(struct seams_mesh *m, struct attend *a) {
     const struct shard_map *map = m->spec.map;
-    const int64_t R = shard_map_ranges(map, m->me), window = a->core.window;
+    const int64_t R = shard_map_ranges(map, m->me), *pos = map->spec.segments ? NULL : m->spec.pos;
     for (int64_t i = 0; i < R; i++) {
         const struct token_range *t = shard_map_range(map, m->me, i);
-        const int64_t first = window > 0 ? most(0, t->begin - window + 1) : 0;
+        const int64_t first = first_seen(map, pos, t, a->core.window);
         m->keys[2 * i] = t->sequence * map->spec.tokens + first;
         m->keys[2 * i + 1] = t->sequence * map->spec.tokens + t->end;
     }
@@ -71,13 +78,13 @@ static enum status send_keys(struct step *s, struct attend *a) {
         const struct token_range *from = &map->range[i];
         int64_t first;
         if (from->rank != m->me) {
-            if (!needed(map, from, m->me, a->core.window, &first)) continue;
+            if (!needed(map, m->spec.pos, from, m->me, a->core.window, &first)) continue;
             const struct tensor to = wide_rows(map, a->wide[WIDE_QKV], from, first);
             list_recv(m, from->rank, to.data, tensor_bytes(to));
             continue;
         }
         for (int r = 0; r < map->spec.n_ranks; r++) {
-            if (r == m->me || !needed(map, from, r, a->core.window, &first)) continue;
+            if (r == m->me || !needed(map, m->spec.pos, from, r, a->core.window, &first)) continue;
             const struct tensor mine = wide_rows(map, a->wide[WIDE_QKV], from, first);
             list_send(m, r, mine.data, tensor_bytes(mine));
         }
@@ -95,13 +102,13 @@ static enum status send_gradients(struct step *s, struct attend *a) {
         const struct token_range *from = &map->range[i];
         int64_t first;
         if (from->rank != m->me) {
-            if (!needed(map, from, m->me, a->core.window, &first)) continue;
+            if (!needed(map, m->spec.pos, from, m->me, a->core.window, &first)) continue;
             const struct tensor mine = wide_rows(map, a->wide[WIDE_DQKV], from, first);
             list_send(m, from->rank, mine.data, tensor_bytes(mine));
             continue;
         }
         for (int r = 0; r < map->spec.n_ranks; r++) {
-            if (r == m->me || !needed(map, from, r, a->core.window, &first)) continue;
+            if (r == m->me || !needed(map, m->spec.pos, from, r, a->core.window, &first)) continue;
             const int64_t bytes = tensor_bytes(wide_rows(map, a->wide[WIDE_DQKV], from, first));
             list_recv(m, r, at, bytes);
             at += bytes;
@@ -116,7 +123,7 @@ static enum status add_parts(struct step *s, struct attend *a, const struct toke
     const struct shard_map *map = m->spec.map;
     int64_t first;
     for (int r = 0; r < map->spec.n_ranks; r++) {
-        if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
+        if (r == m->me || !needed(map, m->spec.pos, t, r, a->core.window, &first)) continue;
         const struct tensor home = wide_rows(map, a->wide[WIDE_DQKV], t, first);
         TRY(rows_add(s, tensor_2d(*at, home.dtype, home.shape[0], home.shape[1]), home));
         *at += tensor_bytes(home);
@@ -136,7 +143,7 @@ static enum status add_parts_by_tree(struct step *s, struct attend *a, const str
     ASSERT(P <= RANKS_MAX);
     part[m->me] = own.data;
     for (int r = 0; r < P; r++) {
-        if (r == m->me || !needed(map, t, r, a->core.window, &first)) continue;
+        if (r == m->me || !needed(map, m->spec.pos, t, r, a->core.window, &first)) continue;
         part[r] = *at;
         *at += tensor_bytes(own);
     }

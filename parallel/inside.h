@@ -49,7 +49,7 @@ enum status last_end(struct step *s, struct carry *c);
 /* Rows of cols numbers that last(k) sums on their way back, on this rank. */
 int64_t last_back_rows(const struct shard_map *map, int me, int64_t k);
 
-/* Gradients of my rows that come home from other ranks, without a window: rows. */
+/* Gradients of my rows that come home from other ranks, at most: without a window, one document. */
 int64_t keys_back_rows(const struct shard_map *map, int me);
 enum status keys_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when);

@@ -16,7 +16,7 @@
  * Attention, numbers received in both passes by a rank with T of the micro-batch's U tokens, w numbers a head:
  *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
- *           mine */
+ *           mine: within the window, and from the start of the document that a range begins in */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
@@ -32,6 +32,7 @@ struct lane {
 struct seams_mesh_spec {
     struct comm *seq, *tokens; /* the sequence axis; data x seq */
     const struct shard_map *map;
+    const int64_t *pos; /* host memory: of all tokens of the micro-batch at hand; NULL: a sequence is one document */
     enum carry_way way;
     enum dtype real;
     int n_carries; /* what the plan said */

@@ -131,12 +131,11 @@ static enum status mesh_rank(struct rank *rank, void *arg) {
     TRY(team_open(&team, rank, &c->mesh, transfers));
     spec.team = &team;
     enum status st = runner_init(&r, &c->model, &spec, false);
-    if (st == OK) {
-        small_params(&r, 3);
-        st = all_layouts(&r, c);
-        runner_term(&r);
-    }
+    const bool begun = st == OK;
+    if (begun) small_params(&r, 3);
+    if (begun) st = all_layouts(&r, c);
     team_close(&team);
+    if (begun) runner_term(&r);
     return st;
 }
 

@@ -27,6 +27,7 @@ struct seat_spec {
     int n_carries;
     struct carry_shape carry[2];
     bool swap;
+    const int64_t *pos;
     int64_t attend_numbers, work;
 };
 
@@ -51,6 +52,7 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
     const struct seams_mesh_spec seams = {.seq = &s->seq,
                                           .tokens = &s->tokens,
                                           .map = &s->map,
+                                          .pos = spec->pos,
                                           .way = spec->way,
                                           .real = F64,
                                           .n_carries = spec->n_carries,

@@ -10,9 +10,10 @@
 /* Rows of whole sequences: x of the forward pass, and what the seams gave for it. */
 struct attend_case {
     struct seat_spec seat;
-    bool swap;
+    bool swap, packed;
     int64_t H, J, P, window;
     int64_t tokens; /* of the micro-batch */
+    int64_t *pos;   /* (tokens); documents of about 20 tokens, or one */
     double *q, *k, *v, *dout;
     double *dq, *dk, *dv, *o;                         /* what came home    */
     double *wide_x[CASE_RANKS], *wide_y[CASE_RANKS];  /* (tokens, columns) */
@@ -50,14 +51,14 @@ static void place_index(struct seat_attend *s, const struct attend_case *c, cons
         const struct token_range *t = shard_map_range(map, me, i);
         range[i] = keys[2 * i] = t->row;
         keys[2 * i + 1] = t->row + t->end - t->begin;
-        for (int64_t k = t->begin; k < t->end; k++) pos[t->row + k - t->begin] = k;
+        for (int64_t k = t->begin; k < t->end; k++) pos[t->row + k - t->begin] = c->pos[t->sequence * S + k];
     }
     range[R] = T;
     for (int64_t b = 0; b < B; b++) {
         wide_range[b] = wide_keys[2 * b] = b * S;
         wide_keys[2 * b + 1] = (b + 1) * S;
-        for (int64_t k = 0; k < S; k++) wide_pos[b * S + k] = k;
     }
+    memcpy(wide_pos, c->pos, (size_t)c->tokens * sizeof *c->pos);
     wide_range[B] = B * S;
     s->wide = (struct wide){.n_ranks = map->spec.n_ranks,
                             .index = me,
@@ -135,7 +136,8 @@ static bool visible(const struct attend_case *c, const struct shard_map *map, in
     if (c->swap) return true;
     for (int64_t i = 0; i < shard_map_ranges(map, r); i++) {
         const struct token_range *t = shard_map_range(map, r, i);
-        const int64_t first = c->window > 0 ? most(0, t->begin - c->window + 1) : 0;
+        int64_t first = c->window > 0 ? most(0, t->begin - c->window + 1) : 0;
+        if (t->begin < t->end) first = most(first, t->begin - c->pos[b * map->spec.tokens + t->begin]);
         if (t->sequence == b && t->begin < t->end && row >= first && row < t->end) return true;
     }
     return false;
@@ -203,6 +205,7 @@ static enum status attend_rank(struct rank *r, void *arg) {
     enum status st = plan_attend(&s, c, &map, rank_index(r));
     spec.work = s.work;
     spec.swap = c->swap;
+    spec.pos = c->pos;
     spec.attend_numbers = s.attend_numbers;
     if (st == OK) st = seat_open(&s.seat, r, &spec);
     if (st == OK) st = move_all(c, &s);
@@ -283,6 +286,13 @@ static void run_case(struct attend_case *c) {
     double **x[] = {&c->q, &c->k, &c->v, &c->dout, &c->dq, &c->dk, &c->dv, &c->o};
     const int64_t q = c->H * c->P, k = c->J * c->P, cols[] = {q, k, k, q, q, k, k, q};
     c->tokens = c->seat.shard.n_sequences * c->seat.shard.tokens;
+    void *pos = NULL;
+    MUST(mem_take(c->tokens * 8, &pos));
+    c->pos = pos;
+    for (int64_t t = 0; t < c->tokens; t++) {
+        const bool starts = t % c->seat.shard.tokens == 0 || (c->packed && rng_uniform(5, 9, (uint64_t)t) < 0.05);
+        c->pos[t] = starts ? 0 : c->pos[t - 1] + 1;
+    }
     for (int i = 0; i < 8; i++) {
         *x[i] = numbers(c->tokens * cols[i]);
         for (int64_t at = 0; i < 4 && at < c->tokens * cols[i]; at++) (*x[i])[at] = draw((uint64_t)i + 1, at);
@@ -295,6 +305,7 @@ static void run_case(struct attend_case *c) {
     }
     check_transpose(c);
     shard_map_term(&map);
+    mem_free(c->pos);
     for (int i = 0; i < 8; i++) mem_free(*x[i]);
     for (int r = 0; r < c->seat.shard.n_ranks; r++) {
         mem_free(c->wide_x[r]);
@@ -322,7 +333,7 @@ int main(void) {
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (const int *n = rows[i].ranks; *n; n++)
-            for (int way = 0; way < 8; way++) {
+            for (int way = 0; way < 16; way++) {
                 const int64_t tokens[] = {57, *n + 1};
                 struct attend_case c = {.seat.shard = {.n_ranks = *n,
                                                        .layout = way & 1 ? SHARD_ZIGZAG : SHARD_CONTIGUOUS,
@@ -330,6 +341,7 @@ int main(void) {
                                                        .tokens = tokens[(way & 4) > 0],
                                                        .grid = 1},
                                         .swap = rows[i].swap,
+                                        .packed = way & 8,
                                         .H = rows[i].H,
                                         .J = rows[i].J,
                                         .P = rows[i].P,
