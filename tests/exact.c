@@ -3,7 +3,7 @@
 /* timeout: 240 */
 /* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
  * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
- * activations; for two ranks of data too where a step has two sequences. */
+ * activations; for two ranks of data too where a step has two sequences and no weight is tied. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "base/hash.h"
@@ -36,7 +36,7 @@ struct setting {
 
 /* Segments: the least common multiple of the chunks is 6, without N it is 2, without both it is 1. */
 static const struct setting settings[] = {
-    {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {0}},
+    {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {"train.sequences_per_step=1"}},
     {"tied, 37 segments", "N-*M", "220", {"model.tied=true"}},
     {"as many segments as the most ranks, and the last ragged", "MN*-", "47", {0}},
     {"9 segments: on 8 ranks three hold none", "NMW-", "54", {"model.tied=true"}},
@@ -150,7 +150,7 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
 
 /* Against the run on one rank. */
 static void same(const struct setting *s, const struct outcome *one, int data, int seq, const char *more) {
-    char words[160];
+    char words[240];
     struct outcome o;
     snprintf(words, sizeof words, "%s", more);
     run_case(&o, s, data, seq, words);
@@ -207,6 +207,46 @@ static void check_free(void) {
     }
 }
 
+static uint64_t pick(uint64_t seed, uint64_t what, uint64_t n) { return rng_bits(seed, 77, what) % n; }
+
+/* The smallest multiple of the chunks that is at least a 64th of the tokens. */
+static int64_t segments_of(const char *pattern, int64_t chunk_m, int64_t chunk_n, int64_t tokens) {
+    int64_t segment = 1;
+    while (segment * 64 < tokens || (strchr(pattern, 'M') && segment % chunk_m) ||
+           (strchr(pattern, 'N') && segment % chunk_n))
+        segment++;
+    return (tokens + segment - 1) / segment;
+}
+
+/* Random models, lengths and meshes, each against one rank. */
+static void check_random(uint64_t seed) {
+    static const int64_t chunks[] = {1, 2, 3, 4, 8, 12};
+    static const char *const keep[] = {"all", "gemm", "inputs"};
+    char pattern[5] = "", tokens[24], why[48], chunk_m[48], chunk_n[48], rest[64], one_rank[160], more[240];
+    const int64_t m = chunks[pick(seed, 1, 6)], n = chunks[pick(seed, 2, 6)];
+    const int64_t T = 1 + (int64_t)pick(seed, 3, pick(seed, 4, 2) ? 40 : 300);
+    for (uint64_t i = 0; i <= pick(seed, 5, 4); i++) pattern[i] = "MN*W-"[pick(seed, 10 + i, 5)];
+    const bool tied = pick(seed, 9, 2); /* the order in which two uses of two sequences are added is not promised */
+    const int sequences = 1 + (int)pick(seed, 6, 3), data = sequences == 2 && !tied ? 1 + (int)pick(seed, 7, 2) : 1;
+    snprintf(why, sizeof why, "random %d: %s", (int)seed, pattern);
+    snprintf(tokens, sizeof tokens, "%d", (int)T);
+    snprintf(chunk_m, sizeof chunk_m, "model.layers.M.chunk=%d", (int)m);
+    snprintf(chunk_n, sizeof chunk_n, "model.layers.N.chunk=%d", (int)n);
+    snprintf(rest, sizeof rest, "train.sequences_per_step=%d", sequences);
+    const struct setting s = {why, pattern, tokens, {chunk_m, chunk_n, rest, "train.steps=2"}};
+    snprintf(one_rank, sizeof one_rank, "train.precision=%s model.tied=%s", pick(seed, 8, 2) ? "f32" : "f64",
+             tied ? "true" : "false");
+    struct outcome one;
+    snprintf(more, sizeof more, "%s", one_rank);
+    run_case(&one, &s, 1, 1, more);
+    for (int seq = 2; seq <= 16 && seq <= segments_of(pattern, m, n, T); seq *= 2) {
+        const uint64_t at = 100 * (uint64_t)seq;
+        snprintf(more, sizeof more, "%s mesh.carry=%s train.keep=%s train.threads=%d", one_rank,
+                 pick(seed, at, 2) ? "scan" : "gather", keep[pick(seed, at + 1, 3)], 1 + (int)pick(seed, at + 2, 2));
+        same(&s, &one, data, seq, more);
+    }
+}
+
 /* The hashes do see a last bit: without the mode, two ranks differ from one. */
 static void check_control(void) {
     static const struct setting s = {"control", "M*-NW-", "100", {"numerics=fast"}};
@@ -233,6 +273,8 @@ int main(void) {
     }
     check_free();
     check_control();
+    const char *first = getenv("BATON_SEED"), *n = getenv("BATON_ROUNDS");
+    for (int i = 0; i < (n ? atoi(n) : 20); i++) check_random((uint64_t)(i + (first ? atoi(first) : 1)));
     MUST(file_remove_tree(folder));
     return check_end();
 }
