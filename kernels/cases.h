@@ -55,6 +55,7 @@ struct case_tensor {
     struct tensor *twin;    /* a second field that is the same memory: an op in place */
     bool any_shape;         /* the op takes any shape here: no error to expect */
     bool any_rows;          /* the op takes any length of dim 0 here */
+    bool rows_by_elements;  /* only the elements of range tell dim 0: a device, which they lie on, cannot check it */
     enum status bad_status; /* not OK: the op must fail so when the last element is bad_value                */
     int64_t bad_value;
     char *block; /* the memory with its guard bands; owned by the trial                           */

@@ -16,9 +16,17 @@ enum status check_shape(const struct ctx *c, const char *op, const char *field, 
                         int n_dims, const int64_t *dims);
 
 /* a->field of the op must be `type` and have the dims that follow: CHECK_SHAPE(rmsnorm, x, REAL, T, D) */
+#ifdef __cplusplus /* has no compound literals */
+#define CHECK_SHAPE(op, field, type, ...)                                                                              \
+    do {                                                                                                               \
+        const int64_t dims_[] = {__VA_ARGS__};                                                                         \
+        TRY(check_shape(c, #op, #field, a->field, (type), (int)(sizeof dims_ / sizeof *dims_), dims_));                \
+    } while (0)
+#else
 #define CHECK_SHAPE(op, field, type, ...)                                                                              \
     TRY(check_shape(c, #op, #field, a->field, (type), (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),       \
                     (const int64_t[]){__VA_ARGS__}))
+#endif
 /* The same, where the field may be absent. */
 #define CHECK_OPTIONAL(op, field, type, ...)                                                                           \
     do {                                                                                                               \

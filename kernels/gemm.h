@@ -17,4 +17,6 @@ void REF(matmul)(struct ctx *c, bool trans_a, bool trans_b, real alpha, struct t
                  struct tensor C);
 /* Threads of OpenBLAS itself: 1 from program start.  Only a benchmark's yardstick changes it, and sets it back. */
 void REF(gemm_library_threads)(int n);
+/* What computes: OpenBLAS, its version and the processor whose kernels it chose; other kernels round otherwise. */
+const char *REF(gemm_library)(void);
 #endif

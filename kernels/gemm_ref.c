@@ -7,6 +7,7 @@
 __attribute__((constructor)) static void library_on_one_thread(void) { openblas_set_num_threads(1); }
 
 void REF(gemm_library_threads)(int n) { openblas_set_num_threads(n); }
+const char *REF(gemm_library)(void) { return openblas_get_config(); }
 
 static blasint narrow(int64_t n) {
     ASSERT(n >= 0 && n <= INT32_MAX);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/team.h"
+#include <gnu/libc-version.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/hash.h"
 #include "dist/agree.h"
+#include "kernels/gemm.h"
 
 enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers) {
     enum status st = OK;
@@ -83,6 +86,15 @@ struct start {
     void *arg;
 };
 
+/* Ranks that compute with other libraries, or on other processors, train all the same, with other roundings. */
+static enum status agree_libraries(struct comm *world) {
+    char text[AGREE_BYTES];
+    snprintf(text, sizeof text, "%s", REF(gemm_library)());
+    TRY(agree_warn(world, "the matrix library", text));
+    snprintf(text, sizeof text, "%s", gnu_get_libc_version());
+    return agree_warn(world, "glibc", text);
+}
+
 /* The mesh itself may be what differs, so this asks over all ranks in one row. */
 static enum status agree(struct rank *rank, const struct text *same) {
     const struct mesh_sizes row = {1, 1, rank_size(rank), 1, 1};
@@ -94,6 +106,7 @@ static enum status agree(struct rank *rank, const struct text *same) {
     TRY_OUT(mesh_place(&mesh, &row, rank_size(rank), rank_index(rank)));
     TRY_OUT(comm_init(&world, rank, &mesh, MESH_WORLD, NULL));
     TRY_OUT(agree_same(&world, "the configuration", hex));
+    TRY_OUT(agree_libraries(&world));
 out:
     comm_term(&world);
     return st;

@@ -68,8 +68,8 @@ static enum status list_backward(struct step *s, struct carry *c, const struct o
     struct tensor enter = {0}, home = {0};
     if (o->to->rank == m->me) enter = rows_of(c->state, o->to->index, o->enter_row, o->rows);
     if (o->from->rank == m->me) {
-        home = tensor_2d(lane->recv + m->at[0], c->state.dtype, o->rows, c->state.shape[2]);
-        m->at[0] += tensor_bytes(home);
+        home = tensor_2d(lane->recv + m->home_at, c->state.dtype, o->rows, c->state.shape[2]);
+        m->home_at += tensor_bytes(home);
     }
     if (tensor_has(enter) && tensor_has(home)) return rows_copy(s, enter, home);
     if (tensor_has(enter)) list_send(m, o->from->rank, enter.data, tensor_bytes(enter));
@@ -80,8 +80,8 @@ static enum status list_backward(struct step *s, struct carry *c, const struct o
 static enum status add_home(struct step *s, struct carry *c, const struct overlap *o) {
     struct seams_mesh *m = mesh_of(s);
     if (o->from->rank != m->me) return OK;
-    struct tensor home = tensor_2d(m->lane[c->id].recv + m->at[0], c->state.dtype, o->rows, c->state.shape[2]);
-    m->at[0] += tensor_bytes(home);
+    struct tensor home = tensor_2d(m->lane[c->id].recv + m->home_at, c->state.dtype, o->rows, c->state.shape[2]);
+    m->home_at += tensor_bytes(home);
     return rows_add(s, home, rows_of(c->entering, o->from->index, o->tail_row, o->rows));
 }
 
@@ -90,7 +90,7 @@ enum status last_begin(struct step *s, struct carry *c) {
     const int64_t k = c->state.shape[1], R = c->entering.shape[0];
     TRY(rows_zero(s, tensor_2d(c->entering.data, c->entering.dtype, R * k, c->entering.shape[2])));
     list_clear(m);
-    m->at[0] = 0;
+    m->home_at = 0;
     TRY(each_overlap(s, c, k, c->to == CARRY_FORWARD ? list_forward : list_backward));
     return comm_begin(m->spec.seq, COMM_HALO, m->list, m->n_list, &m->lane[c->id].pending);
 }
@@ -99,6 +99,6 @@ enum status last_end(struct step *s, struct carry *c) {
     struct seams_mesh *m = mesh_of(s);
     TRY(comm_end(m->spec.seq, &m->lane[c->id].pending));
     if (c->to == CARRY_FORWARD) return OK;
-    m->at[0] = 0;
+    m->home_at = 0;
     return each_overlap(s, c, c->state.shape[1], add_home);
 }

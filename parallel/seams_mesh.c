@@ -175,13 +175,12 @@ static void size_lanes(struct seams_mesh *m) {
 
 enum { SCRATCH_NUMBERS = 64 };
 
-static int64_t other_bytes(const struct seams_mesh *m, int64_t bytes[4]) {
-    const int P = m->spec.map->spec.n_ranks, all = m->spec.tokens->size;
+static int64_t other_bytes(const struct seams_mesh *m, int64_t bytes[3]) {
+    const int all = m->spec.tokens->size;
     bytes[0] = m->room * (int64_t)sizeof *m->list;
-    bytes[1] = 2 * (P + 1) * 8;
-    bytes[2] = shard_map_ranges(m->spec.map, m->me) * 16;
-    bytes[3] = SCRATCH_NUMBERS * 8 * (int64_t)all * 2;
-    return arena_round(bytes[0]) + arena_round(bytes[1]) + arena_round(bytes[2]) + arena_round(bytes[3]);
+    bytes[1] = shard_map_ranges(m->spec.map, m->me) * 16;
+    bytes[2] = SCRATCH_NUMBERS * 8 * (int64_t)all * 2;
+    return arena_round(bytes[0]) + arena_round(bytes[1]) + arena_round(bytes[2]);
 }
 
 static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
@@ -192,18 +191,18 @@ static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
 
 int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec) {
     struct seams_mesh m;
-    int64_t bytes[4];
+    int64_t bytes[3];
     sizes(&m, spec);
     return LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold)) +
            arena_round(m.attend_send) + arena_round(m.attend_recv) + other_bytes(&m, bytes);
 }
 
 enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena) {
-    int64_t bytes[4];
+    int64_t bytes[3];
     void *mem = NULL;
     sizes(m, spec);
     other_bytes(m, bytes);
-    m->scratch_bytes = bytes[3];
+    m->scratch_bytes = bytes[2];
     for (int i = 0; i < LANES; i++) {
         TRY(arena_take(arena, m->lane_send, &mem));
         m->lane[i].send = mem;
@@ -219,8 +218,6 @@ enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *
     TRY(arena_take(arena, bytes[0], &mem));
     m->list = mem;
     TRY(arena_take(arena, bytes[1], &mem));
-    m->at = mem;
-    TRY(arena_take(arena, bytes[2], &mem));
     m->keys = mem;
-    return arena_take(arena, bytes[3], &m->scratch);
+    return arena_take(arena, bytes[2], &m->scratch);
 }

@@ -49,9 +49,9 @@ struct seams_mesh {
     int64_t lane_send, lane_recv, lane_fold, attend_send, attend_recv; /* bytes of the buffers */
     struct transfer *list;                                             /* one list being made */
     int n_list, room;
-    int64_t *at;   /* 2 (P + 1) offsets */
-    int64_t *keys; /* (R, 2): keys each range sees, for the layer at hand */
-    void *scratch; /* of sums over ranks */
+    int64_t home_at; /* bytes of lane.recv that the list being made has given out */
+    int64_t *keys;   /* (R, 2): keys each range sees, for the layer at hand */
+    void *scratch;   /* of sums over ranks */
     int64_t scratch_bytes;
 };
 /* Transfers of one list at most, for comm_limits. */

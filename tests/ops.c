@@ -7,33 +7,7 @@
 #include "base/pool.h"
 #include "base/rng.h"
 #include "kernels/ops.h"
-#include "tests/check.h"
-
-/* Copies of all blocks of a trial. */
-struct shot {
-    char *block[TRIAL_TENSORS];
-    int n;
-};
-
-static void shot_take(struct shot *s, const struct trial *t) {
-    s->n = t->n_tensors;
-    for (int i = 0; i < s->n; i++) {
-        void *p = NULL;
-        MUST(mem_take(trial_block_bytes(&t->tensor[i]), &p));
-        memcpy(p, t->tensor[i].block, (size_t)trial_block_bytes(&t->tensor[i]));
-        s->block[i] = p;
-    }
-}
-
-static void shot_drop(struct shot *s) {
-    for (int i = 0; i < s->n; i++) mem_free(s->block[i]);
-    s->n = 0;
-}
-
-static unsigned in_role(enum pass p) { return p == FORWARD ? F_IN : B_IN; }
-static unsigned out_role(enum pass p) { return p == FORWARD ? F_OUT : B_OUT; }
-static enum pass last_pass(const struct trial *t) { return t->op->flags & BWD ? BACKWARD : FORWARD; }
-static bool is_real(const struct case_tensor *x) { return x->at->dtype == F64 || x->at->dtype == F32; }
+#include "tests/trial_checks.h"
 
 static struct ctx context(const struct ops *ops, struct pool *pool) {
     return (struct ctx){.ops = ops, .pool = pool, .real = ops == &ops_ref64 ? F64 : F32, .space = HOST};
@@ -45,45 +19,13 @@ static void run(struct trial *t, struct ctx *c, enum pass p) {
     CHECK(ran == OK, "%s, %s, pass %d: %s (%s)", t->op->name, t->why, p, status_text(), status_trace());
 }
 
-/* The bytes of x that are not its elements must be as they were: put the old elements into a copy and compare. */
-static bool only_elements_changed(const struct case_tensor *x, const char *before) {
-    const int64_t bytes = trial_block_bytes(x), e = dtype_bytes(x->at->dtype);
-    const int64_t width = x->at->shape[1] * x->at->shape[2] * x->at->shape[3];
-    const int64_t at = (char *)x->at->data - x->block;
-    struct case_tensor now = *x;
-    void *copy = NULL;
-    MUST(mem_take(bytes, &copy));
-    now.block = copy;
-    memcpy(copy, x->block, (size_t)bytes);
-    for (int64_t t = 0; t < x->at->shape[0]; t++)
-        memcpy(now.block + at + t * x->at->pitch * e, before + at + t * x->at->pitch * e, (size_t)(width * e));
-    const bool same = memcmp(copy, before, (size_t)bytes) == 0;
-    mem_free(copy);
-    return same;
-}
-
 static void guard_pass(struct trial *t, struct ctx *c, enum pass p) {
     struct shot before;
     MUST(trial_hook(t, c, p));
     shot_take(&before, t);
     const enum status st = trial_run(t, c, p);
     CHECK(st == OK, "%s, %s, pass %d: %s", t->op->name, t->why, p, status_text());
-    for (int i = 0; i < t->n_tensors; i++) {
-        const struct case_tensor *x = &t->tensor[i];
-        if (!(x->roles & out_role(p))) {
-            CHECK(!memcmp(x->block, before.block[i], (size_t)trial_block_bytes(x)), "%s, %s, pass %d: %s has changed",
-                  t->op->name, t->why, p, x->name);
-            continue;
-        }
-        CHECK(only_elements_changed(x, before.block[i]), "%s, %s, pass %d: bytes outside %s are written", t->op->name,
-              t->why, p, x->name);
-        for (int64_t k = 0; k < tensor_count(*x->at); k++)
-            if (!isfinite(trial_get(x, k))) {
-                CHECK(false, "%s, %s, pass %d: %s element %lld is %g", t->op->name, t->why, p, x->name, (long long)k,
-                      trial_get(x, k));
-                break;
-            }
-    }
+    guard_check(t, &before, p);
     shot_drop(&before);
 }
 
@@ -94,12 +36,6 @@ static void guard(const struct case_op *op, int row, const struct ops *ops) {
     trial_fill(&t);
     for (enum pass p = FORWARD; p <= last_pass(&t); p++) guard_pass(&t, &c, p);
     trial_close(&t);
-}
-
-static void compare_bits(const struct trial *t, const struct shot *a, const struct shot *b, const char *what) {
-    for (int i = 0; i < t->n_tensors; i++)
-        CHECK(!memcmp(a->block[i], b->block[i], (size_t)trial_block_bytes(&t->tensor[i])), "%s, %s: %s differs: %s",
-              t->op->name, t->why, t->tensor[i].name, what);
 }
 
 static void same(const struct case_op *op, int row, struct pool *three) {
@@ -116,21 +52,6 @@ static void same(const struct case_op *op, int row, struct pool *three) {
     }
     for (int i = 0; i < 3; i++) shot_drop(&shots[i]);
     trial_close(&t);
-}
-
-static void match_outputs(const struct trial *t, const struct trial *t64, enum pass p) {
-    for (int i = 0; i < t->n_tensors; i++) {
-        const struct case_tensor *x = &t->tensor[i], *y = &t64->tensor[i];
-        if (!(x->roles & out_role(p))) continue;
-        double apart = 0.0, size = 0.0;
-        for (int64_t k = 0; k < tensor_count(*x->at); k++) {
-            const double a = trial_get(x, k), b = trial_get(y, k);
-            apart += (a - b) * (a - b);
-            size += b * b;
-        }
-        CHECK(sqrt(apart) <= t->bound * sqrt(size), "%s, %s, pass %d: %s: |f32 - f64| = %.3g |f64|, bound %.3g",
-              t->op->name, t->why, p, x->name, sqrt(apart / size), t->bound);
-    }
 }
 
 static void match(const struct case_op *op, int row) {
@@ -250,41 +171,6 @@ static void grad(const struct case_op *op, int row) {
 }
 
 /* ---- errors ---- */
-
-static void must_fail(struct trial *t, struct ctx *c, enum pass p, enum status want, const char *field,
-                      const char *what) {
-    status_clear();
-    const enum status st = trial_run(t, c, p);
-    CHECK(st == want, "%s, %s, pass %d: %s %s gives %s, not %s", t->op->name, t->why, p, field, what, status_name(st),
-          status_name(want));
-    CHECK(strstr(status_text(), t->op->name), "%s: the text names no op: %s", t->op->name, status_text());
-}
-
-static void wrong_tensor(struct trial *t, struct ctx *c, enum pass p, struct case_tensor *x) {
-    const struct tensor right = *x->at;
-    const int64_t n = tensor_count(right);
-    if (!(x->roles & (in_role(p) | out_role(p)))) return;
-    x->at->dtype = I8;
-    must_fail(t, c, p, ERR_ARG, x->name, "of another type");
-    *x->at = right;
-    for (int d = 0; d < 4; d++) {
-        if (x->any_shape || (d == 0 && x->any_rows)) continue;
-        x->at->shape[d]++;
-        must_fail(t, c, p, ERR_ARG, x->name, "of another shape");
-        *x->at = right;
-    }
-    x->at->data = NULL;
-    if (n > 0 && !(x->roles & OPTIONAL)) must_fail(t, c, p, ERR_ARG, x->name, "absent");
-    *x->at = right;
-    x->at->space = DEVICE;
-    if (n > 0) must_fail(t, c, p, ERR_ARG, x->name, "on a device");
-    *x->at = right;
-    if (x->bad_status == OK || n == 0) return;
-    const double good = trial_get(x, n - 1);
-    trial_set(x, n - 1, (double)x->bad_value);
-    must_fail(t, c, p, x->bad_status, x->name, "with a bad element");
-    trial_set(x, n - 1, good);
-}
 
 static void errors(const struct case_op *op, int row) {
     struct trial t;

@@ -87,6 +87,12 @@ refused 2 "$differs 0 has [0-9a-f]{64}; 2 of 3 ranks, as rank 1" \
     $start -n 1 $train run.dir="$work/refused" : -n 2 $train train.steps=5
 # One of them thinks of another mesh; it must not leave the others waiting.
 refused 2 "$differs 1 has" $start -n 1 $train run.dir="$work/refused" : -n 1 $train mesh.seq=3
+# A processor that OpenBLAS has other kernels for is worth a warning.
+losses kernels $start -n 1 $train run.dir="$work/kernels" : -n 2 env OPENBLAS_CORETYPE=Nehalem $train
+if OPENBLAS_VERBOSE=2 OPENBLAS_CORETYPE=Nehalem "$BATON_PROGRAM" --help 2>&1 | grep -q "Core: Nehalem"; then
+    grep -q 'warning: the matrix library differs between ranks: rank 0 has OpenBLAS' "$work/log" ||
+        wrong "nothing is said of ranks with other kernels"
+fi
 losses processes $start -n 3 $train
 cmp -s "$work/losses_threads" "$work/losses_processes" || wrong "three threads and three processes differ"
 exit $((failures > 0))

@@ -27,7 +27,7 @@ BEGIN {
     third("cuda_runtime", "*")
     system_headers("assert complex ctype dirent dlfcn errno fcntl fenv float fnmatch ftw glob inttypes libgen limits")
     system_headers("locale math poll pthread sched setjmp signal spawn stdalign stdarg stdatomic stdbool stddef stdint")
-    system_headers("stdio stdlib string strings termios tgmath threads time unistd wchar wctype sys/")
+    system_headers("stdio stdlib string strings termios tgmath threads time unistd wchar wctype sys/ gnu/")
 
     # The headers that define a core type or an op.
     core = "^(base/(status|ctx|tensor)|kernels/ops|model/(params|seams))[.]h$"

@@ -54,7 +54,7 @@ static inline void attention_build(struct trial *t, struct attention *a, const s
     t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
     t->flops[BACKWARD] = 2.5 * t->flops[FORWARD];
     t->bound = 3e-6;
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     TENSOR(keys, IN, LISTED(k->keys), I64, R, 2);
     REALS(q, IN, NORMAL(1.0), T, HP)->gap = k->gap;

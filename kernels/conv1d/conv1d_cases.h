@@ -28,7 +28,7 @@ static inline void conv1d_build(struct trial *t, struct conv1d *a, const struct 
     const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges;
     a->silu = k->silu;
     t->bound = 1e-6;
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     REALS(x, IN, NORMAL(1.0), T, k->C)->gap = k->gap;
     REALS(w, IN, NORMAL(0.5), k->C, k->K);

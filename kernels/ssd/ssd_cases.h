@@ -47,9 +47,9 @@ static inline void ssd_build(struct trial *t, struct ssd *a, const struct ssd_ca
     a->dt_min = k->dt_min, a->dt_max = k->dt_max;
     t->flops[FORWARD] = state + square_group + square_head;
     t->flops[BACKWARD] = 3.0 * state + 3.0 * square_group + 2.0 * square_head;
-    t->bound = 3e-6;
+    t->bound = ssd_bound(3e-6, T);
     ssd_scratch(t, k);
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     REALS(x, IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
     REALS(dt, IN, NORMAL(1.0), T, k->H)->gap = k->gap;

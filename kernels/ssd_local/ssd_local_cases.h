@@ -39,6 +39,10 @@ struct ssd_local_case {
 static const struct ssd_local_case ssd_local_cases[] = {SSD_ROWS};
 static const struct ssd_local_case ssd_local_bench[] = {SSD_BENCH};
 
+/* cum is kept in F32, so a decay is off by its rounding, some 2^-24 |cum|, whoever computes: in the benchmark's long
+ * chunks the F32 reference itself is 4.7e-6 off. */
+static inline double ssd_bound(double bound, int64_t n_tokens) { return n_tokens < 4096 ? bound : 6e-6; }
+
 static inline int64_t layout_chunks(const struct layout *l, int64_t chunk) {
     int64_t n = 0;
     for (int64_t r = 0; r < l->n_ranges; r++) n += (l->range[r + 1] - l->range[r] + chunk - 1) / chunk;
@@ -55,8 +59,8 @@ static inline void ssd_local_build(struct trial *t, struct ssd_local *a, const s
     a->dt_min = k->dt_min;
     a->dt_max = k->dt_max;
     t->flops[FORWARD] = t->flops[BACKWARD] = 2.0 * (double)(T * k->H * k->P * k->N);
-    t->bound = 1e-6;
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    t->bound = ssd_bound(1e-6, T);
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     REALS(x, F_IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
     REALS(dt, F_IN, NORMAL(1.0), T, k->H)->gap = k->gap;

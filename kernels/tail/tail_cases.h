@@ -25,10 +25,14 @@ static inline void tail_build(struct trial *t, struct tail *a, const struct tail
     t->bytes[FORWARD] = 2.0 * bytes;
     t->bytes[BACKWARD] = 3.0 * bytes;
     t->bound = 1e-7;
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
-    REALS(x, F_IN, NORMAL(1.0), T, k->C)->gap = k->gap;
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
+    struct case_tensor *x = REALS(x, F_IN, NORMAL(1.0), T, k->C);
+    x->gap = k->gap;
+    x->rows_by_elements = true;
     REALS(tail, F_OUT, NORMAL(1.0), R, k->k, k->C);
     REALS(dtail, B_IN, NORMAL(1.0), R, k->k, k->C);
-    REALS(dx, B_ADD, NORMAL(1.0), T, k->C)->gap = k->gap;
+    struct case_tensor *dx = REALS(dx, B_ADD, NORMAL(1.0), T, k->C);
+    dx->gap = k->gap;
+    dx->rows_by_elements = true;
 }
 #endif

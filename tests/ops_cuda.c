@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* labels: gpu1 */
+/* timeout: 480 */
+/* The CUDA twin of every op, on the op's cases: match (against F64 on the CPU, by the row's bound, forward and
+ * backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for bit), errors.
+ *   ops_cuda [--table] [--large] [OP ...]     --large: the benchmark's rows too
+ * --table: a line for every op with the worst error and the longest time of its rows */
+#include "base/pool.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+#include "profiling/prof.h"
+#include "tests/trial_checks.h"
+
+#define HOOK_BYTES (64 << 20)
+
+#define STUB(op)
+#define TWIN(op) #op,
+static const char *const twins[] = {
+#include "kernels/ops_cuda.def"
+    NULL};
+#undef STUB
+#undef TWIN
+
+/* A trial whose tensors lie on the device; the blocks on the host are where they come from and go back to. */
+struct mirror {
+    struct trial *t;
+    char *block[TRIAL_TENSORS];
+    struct arena work, hook;
+    double ms[2]; /* of the last run of a pass, from its call to the end of its kernels */
+};
+
+static void mirror_open(struct mirror *m, struct trial *t, const struct ctx *c) {
+    *m = (struct mirror){.t = t};
+    for (int i = 0; i < t->n_tensors; i++) {
+        void *p = NULL;
+        MUST(device_take(trial_block_bytes(&t->tensor[i]), &p));
+        m->block[i] = p;
+    }
+    MUST(device_arena_init(&m->work, "workspace of one call", t->op->work(c, t->args)));
+    if (t->before[FORWARD] || t->before[BACKWARD]) MUST(device_arena_init(&m->hook, "workspace of a hook", HOOK_BYTES));
+}
+
+static void mirror_close(struct mirror *m) {
+    for (int i = 0; i < m->t->n_tensors; i++) device_free(m->block[i]);
+    device_arena_term(&m->work);
+    device_arena_term(&m->hook);
+}
+
+static void point_at(struct case_tensor *x, char *from, char *to, enum space space) {
+    x->at->data = to + ((char *)x->at->data - from);
+    x->at->space = space;
+    if (x->twin) *x->twin = *x->at;
+}
+
+static void to_device(struct mirror *m) {
+    for (int i = 0; i < m->t->n_tensors; i++) {
+        struct case_tensor *x = &m->t->tensor[i];
+        MUST(device_copy(m->block[i], x->block, trial_block_bytes(x)));
+        point_at(x, x->block, m->block[i], DEVICE);
+    }
+}
+
+static void to_host(struct mirror *m) {
+    for (int i = 0; i < m->t->n_tensors; i++) {
+        struct case_tensor *x = &m->t->tensor[i];
+        MUST(device_copy(x->block, m->block[i], trial_block_bytes(x)));
+        point_at(x, m->block[i], x->block, HOST);
+    }
+}
+
+/* What must run before the pass, from host blocks to host blocks. */
+static void mirror_hook(struct mirror *m, struct ctx *c, enum pass p) {
+    if (!m->t->before[p]) return;
+    to_device(m);
+    c->work = &m->hook;
+    MUST(m->t->before[p](c, m->t));
+    MUST(device_wait());
+    to_host(m);
+}
+
+static void mirror_pass(struct mirror *m, struct ctx *c, enum pass p) {
+    to_device(m);
+    MUST(device_fill(m->work.base, 0xff, m->work.size));
+    MUST(device_wait());
+    c->work = &m->work;
+    const double start = prof_seconds();
+    const enum status st = m->t->op->run(c, p, m->t->args);
+    CHECK(st == OK, "%s, %s, pass %d: %s (%s)", m->t->op->name, m->t->why, p, status_text(), status_trace());
+    MUST(device_wait());
+    m->ms[p] = 1e3 * (prof_seconds() - start);
+    CHECK(m->work.open_marks == 0 && m->work.used == 0, "%s: the workspace is not given back", m->t->op->name);
+    to_host(m);
+}
+
+static void mirror_run(struct mirror *m, struct ctx *c, enum pass p) {
+    mirror_hook(m, c, p);
+    mirror_pass(m, c, p);
+}
+
+static void run_ref64(struct trial *t, struct ctx *c, enum pass p) {
+    MUST(trial_hook(t, c, p));
+    MUST(trial_run(t, c, p));
+}
+
+/* Guard and match in one run: outputs of forward stay for backward. */
+static void guard_and_match(struct mirror *m, struct ctx *c, struct trial *t64, struct ctx *c64, double worst[2]) {
+    struct shot before;
+    for (enum pass p = FORWARD; p <= last_pass(m->t); p++) {
+        mirror_hook(m, c, p);
+        shot_take(&before, m->t);
+        mirror_pass(m, c, p);
+        guard_check(m->t, &before, p);
+        shot_drop(&before);
+        run_ref64(t64, c64, p);
+        const double off = match_outputs(m->t, t64, p);
+        worst[p] = off > worst[p] ? off : worst[p];
+    }
+}
+
+static void errors(struct mirror *m, struct ctx *c) {
+    struct trial *t = m->t;
+    to_device(m);
+    for (enum pass p = FORWARD; p <= last_pass(t); p++)
+        for (int i = 0; i < t->n_tensors; i++) wrong_tensor(t, c, p, &t->tensor[i]);
+    if (last_pass(t) == FORWARD) must_fail(t, c, BACKWARD, ERR_ARG, "the backward", "that does not exist");
+    to_host(m);
+}
+
+/* What the table says of an op: over its rows, the worst error and the longest time of each pass. */
+struct seen {
+    double worst[2], ms[2];
+};
+
+static void row_of(const struct case_op *op, int row, struct pool *pool, struct seen *seen) {
+    struct trial t, t64;
+    struct mirror m;
+    struct shot first, second;
+    struct ctx c = {.ops = &ops_cuda, .real = F32, .space = DEVICE};
+    struct ctx c64 = {.ops = &ops_ref64, .pool = pool, .real = F64, .space = HOST};
+    MUST(trial_open(&t, op, row, F32));
+    MUST(trial_open(&t64, op, row, F64));
+    mirror_open(&m, &t, &c);
+    trial_fill(&t);
+    trial_fill(&t64);
+    guard_and_match(&m, &c, &t64, &c64, seen->worst);
+    shot_take(&first, &t);
+    trial_fill(&t);
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) {
+        mirror_run(&m, &c, p);
+        seen->ms[p] = m.ms[p] > seen->ms[p] ? m.ms[p] : seen->ms[p];
+    }
+    shot_take(&second, &t);
+    compare_bits(&t, &first, &second, "one run and another");
+    errors(&m, &c);
+    shot_drop(&first);
+    shot_drop(&second);
+    mirror_close(&m);
+    trial_close(&t);
+    trial_close(&t64);
+}
+
+static bool is_twin(const char *name) {
+    for (int i = 0; twins[i]; i++)
+        if (!strcmp(twins[i], name)) return true;
+    return false;
+}
+
+static bool has(const char *name, int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], name)) return true;
+    return false;
+}
+
+int main(int argc, char **argv) {
+    const bool table = has("--table", argc, argv), large = has("--large", argc, argv);
+    const bool all = argc == 1 + table + large;
+    struct pool *pool = NULL;
+    if (device_count() == 0) SKIP("no GPU here, or built without CUDA");
+    MUST(pool_init(&pool, 8));
+    if (table) printf("%-12s %4s %9s %9s %8s %8s\n", "op", "rows", "fwd error", "bwd error", "fwd ms", "bwd ms");
+    for (int i = 0; i < n_case_ops; i++) {
+        const struct case_op *op = &case_ops[i];
+        const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
+        struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
+        if (!is_twin(op->name) || !(all || has(op->name, argc, argv))) continue;
+        for (int row = 0; row < rows; row++) row_of(op, row, pool, &s);
+        if (table)
+            printf("%-12s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, rows, s.worst[FORWARD], s.worst[BACKWARD],
+                   s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
+        fflush(stdout);
+    }
+    pool_term(pool);
+    return check_end();
+}
