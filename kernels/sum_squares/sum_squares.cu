@@ -30,13 +30,18 @@ __global__ static void sum_tree(double *from, double *to, int64_t n_blocks, doub
     if (threadIdx.x == 0) *out += from[0];
 }
 
+static enum status launch_blocks(struct ctx *c, const struct sum_squares *a, double *sums, int64_t n_blocks) {
+    LAUNCH(sum_blocks, dim3((unsigned)ceil_div(n_blocks, THREADS / LANES)), THREADS, (const float *)a->x.data,
+           a->x.shape[0], sums, n_blocks);
+    return OK;
+}
+
 static enum status sum(struct ctx *c, const struct sum_squares *a) {
-    const int64_t n = a->x.shape[0], n_blocks = ceil_div(n, SUM_SQUARES_BLOCK);
+    const int64_t n_blocks = ceil_div(a->x.shape[0], SUM_SQUARES_BLOCK);
     void *sums, *more;
     TRY(arena_take(c->work, n_blocks * (int64_t)sizeof(double), &sums));
     TRY(arena_take(c->work, n_blocks * (int64_t)sizeof(double), &more));
-    LAUNCH(sum_blocks, dim3((unsigned)ceil_div(n_blocks, THREADS / LANES)), THREADS, (const float *)a->x.data, n,
-           (double *)sums, n_blocks);
+    TRY(launch_blocks(c, a, (double *)sums, n_blocks));
     LAUNCH(sum_tree, 1, TREE_BLOCKS, (double *)sums, (double *)more, n_blocks, (double *)a->out.data);
     return OK;
 }
@@ -44,6 +49,11 @@ static enum status sum(struct ctx *c, const struct sum_squares *a) {
 extern "C" enum status sum_squares_fwd_cuda(struct ctx *c, const struct sum_squares *a) {
     const int64_t n = a->x.shape[0];
     CHECK_SHAPE(sum_squares, x, F32, n);
+    if (tensor_has(a->sums)) {
+        const int64_t n_blocks = ceil_div(n, SUM_SQUARES_BLOCK);
+        CHECK_SHAPE(sum_squares, sums, F64, n_blocks);
+        return n == 0 ? OK : launch_blocks(c, a, (double *)a->sums.data, n_blocks);
+    }
     CHECK_SHAPE(sum_squares, out, F64, 1);
     if (n == 0) return OK;
     const int64_t mark = arena_mark(c->work);
