@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu threads long */
 /* timeout: 240 */
 /* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
  * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
