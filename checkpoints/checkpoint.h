@@ -3,9 +3,9 @@
 #define BATON_CHECKPOINTS_CHECKPOINT_H
 /* checkpoint.h - a run's state on disk: RUN/checkpoints/step-00000120/.
  *
- *   shard-00000-of-00001.safetensors   logical tensors under global names: "param/NAME", "adamw.m/NAME", "adamw.v/NAME"
- *   manifest.json                      format, step, files with sizes and XXH3-128, tensors with global shape and the
- *                                      piece each file holds, identity hash, data position, its own SHA-256
+ *   shard-00000-of-00001.safetensors   one from each rank that writes; logical tensors under global names:
+ * "param/NAME", "adamw.m/NAME", "adamw.v/NAME" manifest.json                      format, step, files with sizes and
+ * XXH3-128, tensors with global shape and the piece each file holds, identity hash, data position, its own SHA-256
  *   config.yaml                        the resolved configuration
  * Written under step-N.tmp-<pid>-<host>, every file synced, read back and verified, the folder synced, renamed, the
  * parent synced: a reader sees all of it or nothing.  Reading trusts no name: it takes the newest folder whose manifest
@@ -17,7 +17,8 @@
 extern "C" {
 #endif
 
-struct save_io; /* save_io.h */
+struct save_io; /* save_io.h    */
+struct comm;    /* dist/comm.h  */
 
 struct state_tensor {
     char name[160];
@@ -25,6 +26,7 @@ struct state_tensor {
     int n_dims;        /* 0: a scalar, one row               */
     int64_t begin;     /* first row of dim 0 held here       */
     struct tensor t;   /* the rows held here, packed         */
+    bool elsewhere;    /* another rank holds them too, and saves them */
 };
 struct checkpoint_meta {
     int64_t step;   /* finished optimizer steps             */
@@ -41,6 +43,12 @@ enum status checkpoint_save(const char *run_dir, const struct checkpoint_meta *m
                             int64_t n, int64_t keep);
 enum status checkpoint_save_through(const struct save_io *io, const char *run_dir, const struct checkpoint_meta *meta,
                                     const struct state_tensor *list, int64_t n, int64_t keep);
+/* All ranks of c together (NULL: one), each with the same list of tensors and its own rows of them, maybe none; rows of
+ * all ranks cover each tensor once.  Each writes a shard; member 0 hears of all, commits and removes.  A failure of one
+ * is a failure of all, with its text, and leaves what was there before. */
+enum status checkpoint_save_ranks(const struct save_io *io, struct comm *c, const char *run_dir,
+                                  const struct checkpoint_meta *meta, const struct state_tensor *list, int64_t n,
+                                  int64_t keep);
 /* The newest valid checkpoint of a run (a run folder), or the one named (a step folder).  ERR_MISSING: there is none;
  * ERR_DATA: there are some, and none is valid.  skipped gets a line for each folder passed over. */
 enum status checkpoint_find(const char *run_or_step_dir, char path[PATH_BYTES], struct text *skipped);

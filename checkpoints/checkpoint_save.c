@@ -9,22 +9,31 @@
 #include "checkpoints/manifest.h"
 #include "checkpoints/safetensors.h"
 #include "checkpoints/save_io.h"
+#include "checkpoints/save_ranks.h"
 #include "checkpoints/step_folders.h"
 
-#define SHARD_NAME "shard-00000-of-00001.safetensors"
-
+/* What the leader must know of a tensor's rows on one rank. */
+struct save_note {
+    int64_t begin, rows;
+    char xxh3[HASH_HEX];
+};
 struct save_job {
     const struct save_io *io;
+    struct comm *comm; /* NULL: one rank */
     const struct checkpoint_meta *meta;
     const struct state_tensor *list;
     int64_t n;
+    int n_ranks, n_shards;
+    int64_t *counts;                                             /* of each rank: tensors that it writes        */
+    int *shard;                                                  /* of each rank: number of its shard; -1: none */
     char folder[PATH_BYTES];                                     /* RUN/checkpoints */
     char temp[PATH_BYTES], final[PATH_BYTES], aside[PATH_BYTES]; /* below it        */
     struct manifest m;
-    struct manifest_file file[2]; /* config.yaml, the shard */
-    struct shard_sum sum[2];
-    struct shard_item *item; /* one a tensor, as are m.tensor, m.piece and hex */
-    char (*hex)[HASH_HEX];
+    struct shard_item *item; /* my tensors, n_items of them */
+    int64_t n_items;
+    struct save_note *mine, *all;  /* n;  n of each rank      */
+    struct shard_sum config, *sum; /* of config.yaml; of each rank's shard */
+    char (*name)[48];              /* of each shard */
 };
 
 static enum status take(int64_t n, int64_t size, void *out) {
@@ -34,46 +43,94 @@ static enum status take(int64_t n, int64_t size, void *out) {
     return OK;
 }
 
+/* A tensor of no rows at all has one empty piece, with the leader. */
+static bool holds(const struct save_job *j, int rank, int64_t i, int64_t rows) {
+    const bool empty = j->list[i].n_dims > 0 && j->list[i].global[0] == 0;
+    return empty ? rank == 0 : rows > 0;
+}
+
 static void describe_tensor(struct save_job *j, int64_t i) {
     const struct state_tensor *s = &j->list[i];
     ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 && s->n_dims <= 4);
-    j->item[i] = (struct shard_item){.name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .data = s->t.data};
-    memcpy(j->item[i].shape, s->t.shape, sizeof s->t.shape);
-    j->m.tensor[i] = (struct manifest_tensor){
-        .name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .first_piece = i, .n_pieces = 1};
-    memcpy(j->m.tensor[i].shape, s->global, sizeof s->global);
-    hash_xxh3(s->t.data, tensor_bytes(s->t), j->hex[i]);
-    j->m.piece[i] = (struct manifest_piece){.file = 1, .begin = s->begin, .rows = s->t.shape[0], .xxh3 = j->hex[i]};
+    j->mine[i] = (struct save_note){.begin = s->begin, .rows = s->elsewhere ? 0 : s->t.shape[0]};
+    if (s->elsewhere || !holds(j, save_rank(j->comm), i, s->t.shape[0])) return;
+    struct shard_item *item = &j->item[j->n_items++];
+    *item = (struct shard_item){.name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .data = s->t.data};
+    memcpy(item->shape, s->t.shape, sizeof s->t.shape);
+    hash_xxh3(s->t.data, tensor_bytes(s->t), j->mine[i].xxh3);
 }
 
-/* What will be in the manifest, but for the sums of the files. */
+/* My part. */
 static enum status describe(struct save_job *j) {
     const struct checkpoint_meta *a = j->meta;
     ASSERT(a->step >= 0 && a->tokens >= 0 && a->identity_text && a->config);
-    j->m = (struct manifest){.step = a->step,
-                             .tokens = a->tokens,
-                             .seed = a->seed,
-                             .identity = a->identity,
-                             .identity_text = a->identity_text,
-                             .file = j->file,
-                             .n_files = 2,
-                             .n_tensors = j->n,
-                             .n_pieces = j->n};
-    j->file[0] = (struct manifest_file){.name = "config.yaml", .xxh3 = j->sum[0].xxh3};
-    j->file[1] = (struct manifest_file){.name = SHARD_NAME, .xxh3 = j->sum[1].xxh3};
     TRY(take(j->n, sizeof *j->item, &j->item));
-    TRY(take(j->n, sizeof *j->hex, &j->hex));
-    TRY(take(j->n, sizeof *j->m.tensor, &j->m.tensor));
-    TRY(take(j->n, sizeof *j->m.piece, &j->m.piece));
+    TRY(take(j->n, sizeof *j->mine, &j->mine));
+    TRY(take(j->n * j->n_ranks, sizeof *j->all, &j->all));
+    TRY(take(j->n_ranks, sizeof *j->sum, &j->sum));
+    TRY(take(j->n_ranks, sizeof *j->name, &j->name));
+    TRY(take(j->n_ranks, sizeof *j->shard, &j->shard));
+    TRY(take(j->n_ranks, sizeof *j->counts, &j->counts));
     for (int64_t i = 0; i < j->n; i++) describe_tensor(j, i);
+    return OK;
+}
+
+/* The leader writes one in any case. */
+static enum status number_shards(struct save_job *j) {
+    TRY(save_gather(j->comm, &j->n_items, sizeof j->n_items, j->counts));
+    for (int r = 0; r < j->n_ranks; r++) j->shard[r] = j->counts[r] > 0 || r == 0 ? j->n_shards++ : -1;
+    for (int k = 0; k < j->n_shards; k++)
+        snprintf(j->name[k], sizeof j->name[k], "shard-%05d-of-%05d.safetensors", k, j->n_shards);
     return OK;
 }
 
 static void job_term(struct save_job *j) {
     mem_free(j->item);
-    mem_free(j->hex);
+    mem_free(j->mine);
+    mem_free(j->all);
+    mem_free(j->sum);
+    mem_free(j->name);
+    mem_free(j->counts);
+    mem_free(j->shard);
+    mem_free(j->m.file);
     mem_free(j->m.tensor);
     mem_free(j->m.piece);
+}
+
+/* What will be in the manifest, out of everybody's notes. */
+static enum status fill_manifest(struct save_job *j) {
+    const struct checkpoint_meta *a = j->meta;
+    struct manifest *m = &j->m;
+    *m = (struct manifest){.step = a->step,
+                           .tokens = a->tokens,
+                           .seed = a->seed,
+                           .identity = a->identity,
+                           .identity_text = a->identity_text,
+                           .n_tensors = j->n};
+    TRY(take(1 + j->n_shards, sizeof *m->file, &m->file));
+    TRY(take(j->n, sizeof *m->tensor, &m->tensor));
+    TRY(take(j->n * j->n_ranks, sizeof *m->piece, &m->piece));
+    m->file[m->n_files++] =
+        (struct manifest_file){.name = "config.yaml", .bytes = j->config.bytes, .xxh3 = j->config.xxh3};
+    for (int r = 0; r < j->n_ranks; r++)
+        if (j->shard[r] >= 0)
+            m->file[m->n_files++] =
+                (struct manifest_file){.name = j->name[j->shard[r]], .bytes = j->sum[r].bytes, .xxh3 = j->sum[r].xxh3};
+    for (int64_t i = 0; i < j->n; i++) {
+        const struct state_tensor *s = &j->list[i];
+        struct manifest_tensor *t = &m->tensor[i];
+        *t = (struct manifest_tensor){
+            .name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .first_piece = m->n_pieces};
+        memcpy(t->shape, s->global, sizeof s->global);
+        for (int r = 0; r < j->n_ranks; r++) {
+            const struct save_note *k = &j->all[r * j->n + i];
+            if (!holds(j, r, i, k->rows)) continue;
+            m->piece[m->n_pieces++] =
+                (struct manifest_piece){.file = 1 + j->shard[r], .begin = k->begin, .rows = k->rows, .xxh3 = k->xxh3};
+            t->n_pieces++;
+        }
+    }
+    return OK;
 }
 
 /* RUN and RUN/checkpoints; their entries are made durable each time, for a process before us may have died too early.
@@ -107,7 +164,10 @@ static enum status remove_leftovers(struct save_job *j) {
 /* An estimate from above of all bytes of the new folder: JSON takes a few hundred a tensor. */
 static int64_t bytes_needed(const struct save_job *j) {
     int64_t need = 1 << 16;
-    for (int64_t i = 0; i < j->n; i++) need += tensor_bytes(j->list[i].t) + 2 * (int64_t)strlen(j->list[i].name) + 512;
+    for (int64_t i = 0; i < j->n; i++) {
+        const struct state_tensor *s = &j->list[i];
+        need += tensor_bytes(tensor_4d(NULL, s->t.dtype, s->global)) + 2 * (int64_t)strlen(s->name) + 512;
+    }
     return need + (int64_t)(strlen(j->meta->config) + 2 * strlen(j->meta->identity_text));
 }
 
@@ -135,14 +195,26 @@ static enum status write_text(const struct save_job *j, const char *name, const 
     return st;
 }
 
-static enum status write_files(struct save_job *j) {
+/* Each rank writes its shard, and the leader learns what is in it. */
+static enum status write_shard(struct save_job *j) {
+    const int me = save_rank(j->comm);
+    struct shard_sum *all = j->sum, mine = {0};
+    char path[PATH_BYTES];
+    enum status st = OK;
+    if (j->shard[me] >= 0) {
+        st = path_print(path, "%s/%s", j->temp, j->name[j->shard[me]]);
+        if (st == OK) st = shard_write_through(j->io, path, j->item, j->n_items, "{\"format\": \"baton\"}", &mine);
+    }
+    TRY(save_agree(j->comm, st));
+    TRY(save_gather(j->comm, &mine, sizeof mine, all));
+    return save_gather(j->comm, j->mine, j->n * (int64_t)sizeof *j->mine, j->all);
+}
+
+static enum status write_rest(struct save_job *j) {
     struct text manifest = {0};
     struct shard_sum own;
-    char path[PATH_BYTES];
-    TRY(path_print(path, "%s/" SHARD_NAME, j->temp));
-    TRY(shard_write_through(j->io, path, j->item, j->n, "{\"format\": \"baton\"}", &j->sum[1]));
-    TRY(write_text(j, "config.yaml", j->meta->config, (int64_t)strlen(j->meta->config), &j->sum[0]));
-    for (int i = 0; i < 2; i++) j->file[i].bytes = j->sum[i].bytes;
+    TRY(write_text(j, "config.yaml", j->meta->config, (int64_t)strlen(j->meta->config), &j->config));
+    TRY(fill_manifest(j));
     enum status st = manifest_print(&j->m, &manifest);
     if (st == OK) st = write_text(j, MANIFEST_NAME, manifest.s, manifest.n, &own);
     text_term(&manifest);
@@ -177,17 +249,6 @@ static void abandon(const struct save_job *j, enum status st) {
     snprintf(why, sizeof why, "%s", status_text());
     if (!file_exists(j->temp) || save_remove_folder(j->io, j->temp) == OK) return;
     status_fail(st, __FILE__, __LINE__, "%s; what was written stays at %s until the next save", why, j->temp);
-}
-
-static enum status write_and_commit(struct save_job *j, bool occupied) {
-    TRY(check_room(j));
-    enum status st = save_make_folder(j->io, j->temp, false);
-    if (st == OK) st = write_files(j);
-    if (st == OK) st = read_back(j);
-    if (st == OK) st = commit(j, occupied);
-    if (st != OK) abandon(j, st);
-    else if (occupied) remove_or_warn(j, j->aside);
-    return st;
 }
 
 /* Does one of this step stand already?  valid: it is whole and of this run. */
@@ -233,26 +294,58 @@ static void remove_old(const struct save_job *j, int64_t keep) {
     step_list_term(&l);
 }
 
-enum status checkpoint_save_through(const struct save_io *io, const char *run_dir, const struct checkpoint_meta *meta,
-                                    const struct state_tensor *list, int64_t n, int64_t keep) {
+/* The leader's part before anybody writes: the folder, or a checkpoint that is there already. */
+static enum status prepare(struct save_job *j, const char *run_dir, bool *occupied, bool *valid) {
+    TRY(make_folders(j, run_dir));
+    TRY(remove_leftovers(j));
+    TRY(look_at_existing(j, occupied, valid));
+    if (*valid) return OK;
+    TRY(check_room(j));
+    return save_make_folder(j->io, j->temp, false);
+}
+
+static enum status write_and_commit(struct save_job *j, bool occupied) {
+    const bool leads = save_rank(j->comm) == 0;
+    enum status st = save_agree(j->comm, describe(j));
+    if (st == OK) st = number_shards(j);
+    if (st == OK) st = write_shard(j);
+    if (leads) {
+        if (st == OK) st = write_rest(j);
+        if (st == OK) st = read_back(j);
+        if (st == OK) st = commit(j, occupied);
+        if (st != OK) abandon(j, st);
+        else if (occupied) remove_or_warn(j, j->aside);
+    }
+    return st;
+}
+
+enum status checkpoint_save_ranks(const struct save_io *io, struct comm *c, const char *run_dir,
+                                  const struct checkpoint_meta *meta, const struct state_tensor *list, int64_t n,
+                                  int64_t keep) {
     enum status st = OK;
     bool occupied = false, valid = false;
-    struct save_job j = {.io = io, .meta = meta, .list = list, .n = n};
+    const bool leads = save_rank(c) == 0;
+    struct save_job j = {.io = io, .comm = c, .meta = meta, .list = list, .n = n, .n_ranks = save_n_ranks(c)};
     TRY(path_print(j.folder, "%s/checkpoints", run_dir));
     TRY(step_print(j.final, j.folder, meta->step));
     TRY(step_print_mark(j.temp, j.folder, meta->step, "tmp"));
     TRY(step_print_mark(j.aside, j.folder, meta->step, "old"));
-    TRY_OUT(make_folders(&j, run_dir));
-    TRY_OUT(remove_leftovers(&j));
-    TRY_OUT(look_at_existing(&j, &occupied, &valid));
+    if (leads) st = prepare(&j, run_dir, &occupied, &valid);
+    TRY_OUT(save_tell(c, st, &valid, sizeof valid));
+    TRY_OUT(save_tell(c, st, j.temp, sizeof j.temp)); /* the mark in its name is the leader's */
     if (!valid) {
-        TRY_OUT(describe(&j));
-        TRY_OUT(write_and_commit(&j, occupied));
+        st = write_and_commit(&j, occupied);
+        TRY_OUT(save_agree(c, st));
     }
-    if (keep > 0) remove_old(&j, keep);
+    if (leads && keep > 0) remove_old(&j, keep);
 out:
     job_term(&j);
     return st;
+}
+
+enum status checkpoint_save_through(const struct save_io *io, const char *run_dir, const struct checkpoint_meta *meta,
+                                    const struct state_tensor *list, int64_t n, int64_t keep) {
+    return checkpoint_save_ranks(io, NULL, run_dir, meta, list, n, keep);
 }
 
 enum status checkpoint_save(const char *run_dir, const struct checkpoint_meta *meta, const struct state_tensor *list,

@@ -188,7 +188,6 @@ static enum status compute(struct parity *p, const char *dir) {
     TRY(runner_init(&p->run, &p->config->model, &spec, false));
     TRY(load_inputs(p));
     TRY(runner_pass(&p->run, true));
-    TRY(runner_sum_gradients(&p->run));
     TRY(runner_sum_total(&p->run));
     TRY(whole_logits(p, &logits));
     if (!p->team.leader) return OK;

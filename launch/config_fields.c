@@ -3,6 +3,7 @@
 #include <string.h>
 #include "model/model.h"
 #include "parallel/shard_map.h"
+#include "parallel/sharding.h"
 
 #define STEPS_MAX 1e12
 #define FREE      true
@@ -21,6 +22,8 @@ static const struct field mesh_fields[] = {
      "how states cross ranks; auto: gather while the states are small, else scan", FREE},
     {"attention", FIELD_CHOICE, AT(attention), "auto", 0, 0, MESH_ATTENTION_CHOICES,
      "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
+    {"shard", FIELD_CHOICE, AT(shard), "optimizer", 0, 0, SHARDING_CHOICES,
+     "what the ranks of data x seq hold in slices: optimizer state, gradients too, parameters too", FREE},
     {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},
     FIELDS_END};
 #undef AT

@@ -22,12 +22,6 @@ static enum status make_ctx(struct runner *r) {
     return OK;
 }
 
-static int64_t params_bytes(const struct params *ps) {
-    int64_t sum = 0;
-    for (int i = 0; i < ps->n; i++) sum += arena_round(tensor_bytes(ps->list[i].w));
-    return sum;
-}
-
 static int64_t my_tokens(const struct runner *r) { return r->map.tokens[r->seq_index]; }
 static int64_t my_ranges(const struct runner *r) { return shard_map_ranges(&r->map, r->seq_index); }
 
@@ -48,11 +42,13 @@ static int64_t batch_bytes(const struct runner *r) {
 
 static void plan_ledger(struct runner *r) {
     const struct runner_spec *s = &r->spec;
-    const int64_t T = my_tokens(r), real = dtype_bytes(r->ctx.real), w = params_bytes(&r->model.params);
+    const int64_t T = my_tokens(r), real = dtype_bytes(r->ctx.real);
+    const struct sharding_bytes shards = sharding_bytes(&r->shards);
     struct ledger *l = &r->ledger;
-    ledger_add(l, "parameters", s->weights_of ? 0 : w);
-    ledger_add(l, "gradients", s->training || s->gradients ? w : 0);
-    ledger_add(l, "optimizer moments", s->training ? 2 * w : 0);
+    ledger_add(l, "parameters", shards.weights);
+    ledger_add(l, "gradients", shards.gradients);
+    ledger_add(l, "sums of gradients", shards.sums);
+    ledger_add(l, "optimizer moments", shards.moments);
     ledger_add(l, "activations: layer inputs", r->act.by_keep[KEEP_INPUT]);
     ledger_add(l, "activations: outputs of products", r->act.by_keep[KEEP_GEMM]);
     ledger_add(l, "activations: cheap ones", r->act.by_keep[KEEP_CHEAP]);
@@ -63,33 +59,15 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
     ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
     ledger_add(l, "exchanges between ranks", runner_mesh_bytes(r));
+    ledger_add(l, "gradients on their way", shards.exchanges);
     ledger_add(l, "workspace of ops", r->act.work_bytes);
-}
-
-static enum status place_all(struct runner *r, size_t member) {
-    for (int i = 0; i < r->model.params.n; i++) {
-        struct tensor *t = (struct tensor *)((char *)&r->model.params.list[i] + member);
-        TRY(arena_take(&r->memory, tensor_bytes(*t), &t->data));
-        memset(t->data, 0, (size_t)arena_round(tensor_bytes(*t)));
-    }
-    return OK;
 }
 
 static enum status place_params(struct runner *r) {
     const struct runner *from = r->spec.weights_of;
-    if (from)
-        for (int i = 0; i < r->model.params.n; i++) r->model.params.list[i].w = from->model.params.list[i].w;
-    else TRY(place_all(r, offsetof(struct param, w)));
-    if (r->spec.training || r->spec.gradients) {
-        char *begin = r->memory.base + r->memory.used;
-        TRY(place_all(r, offsetof(struct param, g)));
-        const int64_t bytes = r->memory.base + r->memory.used - begin;
-        r->grads = tensor_1d(begin, r->ctx.real, bytes / dtype_bytes(r->ctx.real));
-    }
-    if (r->spec.training) {
-        TRY(place_all(r, offsetof(struct param, m)));
-        TRY(place_all(r, offsetof(struct param, v)));
-    }
+    for (int i = 0; from && i < r->model.params.n; i++) r->model.params.list[i].w = from->model.params.list[i].w;
+    TRY(sharding_place(&r->shards, &r->memory));
+    r->grads = r->shards.grads;
     return OK;
 }
 
@@ -181,6 +159,7 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     TRY_OUT(model_init(&r->model, c));
     TRY_OUT(runner_mesh_shape(r));
     TRY_OUT(plan(r));
+    TRY_OUT(runner_mesh_shards(r));
     plan_ledger(r);
     if (!dry) TRY_OUT(allocate(r));
 out:
@@ -189,6 +168,7 @@ out:
 }
 
 void runner_term(struct runner *r) {
+    sharding_term(&r->shards);
     seams_cache_term(r->cache);
     activations_term(&r->act);
     shard_map_term(&r->map);
@@ -200,8 +180,12 @@ void runner_term(struct runner *r) {
 }
 
 void runner_init_params(struct runner *r, uint64_t seed) {
-    for (int i = 0; i < r->model.params.n; i++)
-        param_init(&r->model.params.list[i], seed, r->model.config->init_std, r->model.n_layers);
+    for (int b = 0; b < r->shards.n_blocks; b++) {
+        sharding_write_begin(&r->shards, b);
+        for (int i = r->shards.block[b].first; i < r->shards.block[b].end; i++)
+            param_init(&r->model.params.list[i], seed, r->model.config->init_std, r->model.n_layers);
+        sharding_write_end(&r->shards, b);
+    }
 }
 
 static void select_rows(struct runner *r) {
@@ -219,9 +203,12 @@ enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
     select_rows(r);
     r->step.forward_only = !backward;
-    if (r->spec.exact) return runner_exact_pass(r, backward);
-    TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
-    return backward ? model_backward(&r->step, &r->model, &r->act, &r->batch) : OK;
+    if (backward) TRY(sharding_pass_begin(&r->shards, &r->step));
+    TRY(r->spec.exact ? runner_exact_forward(r) : model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
+    if (!backward) return OK;
+    TRY(sharding_pass_turns(&r->shards, &r->step));
+    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
+    return sharding_pass_end(&r->shards, &r->step);
 }
 
 void runner_plain_targets(struct runner *r) {

@@ -6,6 +6,7 @@
 #include "launch/team.h"
 #include "model/model.h"
 #include "parallel/seams_mesh.h"
+#include "parallel/sharding.h"
 #include "profiling/ledger.h"
 
 struct runner_spec {
@@ -16,6 +17,7 @@ struct runner_spec {
     int64_t tile;        /* rows of one head tile                                              */
     bool training;       /* gradients and moments too; otherwise forward passes only           */
     bool gradients;      /* gradients without moments (parity)                                 */
+    int64_t n_micro;     /* passes whose gradients make a step, with a team; 0: 1              */
     bool logits;         /* keep logits whole: out.logits                                      */
     enum policy policy;  /* what activations stay (model.h)                                    */
     int64_t keep_every;
@@ -31,6 +33,7 @@ struct runner {
     struct shard_map map; /* of one micro-batch over the sequence axis  */
     int seq_index;        /* my place on that axis                      */
     struct wide wide;     /* with several ranks of seq                  */
+    struct sharding shards;
     struct seams_mesh mesh;
     struct exact exact;
     struct ctx ctx;
@@ -42,12 +45,10 @@ struct runner {
     struct seams_cache *cache;
     int32_t *ids, *targets; /* (n_sequences * tokens): whole sequences, written by the caller before a pass */
     int64_t *pos;
-    struct batch batch;       /* my rows of them                                                              */
-    double scale, total;      /* 1 / valid targets;  sum of losses: set total = 0 first                       */
-    struct loss_out out;      /* per_token and logits point into memory; rows are mine                        */
-    void *sum_scratch;        /* of sums over ranks */
-    struct tensor pass_grads; /* exact: of the pass at hand, before they are summed and added to grads */
-    struct tensor grads;      /* all gradients as one row                                                     */
+    struct batch batch;  /* my rows of them                                                              */
+    double scale, total; /* 1 / valid targets;  sum of losses: set total = 0 first                       */
+    struct loss_out out; /* per_token and logits point into memory; rows are mine                        */
+    struct tensor grads; /* all gradients as one row, where all are whole                                */
     struct ledger ledger;
 };
 /* Transfers that a list of the seams may need, for team_open; the mesh's ERR_CONFIG where tokens cannot be split. */
@@ -58,23 +59,22 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
 void runner_term(struct runner *r);
 void runner_init_params(struct runner *r, uint64_t seed);
 /* One pass over the sequences in ids, targets, pos: forward, and backward where asked: total and out are filled,
- * gradients are +=. */
+ * gradients are summed over ranks, and over the passes since sharding_step_begin. */
 enum status runner_pass(struct runner *r, bool backward);
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
-/* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, seams after it. */
+/* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */
 enum status runner_mesh_shape(struct runner *r);
+enum status runner_mesh_shards(struct runner *r);
 enum status runner_mesh_seams(struct runner *r);
 int64_t runner_mesh_bytes(const struct runner *r);
-/* Sum gradients (and total) over the ranks of data x seq. */
-enum status runner_sum_gradients(struct runner *r);
-/* Exact mode: tables, memory, and the order of a pass (runner_exact.c). */
+/* Exact mode: what it wants, and the memory of its trees (runner_exact.c). */
 enum status runner_exact_check(const struct runner *r);
 int64_t runner_exact_bytes(const struct runner *r);
 enum status runner_exact_place(struct runner *r);
-enum status runner_exact_pass(struct runner *r, bool backward);
+enum status runner_exact_forward(struct runner *r);
 enum status runner_exact_total(struct runner *r);
-enum status runner_exact_finish(struct runner *r); /* after the last: parameters' g hold the sum      */
+/* Sum total over the ranks of data x seq. */
 enum status runner_sum_total(struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);

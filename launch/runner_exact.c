@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
-#include "kernels/add/add.h"
-#include "kernels/copy/copy.h"
-#include "kernels/fill/fill.h"
 #include "launch/runner.h"
 
 /* Exact mode: a pass is one sequence, cut into the segments of a grid that the mesh does not change.  Its gradients are
@@ -29,37 +26,22 @@ enum status runner_exact_check(const struct runner *r) {
     return OK;
 }
 
-static int64_t gradient_numbers(const struct runner *r) {
-    int64_t bytes = 0; /* as the arena lays the gradients out */
-    for (int i = 0; i < r->model.params.n; i++) bytes += arena_round(tensor_bytes(r->model.params.list[i].w));
-    return bytes / dtype_bytes(r->ctx.real);
-}
-
 static int64_t head_numbers(const struct runner *r) { return param_count(&r->model.params.list[r->model.head]); }
 
 int64_t runner_exact_bytes(const struct runner *r) {
     if (!r->spec.exact || !(r->spec.training || r->spec.gradients)) return 0;
-    return exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real) +
-           arena_round(gradient_numbers(r) * dtype_bytes(r->ctx.real));
+    return exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real);
 }
 
 enum status runner_exact_place(struct runner *r) {
-    void *head = NULL, *grads = NULL;
+    void *head = NULL;
     if (runner_exact_bytes(r) == 0) return OK;
     TRY(arena_take(&r->memory, exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real), &head));
-    TRY(arena_take(&r->memory, gradient_numbers(r) * dtype_bytes(r->ctx.real), &grads));
     exact_place(&r->exact, head, head_numbers(r), r->ctx.real);
-    /* Layers write where param.g points: the gradients of a pass.  Their sum over passes takes the other row. */
-    r->pass_grads = r->grads;
-    r->grads = tensor_1d(grads, r->ctx.real, gradient_numbers(r));
     return OK;
 }
 
-static struct tensor row_of(const struct runner *r, struct tensor t) {
-    return tensor_2d(t.data, r->ctx.real, 1, t.shape[0]);
-}
-
-/* The ranks of one sequence alone: those of data may have another number of passes. */
+/* The ranks of one sequence alone: those of data have others. */
 static enum status sum_over_seq(struct runner *r) {
     struct reduction sum = {.use = COMM_CONTROL,
                             .dtype = F64,
@@ -78,36 +60,13 @@ enum status runner_exact_total(struct runner *r) {
     return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
 }
 
-/* A weight that is embedding and head has a tree for each use: over ranks, too, the head's is summed alone, before the
- * embedding's part comes to lie in the same place. */
-static enum status sum_head(struct runner *r) {
-    const struct tensor g = r->model.params.list[r->model.head].g;
-    if (r->model.head != r->model.embedding) return OK;
-    const struct tensor pass = tensor_1d(g.data, g.dtype, tensor_count(g));
-    struct tensor sum = row_of(r, pass);
-    sum.data = (char *)r->grads.data + ((char *)g.data - (char *)r->pass_grads.data);
-    TRY(team_sum(r->spec.team, pass, COMM_GRADS, true, r->sum_scratch));
-    TRY(r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = row_of(r, pass), .out = sum, .scale = 1.0}));
-    return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = pass, .value = 0.0});
-}
-
-/* The pass alone: gradients and loss over all ranks by the tree, then added to what earlier passes left. */
-enum status runner_exact_pass(struct runner *r, bool backward) {
-    const struct tensor pass = row_of(r, r->pass_grads), sum = row_of(r, r->grads);
+/* The loss of the pass alone, over its ranks by the tree, then added to what earlier passes left. */
+enum status runner_exact_forward(struct runner *r) {
     const double before = r->total;
     exact_begin(&r->exact);
     r->total = 0.0;
-    if (backward) TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = pass, .value = 0.0}));
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     TRY(sum_over_seq(r));
     r->total = before + r->total;
-    if (!backward) return OK;
-    TRY(sum_head(r));
-    TRY(model_backward(&r->step, &r->model, &r->act, &r->batch));
-    TRY(team_sum(r->spec.team, r->pass_grads, COMM_GRADS, true, r->sum_scratch));
-    return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = sum, .y = pass, .out = sum, .scale = 1.0});
-}
-
-enum status runner_exact_finish(struct runner *r) {
-    return r->ctx.ops->copy_fwd(&r->ctx, &(struct copy){.x = row_of(r, r->grads), .y = row_of(r, r->pass_grads)});
+    return OK;
 }

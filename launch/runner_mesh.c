@@ -102,14 +102,33 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
                                     .swap = r->wide.swap};
 }
 
-static int64_t sum_bytes(const struct runner *r) {
-    if (!r->spec.team || !(r->spec.training || r->spec.gradients)) return 0;
-    const struct comm *c = &r->spec.team->tokens;
-    int64_t n = 0; /* as the arena lays the gradients out */
-    for (int i = 0; i < r->model.params.n; i++) n += arena_round(tensor_bytes(r->model.params.list[i].w));
-    const int64_t all = all_reduce_scratch(c, r->ctx.real, n / dtype_bytes(r->ctx.real));
-    const int64_t head = all_reduce_scratch(c, r->ctx.real, param_count(&r->model.params.list[r->model.head]));
-    return all > head ? all : head; /* the head's alone, in exact mode, may be small enough to be gathered whole */
+/* Parameters lie in the list layer by layer, those of the ends last. */
+enum status runner_mesh_shards(struct runner *r) {
+    const struct runner_spec *s = &r->spec;
+    const int L = r->model.n_layers;
+    void *mem = NULL;
+    TRY(mem_take((L + 2) * (int64_t)sizeof(int), &mem));
+    int *first = mem;
+    for (int i = 0; i < L; i++) first[i] = r->model.layers[i].norm;
+    first[L] = r->model.embedding;
+    first[L + 1] = r->model.params.n;
+    const struct sharding_spec spec = {.rank = s->team ? s->team->rank : NULL,
+                                       .mesh = s->team ? &s->team->mesh : NULL,
+                                       .stage =
+                                           s->team && s->training ? (enum sharding_stage)s->mesh->shard : SHARDING_NONE,
+                                       .real = r->ctx.real,
+                                       .params = &r->model.params,
+                                       .n_layers = L,
+                                       .first = first,
+                                       .borrowed = s->weights_of != NULL,
+                                       .gradients = s->training || s->gradients,
+                                       .moments = s->training,
+                                       .n_micro = s->n_micro,
+                                       .exact = s->exact,
+                                       .ends_twice = s->exact && r->model.head == r->model.embedding};
+    const enum status st = sharding_init(&r->shards, &spec);
+    mem_free(first);
+    return st;
 }
 
 static int64_t wide_bytes(const struct runner *r) {
@@ -120,7 +139,7 @@ static int64_t wide_bytes(const struct runner *r) {
 int64_t runner_mesh_bytes(const struct runner *r) {
     if (!r->spec.team) return 0;
     const struct seams_mesh_spec spec = seams_spec(r);
-    return seams_mesh_bytes(&spec) + arena_round(sum_bytes(r)) + wide_bytes(r) + runner_exact_bytes(r);
+    return seams_mesh_bytes(&spec) + wide_bytes(r) + runner_exact_bytes(r);
 }
 
 /* Whole sequences, one range each, for attention over all tokens. */
@@ -142,20 +161,14 @@ static enum status place_wide(struct runner *r) {
 }
 
 enum status runner_mesh_seams(struct runner *r) {
-    const struct seams_mesh_spec spec = seams_spec(r);
+    struct seams_mesh_spec spec = seams_spec(r);
+    spec.shards = &r->shards;
     TRY(seams_mesh_init(&r->mesh, &spec, &r->memory));
-    TRY(arena_take(&r->memory, sum_bytes(r), &r->sum_scratch));
     if (r->wide.n_ranks > 0) TRY(place_wide(r));
     TRY(runner_exact_place(r));
     r->step.seams = &seams_mesh;
     r->step.seams_state = &r->mesh;
     return OK;
-}
-
-enum status runner_sum_gradients(struct runner *r) {
-    if (!r->spec.team) return OK;
-    if (r->spec.exact) return runner_exact_finish(r);
-    return team_sum(r->spec.team, r->grads, COMM_GRADS, false, r->sum_scratch);
 }
 
 enum status runner_sum_total(struct runner *r) {

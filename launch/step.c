@@ -2,9 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include "kernels/fill/fill.h"
 #include "kernels/ops.h"
-#include "kernels/sum_squares/sum_squares.h"
 #include "launch/schedule.h"
 #include "launch/trainer.h"
 #include "profiling/prof.h"
@@ -28,20 +26,6 @@ static void select_micro(struct trainer *t, int64_t i) {
     memcpy(t->run.pos, t->pos + micro * T, (size_t)T * sizeof *t->pos);
 }
 
-/* Blocks in the order of the parameters, each in its own fixed tree; every rank has all gradients. */
-static enum status gradient_norm(struct trainer *t, double *norm) {
-    struct ctx *c = &t->run.ctx;
-    struct tensor sum = tensor_1d(&t->norm_squared, F64, 1);
-    t->norm_squared = 0.0;
-    for (int i = 0; i < t->run.model.params.n; i++) {
-        const struct tensor g = t->run.model.params.list[i].g;
-        TRY(c->ops->sum_squares_fwd(
-            c, &(struct sum_squares){.x = tensor_1d(g.data, g.dtype, tensor_count(g)), .out = sum}));
-    }
-    *norm = sqrt(t->norm_squared);
-    return OK;
-}
-
 /* What changes from step to step, in one place; a norm that is not finite skips the update on every rank alike. */
 static void write_knobs(struct trainer *t, const struct step_report *r) {
     const struct optimizer_config *o = &t->config->optimizer;
@@ -53,18 +37,18 @@ static void write_knobs(struct trainer *t, const struct step_report *r) {
     t->knobs[KNOB_SKIP] = r->skipped;
 }
 
-static struct tensor flat(struct tensor t) { return tensor_1d(t.data, t.dtype, tensor_count(t)); }
-
+/* My part of every parameter. */
 static enum status update(struct trainer *t) {
     const struct optimizer_config *o = &t->config->optimizer;
     struct ctx *c = &t->run.ctx;
     for (int i = 0; i < t->run.model.params.n; i++) {
         const struct param *p = &t->run.model.params.list[i];
-        if (p->kind != PARAM_TRAINED) continue;
-        const struct adamw a = {.w = flat(p->w),
-                                .m = flat(p->m),
-                                .v = flat(p->v),
-                                .g = flat(p->g),
+        const struct sharding_piece *mine = &t->run.shards.piece[i];
+        if (p->kind != PARAM_TRAINED || mine->n == 0) continue;
+        const struct adamw a = {.w = mine->w,
+                                .m = mine->m,
+                                .v = mine->v,
+                                .g = mine->g,
                                 .knobs = tensor_1d(t->knobs, F64, N_KNOBS),
                                 .beta1 = o->beta1,
                                 .beta2 = o->beta2,
@@ -94,19 +78,20 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(load_step(t, t->step, &valid));
     run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     run->total = 0.0;
-    TRY(run->ctx.ops->fill_fwd(&run->ctx, &(struct fill){.x = run->grads, .value = 0.0}));
+    TRY(sharding_step_begin(&run->shards, &run->step));
     for (int64_t i = 0; i < t->n_micro; i++) {
         TRY(train_agree_stop(t));
         select_micro(t, i);
         TRY(runner_pass(run, true));
     }
-    TRY(runner_sum_gradients(run));
     TRY(runner_sum_total(run));
-    TRY(gradient_norm(t, &r->grad_norm));
+    TRY(sharding_squares(&run->shards, &run->step, &r->grad_norm));
+    r->grad_norm = sqrt(r->grad_norm);
     r->loss = run->total * run->scale;
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
     write_knobs(t, r);
     TRY(update(t));
+    TRY(sharding_publish(&run->shards));
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */
 
@@ -149,10 +134,11 @@ enum status train_validate(struct trainer *t, double *loss) {
     int64_t n = t->config->train.valid_sequences, valid = 0;
     if (n > stream_sequences(t->valid)) n = stream_sequences(t->valid);
     run->total = 0.0;
-    for (int64_t at = 0, pass = 0; at < n; at += per_pass, pass++) {
+    for (int64_t at = 0; at < n; at += data * per_pass) {
         TRY(train_agree_stop(t));
-        TRY(load_validation(t, at, n, &valid));
-        if (pass % data == me) TRY(runner_pass(run, false));
+        /* Every rank counts all targets, and loads its own pass last.  All pass alike, for weights may be exchanged. */
+        for (int64_t i = 1; i <= data; i++) TRY(load_validation(t, at + (me + i) % data * per_pass, n, &valid));
+        TRY(runner_pass(run, false));
     }
     TRY(runner_sum_total(run));
     *loss = valid > 0 ? run->total / (double)valid : NAN;

@@ -23,6 +23,10 @@ static enum status place_tokens(struct trainer *t) {
     return OK;
 }
 
+static int64_t n_micro(const struct config *c) {
+    return c->train.sequences_per_step / (c->train.micro_batch * c->mesh.data);
+}
+
 struct runner_spec trainer_spec(const struct config *c, struct team *team) {
     return (struct runner_spec){.precision = c->train.precision,
                                 .threads = c->train.threads,
@@ -30,6 +34,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
                                 .training = true,
+                                .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
                                 .keep_every = c->train.keep_every,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
@@ -48,7 +53,7 @@ enum status trainer_open(struct trainer *t, const struct config *c, struct rank 
     enum status st = OK;
     *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
     t->stop = stop;
-    t->n_micro = c->train.sequences_per_step / (c->train.micro_batch * c->mesh.data);
+    t->n_micro = n_micro(c);
     TRY_OUT(trainer_team(&t->team, c, rank));
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
@@ -72,6 +77,7 @@ void trainer_close(struct trainer *t) {
     arena_term(&t->tokens);
     mem_free(t->state);
     text_term(&t->identity_diff);
+    team_close(&t->team); /* first: after a failure others may still read what this rank sent */
     runner_term(&t->run);
     *t = (struct trainer){0};
 }
@@ -112,6 +118,7 @@ enum status trainer_run(struct trainer *t) {
     const bool alone = rank_size(t->team.rank) == 1; /* after a failure ranks meet no more */
     if (st != OK && st != ERR_STOPPED && !(st == ERR_DATA && alone)) return st;
     if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t)); /* finished steps outlive bad data, too */
+    TRY(sharding_settle(&t->run.shards));
     if (st != ERR_STOPPED || !t->report) return st;
     if (t->step > 0)
         report_note(t->report, "stopped by a signal; step %" PRId64 " is saved, the same command continues", t->step);

@@ -19,7 +19,7 @@ struct trainer {
     struct arena tokens; /* of one whole step, so that its valid targets are known before it */
     int32_t *ids, *targets;
     int64_t *pos;
-    double knobs[N_KNOBS], norm_squared;
+    double knobs[N_KNOBS];
     int64_t n_micro;            /* micro-batches of one step                                     */
     int64_t step;               /* finished optimizer steps                                      */
     int64_t saved_step;         /* the newest on disk; -1: none                                  */

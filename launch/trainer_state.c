@@ -3,14 +3,25 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/log.h"
+#include "checkpoints/save_io.h"
 #include "launch/trainer.h"
 
-static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part, struct tensor whole) {
+/* My rows of a logical tensor, maybe none: what of the piece lies in that part of its parameter. */
+static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part,
+                      const struct sharding_piece *mine, struct tensor flat, bool elsewhere) {
+    const int64_t row = param_count(p) / p->shape[0], first = mine->begin / row, end = first + mine->n / row;
     struct param_part piece;
     param_part(p, part, &piece);
-    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_rows(whole, piece.row_begin, piece.rows)};
+    const int64_t from = first > piece.row_begin ? first : piece.row_begin;
+    const int64_t piece_end = piece.row_begin + piece.rows, to = end < piece_end ? end : piece_end;
+    int64_t shape[4] = {from < to ? to - from : 0, p->shape[1], p->shape[2], p->shape[3]};
+    void *data = shape[0] > 0 ? (char *)flat.data + (from - first) * row * dtype_bytes(flat.dtype) : NULL;
+    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, p->w.dtype, shape)};
+    if (shape[0] > 0) s->begin = from - piece.row_begin;
+    s->elsewhere = elsewhere;
+    shape[0] = piece.rows;
+    memcpy(s->global, shape, sizeof s->global);
     snprintf(s->name, sizeof s->name, "%s/%s", group, piece.name);
-    memcpy(s->global, s->t.shape, sizeof s->global);
 }
 
 enum status trainer_list_state(struct trainer *t) {
@@ -20,18 +31,30 @@ enum status trainer_list_state(struct trainer *t) {
     for (int i = 0; i < ps->n; i++) n += 3 * param_parts(&ps->list[i]);
     TRY(mem_take(n * (int64_t)sizeof *t->state, &mem));
     t->state = mem;
+    const bool elsewhere = !t->run.shards.sliced && !t->team.leader; /* all hold everything */
     for (int i = 0; i < ps->n; i++) {
         const struct param *p = &ps->list[i];
+        const struct sharding_piece *mine = &t->run.shards.piece[i];
         for (int part = 0; part < param_parts(p); part++) {
-            list_part(&t->state[t->n_state++], "param", p, part, p->w);
-            list_part(&t->state[t->n_state++], "adamw.m", p, part, p->m);
-            list_part(&t->state[t->n_state++], "adamw.v", p, part, p->v);
+            list_part(&t->state[t->n_state++], "param", p, part, mine, mine->w, elsewhere);
+            list_part(&t->state[t->n_state++], "adamw.m", p, part, mine, mine->m, elsewhere);
+            list_part(&t->state[t->n_state++], "adamw.v", p, part, mine, mine->v, elsewhere);
         }
     }
     return OK;
 }
 
-static enum status save_here(struct trainer *t) {
+/* Metrics of the steps before are on disk first. */
+static enum status sync_report(struct trainer *t) {
+    const enum status st = t->team.leader ? report_sync(t->report) : OK;
+    int64_t failed = st != OK;
+    TRY(team_most(&t->team, &failed));
+    FAIL_UNLESS(st != OK || !failed, ERR_IO, "the leader could not write the metrics before step %" PRId64, t->step);
+    return st;
+}
+
+/* Every rank writes its part; where all ranks hold everything, the leader does. */
+enum status trainer_save(struct trainer *t) {
     const struct config *c = t->config;
     struct checkpoint_meta meta = {.step = t->step,
                                    .tokens = t->step * c->train.sequences_per_step * c->train.tokens_per_sequence,
@@ -39,23 +62,11 @@ static enum status save_here(struct trainer *t) {
                                    .identity_text = c->identity.s,
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
-    TRY(report_sync(t->report));
-    return checkpoint_save(t->run_dir, &meta, t->state, t->n_state, c->checkpoint.keep);
-}
-
-/* Every rank holds the whole state: the leader writes it, and all learn how that went, and why it failed: the first
- * failure of any rank is the one that is told. */
-enum status trainer_save(struct trainer *t) {
-    struct {
-        int64_t st;
-        char why[1024];
-    } how = {.st = OK};
-    if (t->team.leader) how.st = save_here(t);
-    if (how.st != OK) snprintf(how.why, sizeof how.why, "%s", status_text());
-    TRY(team_agree(&t->team, &how, sizeof how));
-    if (how.st == OK) t->saved_step = t->step;
-    else if (!t->team.leader) FAIL((enum status)how.st, "%s", how.why);
-    return (enum status)how.st;
+    TRY(sync_report(t));
+    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.tokens, t->run_dir, &meta, t->state, t->n_state,
+                              c->checkpoint.keep));
+    t->saved_step = t->step;
+    return OK;
 }
 
 /* A difference is an error, or what a fork records. */
@@ -92,5 +103,5 @@ enum status trainer_load(struct trainer *t, const char *path) {
     const enum status st = checkpoint_read(c, t->state, t->n_state, true);
     if (st == OK) t->step = t->saved_step = checkpoint_about(c)->step;
     checkpoint_close(c);
-    return st;
+    return st != OK ? st : sharding_publish(&t->run.shards);
 }

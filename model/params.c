@@ -56,7 +56,7 @@ void params_shape(struct params *ps, enum dtype real, enum space space) {
         struct param *p = &ps->list[i];
         p->w = tensor_4d(NULL, real, p->shape);
         p->w.space = space;
-        p->g = p->m = p->v = p->w;
+        p->g = p->w;
     }
 }
 

@@ -45,7 +45,6 @@ struct param {
     enum param_kind kind;
     int n_uses;         /* gradients sum over uses */
     struct tensor w, g; /* where they live, packed; set by the owner of the memory (seams need/done) */
-    struct tensor m, v; /* AdamW moments           */
 };
 struct params {
     struct param *list;

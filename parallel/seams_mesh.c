@@ -123,10 +123,8 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
     return all_reduce_end(m->spec.tokens, &r);
 }
 
-static enum status block_here(struct step *s, int block) {
-    (void)s, (void)block;
-    return OK;
-}
+static enum status need(struct step *s, int block) { return sharding_need(mesh_of(s)->spec.shards, block); }
+static enum status done(struct step *s, int block) { return sharding_done(mesh_of(s)->spec.shards, s, block); }
 
 const struct seams seams_mesh = {
     .name = "mesh",
@@ -135,8 +133,8 @@ const struct seams seams_mesh = {
     .attend_begin = attend_begin,
     .attend_end = attend_end,
     .total = total,
-    .need = block_here,
-    .done = block_here,
+    .need = need,
+    .done = done,
 };
 
 /* ---- memory ---- */

@@ -20,6 +20,7 @@
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
+#include "parallel/sharding.h"
 
 enum carry_way { CARRY_GATHER, CARRY_CHAIN, CARRY_SCAN };
 #define CARRY_WAY_CHOICES "gather|chain|scan" /* in the order of the enum */
@@ -31,6 +32,7 @@ struct lane {
 };
 struct seams_mesh_spec {
     struct comm *seq, *tokens; /* the sequence axis; data x seq */
+    struct sharding *shards;   /* of parameters and gradients   */
     const struct shard_map *map;
     const int64_t *pos; /* host memory: of all tokens of the micro-batch at hand; NULL: a sequence is one document */
     enum carry_way way;

@@ -3,7 +3,7 @@
 /* timeout: 240 */
 /* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
  * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
- * activations; for two ranks of data too where a step has two sequences. */
+ * activations, any form of slices; for two ranks of data too where a step has two sequences. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "base/hash.h"
@@ -49,8 +49,8 @@ static const struct setting settings[] = {
 struct outcome {
     struct config *config;
     pthread_mutex_t lock;
-    char *state;
-    int64_t state_bytes;
+    char *state, *gradient;
+    int64_t state_bytes, gradient_bytes;
     bool seen[512];
     char losses[SHA256_HEX], gradients[SHA256_HEX], states[SHA256_HEX];
     double loss; /* of the last step */
@@ -76,20 +76,30 @@ static void put_state(struct outcome *o, const struct trainer *t) {
         char *to = o->state + at + (s->global[0] > 0 ? all / s->global[0] * s->begin : 0);
         if (o->seen[i] && bytes == all) CHECK(!memcmp(to, s->t.data, (size_t)bytes), "ranks differ in %s", s->name);
         else if (bytes > 0) memcpy(to, s->t.data, (size_t)bytes);
-        o->seen[i] = true;
+        o->seen[i] |= bytes == all;
         at += all;
     }
     pthread_mutex_unlock(&o->lock);
 }
 
-static void hash_gradients(struct outcome *o, const struct trainer *t) {
-    struct hash_stream *h = NULL;
-    MUST(hash_open_sha256(&h));
-    for (int i = 0; i < t->run.model.params.n; i++) {
-        const struct param *p = &t->run.model.params.list[i];
-        hash_add(h, p->g.data, tensor_bytes(p->g));
+/* A rank's part of every gradient. */
+static void put_gradients(struct outcome *o, const struct trainer *t) {
+    const struct params *ps = &t->run.model.params;
+    int64_t at = 0;
+    pthread_mutex_lock(&o->lock);
+    for (int i = 0; i < ps->n; i++) {
+        const struct sharding_piece *mine = &t->run.shards.piece[i];
+        const int64_t real = dtype_bytes(t->run.ctx.real);
+        if (!o->gradient) {
+            void *mem = NULL;
+            o->gradient_bytes = ps->n_elements * real;
+            MUST(mem_take(o->gradient_bytes, &mem));
+            o->gradient = mem;
+        }
+        if (mine->n > 0) memcpy(o->gradient + at + mine->begin * real, mine->g.data, (size_t)(mine->n * real));
+        at += param_count(&ps->list[i]) * real;
     }
-    hash_close(h, o->gradients);
+    pthread_mutex_unlock(&o->lock);
 }
 
 static enum status steps(struct outcome *o, struct trainer *t) {
@@ -102,7 +112,7 @@ static enum status steps(struct outcome *o, struct trainer *t) {
         st = train_step(t, &r);
         hash_add(h, &r.loss, sizeof r.loss);
         hash_add(h, &r.grad_norm, sizeof r.grad_norm);
-        if (st == OK && i == 0 && t->team.leader) hash_gradients(o, t);
+        if (st == OK && i == 0) put_gradients(o, t);
     }
     if (st == OK) st = train_validate(t, &valid);
     hash_add(h, &valid, sizeof valid);
@@ -144,7 +154,9 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
     MUST(world_run(world, run_rank, o));
     world_close(world);
     MUST(hash_sha256(o->state, o->state_bytes, o->states));
+    MUST(hash_sha256(o->gradient, o->gradient_bytes, o->gradients));
     mem_free(o->state);
+    mem_free(o->gradient);
     config_term(&c);
 }
 
@@ -193,6 +205,10 @@ static void check_free(void) {
         {2, 2, "train.keep=inputs train.keep_every=3"},
         {1, 1, "train.keep=inputs train.keep_every=4"},
         {1, 2, "train.head_tile=5"},
+        {1, 2, "mesh.shard=none"},
+        {1, 4, "mesh.shard=gradients"},
+        {2, 2, "mesh.shard=parameters"},
+        {1, 8, "mesh.shard=parameters train.keep=inputs"},
     };
     for (int wide = 0; wide < 2; wide++) {
         const char *precision = wide ? "train.precision=f64" : "train.precision=f32";

@@ -55,9 +55,8 @@ static enum status pass(struct runner *r, char *losses, char *gradients) {
     const struct tensor g = r->model.params.list[r->model.embedding].g;
     const size_t real = (size_t)dtype_bytes(r->ctx.real), row = (size_t)g.shape[1] * real;
     r->total = 0.0;
-    memset(r->grads.data, 0, (size_t)tensor_bytes(r->grads));
+    TRY(sharding_step_begin(&r->shards, &r->step));
     TRY(runner_pass(r, true));
-    TRY(runner_sum_gradients(r));
     for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++) {
         const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
         memcpy(losses + (size_t)t->begin * real, (char *)r->out.per_token.data + (size_t)t->row * real,

@@ -142,7 +142,7 @@ static enum status watched_step(struct watched *w, int step, struct outcome *o) 
     const int64_t room = STEPS * step_bytes(r);
     small_params(r, 5 + (uint64_t)step);
     small_batch(r, 40 + (uint64_t)step);
-    TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->grads, .value = 0.0}));
+    TRY(sharding_step_begin(&r->shards, &r->step));
     r->total = 0.0;
     begin_watch(w);
     const enum status st = runner_pass(r, true);

@@ -42,8 +42,10 @@ static enum status train_rank(struct rank *rank, void *arg) {
         run->loss[i] = r.loss;
         run->norm[i] = r.grad_norm;
     }
+    if (st == OK) st = sharding_settle(&t.run.shards); /* the last step's weights are on their way */
     if (st == OK) run->weights[me] = sum_of_weights(&t);
-    run->messages[me] = comm_total(&t.team.seq).messages + comm_total(&t.team.tokens).messages;
+    run->messages[me] = comm_total(&t.team.seq).messages + comm_total(&t.team.tokens).messages +
+                        comm_total(&t.run.shards.comm).messages;
     trainer_close(&t);
     return st;
 }
@@ -61,11 +63,12 @@ static enum status train(struct run *run, const struct fault *fault, double dead
 
 /* Does the text lay this fault at this rank's door, and not just mention it? */
 static bool blames(const char *text, const struct fault *f) {
-    const char *const forms[3][2] = {{"was lost on its way from rank %d", "from rank %d was lost"},
-                                     {"injected fault: rank %d fails", "injected fault: rank %d fails"},
-                                     {"rank %d is in no wait", "rank %d went silent"}};
+    const char *const forms[3][3] = {
+        {"was lost on its way from rank %d", "from rank %d was lost", "rank %d has ended without it"},
+        {"injected fault: rank %d fails", "injected fault: rank %d fails", "injected fault: rank %d fails"},
+        {"rank %d is in no wait", "rank %d went silent", "rank %d went silent"}};
     char says[80];
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         snprintf(says, sizeof says, forms[f->kind - FAULT_LOST][i], f->rank);
         if (strstr(text, says)) return true;
     }

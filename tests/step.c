@@ -106,9 +106,10 @@ static void check_decay(struct rank *rank, const char *folder) {
 static void check_unchanged(const struct trainer *t, const struct trainer *start, const char *why) {
     for (int i = 0; i < t->run.model.params.n; i++) {
         const struct param *p = &t->run.model.params.list[i], *q = &start->run.model.params.list[i];
+        const struct sharding_piece *a = &t->run.shards.piece[i], *b = &start->run.shards.piece[i];
         const size_t bytes = (size_t)tensor_bytes(p->w);
-        CHECK(!memcmp(p->w.data, q->w.data, bytes) && !memcmp(p->m.data, q->m.data, bytes) &&
-                  !memcmp(p->v.data, q->v.data, bytes),
+        CHECK(!memcmp(p->w.data, q->w.data, bytes) && !memcmp(a->m.data, b->m.data, bytes) &&
+                  !memcmp(a->v.data, b->v.data, bytes),
               "%s: %s changed", why, p->name);
     }
 }

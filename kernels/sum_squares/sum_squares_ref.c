@@ -20,6 +20,12 @@ static void sum_blocks(void *arg, int64_t item, int worker) {
     }
 }
 
+static void squares_of(struct ctx *c, const real *x, int64_t n, double *sums) {
+    struct sum_job j = {
+        .x = x, .n = n, .cut = rows_cut(ceil_div(n, SUM_SQUARES_BLOCK), SUM_SQUARES_BLOCK), .sums = sums};
+    pool_run(c->pool, j.cut.items, sum_blocks, &j);
+}
+
 int64_t REF(sum_squares_work)(const struct ctx *c, const struct sum_squares *a) {
     (void)c;
     return arena_round(ceil_div(a->x.shape[0], SUM_SQUARES_BLOCK) * (int64_t)sizeof(double));
@@ -30,15 +36,20 @@ enum status REF(sum_squares_fwd)(struct ctx *c, const struct sum_squares *a) {
     enum status st = OK;
     void *sums = NULL;
     CHECK_SHAPE(sum_squares, x, REAL, n);
+    if (tensor_has(a->sums)) {
+        CHECK_SHAPE(sum_squares, sums, F64, n_blocks);
+        squares_of(c, a->x.data, n, a->sums.data);
+        return OK;
+    }
     CHECK_SHAPE(sum_squares, out, F64, 1);
     if (n == 0) return OK;
     const int64_t mark = arena_mark(c->work);
     TRY_OUT(arena_take(c->work, n_blocks * (int64_t)sizeof(double), &sums));
-    struct sum_job j = {.x = a->x.data, .n = n, .cut = rows_cut(n_blocks, SUM_SQUARES_BLOCK), .sums = sums};
-    pool_run(c->pool, j.cut.items, sum_blocks, &j);
+    double *sum = sums;
+    squares_of(c, a->x.data, n, sum);
     for (int64_t left = n_blocks; left > 1; left = ceil_div(left, 2))
-        for (int64_t i = 0; i < left; i += 2) j.sums[i / 2] = i + 1 < left ? j.sums[i] + j.sums[i + 1] : j.sums[i];
-    *(double *)a->out.data += j.sums[0];
+        for (int64_t i = 0; i < left; i += 2) sum[i / 2] = i + 1 < left ? sum[i] + sum[i + 1] : sum[i];
+    *(double *)a->out.data += sum[0];
 out:
     arena_release(c->work, mark);
     return st;

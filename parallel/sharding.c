@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "parallel/sharding.h"
+#include <string.h>
+#include "kernels/sum_squares/sum_squares.h"
+#include "parallel/inside.h"
+
+static int64_t unit_bytes(const struct sharding *h) { return dtype_bytes(h->spec.real); }
+static struct sharding_block *ends_of(struct sharding *h) { return &h->block[h->n_blocks - 1]; }
+static struct tensor row_of(const struct sharding *h, void *at, int64_t n) { return tensor_2d(at, h->spec.real, 1, n); }
+
+void sharding_bind_w(struct sharding *h, const struct sharding_block *b) {
+    for (int i = b->first; i < b->end; i++)
+        h->spec.params->list[i].w.data = b->w ? b->w + h->offset[i] * unit_bytes(h) : NULL;
+}
+
+void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row) {
+    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].g.data = row + h->offset[i] * unit_bytes(h);
+}
+
+/* ---- weights ---- */
+
+static enum status arrive(struct sharding *h, struct sharding_block *b) {
+    return b->gather.flight ? comm_end(&h->comm, &b->gather) : OK;
+}
+
+static enum status gather(struct sharding *h, struct sharding_block *b) {
+    return all_gather_begin(&h->comm, COMM_PARAMS, b->w_mine, b->w, b->bytes_at, &b->gather);
+}
+
+static enum status empty_slot(struct sharding *h, int k) {
+    struct sharding_block *b = h->in_slot[k];
+    if (!b) return OK;
+    TRY(arrive(h, b));
+    b->w = NULL;
+    sharding_bind_w(h, b);
+    h->in_slot[k] = NULL;
+    return OK;
+}
+
+/* A layer's weights are on their way, into a slot that the layer at hand does not use. */
+static enum status fetch(struct sharding *h, int i) {
+    if (i < 0 || i >= h->spec.n_layers || h->block[i].w) return OK;
+    const int k = h->last >= 0 && h->in_slot[0] == &h->block[h->last];
+    TRY(empty_slot(h, k));
+    h->in_slot[k] = &h->block[i];
+    h->block[i].w = h->slot_w[k];
+    return gather(h, &h->block[i]);
+}
+
+/* The next layer is guessed from the direction so far, which turns where layers end or are done; a leap starts a group
+ * of layers that run once more.  A wrong guess costs its bytes alone. */
+static enum status need_ring(struct sharding *h, int i) {
+    struct sharding_block *b = &h->block[i];
+    if (b == ends_of(h)) {
+        h->last = -1;
+        h->done_at = h->spec.n_layers;
+        TRY(arrive(h, b));
+        return fetch(h, 0);
+    }
+    if (i != h->last) h->up = i != h->last - 1;
+    if (i + 1 >= h->done_at) h->up = false;
+    TRY(fetch(h, i));
+    TRY(arrive(h, b));
+    sharding_bind_w(h, b);
+    h->last = i;
+    return fetch(h, h->up ? i + 1 : i - 1);
+}
+
+enum status sharding_need(struct sharding *h, int block) {
+    const int i = block < 0 ? h->spec.n_layers : block;
+    return h->ring_w ? need_ring(h, i) : arrive(h, &h->block[i]);
+}
+
+enum status sharding_settle(struct sharding *h) {
+    for (int k = 0; k < h->n_blocks; k++) TRY(arrive(h, &h->block[k]));
+    return OK;
+}
+
+/* In the order of their first use. */
+enum status sharding_publish(struct sharding *h) {
+    if (!h->sliced) return OK;
+    TRY(sharding_settle(h));
+    TRY(gather(h, ends_of(h)));
+    for (int k = 0; !h->ring_w && k < h->spec.n_layers; k++) TRY(gather(h, &h->block[k]));
+    if (!h->ring_w) return OK;
+    for (int k = 0; k < SLOTS_W; k++) TRY(empty_slot(h, k));
+    h->last = -1;
+    return fetch(h, 0);
+}
+
+void sharding_write_begin(struct sharding *h, int index) {
+    struct sharding_block *b = &h->block[index];
+    if (!h->ring_w || b == ends_of(h)) return;
+    ASSERT(!h->in_slot[0]);
+    b->w = h->slot_w[0];
+    sharding_bind_w(h, b);
+}
+
+void sharding_write_end(struct sharding *h, int index) {
+    struct sharding_block *b = &h->block[index];
+    if (!h->ring_w || b == ends_of(h)) return;
+    if (b->mine > 0) memcpy(b->w_mine, b->w + b->begin * unit_bytes(h), (size_t)(b->mine * unit_bytes(h)));
+    b->w = NULL;
+    sharding_bind_w(h, b);
+}
+
+/* ---- gradients ---- */
+
+/* A place for the gradient of a block in this pass.  A slot comes round after the exchange of its last user has ended:
+ * one of the three is being filled, and two are under way. */
+static enum status open_gradient(struct sharding *h, struct step *s, struct sharding_block *b) {
+    if (h->ring_g && b != ends_of(h)) {
+        b->g = h->slot_g[(ends_of(h) - b - 1) % SLOTS_G];
+    }
+    sharding_bind_g(h, b, b->g);
+    return rows_zero(s, row_of(h, b->g, b->n));
+}
+
+static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
+    char *mine = b->g + b->begin * unit_bytes(h);
+    struct reduction *r = &h->flight[k];
+    *r = (struct reduction){.use = COMM_GRADS,
+                            .dtype = h->spec.real,
+                            .in = b->g,
+                            .out = mine,
+                            .tree = h->spec.exact,
+                            .scratch = h->scratch[k]};
+    h->flying[k] = b;
+    if (!h->sliced) {
+        r->n = b->n;
+        return all_reduce_begin(&h->comm, r);
+    }
+    r->at = b->at;
+    if (b->n_arrived == 0) r->out = b->sum;
+    return reduce_scatter_begin(&h->comm, r);
+}
+
+static enum status land(struct sharding *h, struct step *s, int k) {
+    struct sharding_block *b = h->flying[k];
+    struct reduction *r = &h->flight[k];
+    if (!b) return OK;
+    h->flying[k] = NULL;
+    TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
+    const bool first = b->n_arrived++ == 0;
+    if (r->out == b->sum || b->mine == 0) return OK;
+    const struct tensor x = row_of(h, r->out, b->mine), sum = row_of(h, b->sum, b->mine);
+    return first ? rows_copy(s, x, sum) : rows_add(s, x, sum);
+}
+
+enum status sharding_done(struct sharding *h, struct step *s, int block) {
+    if (!h->fresh) return OK;
+    struct sharding_block *b = block < 0 ? ends_of(h) : &h->block[block];
+    const int k = block < 0 ? 0 : h->n_flown++ % FLIGHTS_G;
+    if (block >= 0) h->done_at = block;
+    TRY(land(h, s, k));
+    TRY(launch(h, b, k));
+    return block > 0 ? open_gradient(h, s, &h->block[block - 1]) : OK;
+}
+
+enum status sharding_step_begin(struct sharding *h, struct step *s) {
+    h->n_passes = 0;
+    for (int k = 0; k < h->n_blocks; k++) h->block[k].n_arrived = 0;
+    return h->fresh ? OK : rows_zero(s, h->grads);
+}
+
+enum status sharding_pass_begin(struct sharding *h, struct step *s) {
+    if (!h->fresh) return OK;
+    ASSERT(h->n_passes < most(1, h->spec.n_micro));
+    h->n_flown = 0;
+    TRY(open_gradient(h, s, ends_of(h)));
+    return h->spec.n_layers > 0 ? open_gradient(h, s, ends_of(h) - 1) : OK;
+}
+
+enum status sharding_pass_turns(struct sharding *h, struct step *s) {
+    struct sharding_block *b = ends_of(h);
+    if (!h->spec.ends_twice) return OK;
+    TRY(launch(h, b, 0));
+    TRY(land(h, s, 0));
+    return rows_zero(s, row_of(h, b->g, b->n));
+}
+
+/* Nothing is under way behind it: what follows may change weights. */
+enum status sharding_pass_end(struct sharding *h, struct step *s) {
+    for (int k = 0; k < FLIGHTS_G; k++) TRY(land(h, s, k));
+    for (struct sharding_block *b = h->block; b <= ends_of(h) && !h->sliced; b++) sharding_bind_g(h, b, b->sum);
+    h->n_passes++;
+    return sharding_settle(h);
+}
+
+/* Neighbours in pairs, level by level, an odd one passing up. */
+static double tree_sum(double *x, int64_t n) {
+    if (n == 0) return 0.0;
+    for (; n > 1; n = (n + 1) / 2)
+        for (int64_t i = 0; i < n; i += 2) x[i / 2] = i + 1 < n ? x[i] + x[i + 1] : x[i];
+    return x[0];
+}
+
+/* Every block's sum is made by one rank: adding the zeros of the others changes nothing. */
+enum status sharding_squares(struct sharding *h, struct step *s, double *out) {
+    const int64_t n_params = h->spec.params->n, n = h->sums_at[n_params];
+    TRY(rows_zero(s, tensor_1d(h->sums, F64, n)));
+    for (int64_t i = 0; i < n_params; i++) {
+        const struct sharding_piece *p = &h->piece[i];
+        const int64_t first = h->sums_at[i] + p->begin / SUM_SQUARES_BLOCK;
+        const int64_t n_sums = (p->n + SUM_SQUARES_BLOCK - 1) / SUM_SQUARES_BLOCK;
+        if (p->n == 0) continue;
+        TRY(s->ctx->ops->sum_squares_fwd(
+            s->ctx, &(struct sum_squares){.x = p->g, .sums = tensor_1d(h->sums + first, F64, n_sums)}));
+    }
+    if (h->sliced) {
+        struct reduction r = {
+            .use = COMM_CONTROL, .dtype = F64, .in = h->sums, .out = h->sums, .n = n, .scratch = h->sum_scratch};
+        TRY(all_reduce_begin(&h->comm, &r));
+        TRY(all_reduce_end(&h->comm, &r));
+    }
+    *out = 0.0;
+    for (int64_t i = 0; i < n_params; i++) *out += tree_sum(h->sums + h->sums_at[i], h->sums_at[i + 1] - h->sums_at[i]);
+    return OK;
+}
