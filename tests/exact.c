@@ -3,7 +3,7 @@
 /* timeout: 240 */
 /* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
  * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
- * activations; for two ranks of data too where a step has two sequences. */
+ * activations; for two ranks of data too where a step has two sequences and no weight is tied. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "base/hash.h"
@@ -28,7 +28,7 @@ static const char yaml[] =
     "numerics: rank_invariant\n"
     "run: {dir: run, seed: 3}\n";
 
-enum { OVERRIDES_MAX = 12 };
+enum { OVERRIDES_MAX = 16 };
 struct setting {
     const char *why, *pattern, *tokens;
     const char *more[4]; /* further overrides */
@@ -36,7 +36,7 @@ struct setting {
 
 /* Segments: the least common multiple of the chunks is 6, without N it is 2, without both it is 1. */
 static const struct setting settings[] = {
-    {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {0}},
+    {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {"train.sequences_per_step=1"}},
     {"tied, 37 segments", "N-*M", "220", {"model.tied=true"}},
     {"as many segments as the most ranks, and the last ragged", "MN*-", "47", {0}},
     {"9 segments: on 8 ranks three hold none", "NMW-", "54", {"model.tied=true"}},
@@ -123,7 +123,7 @@ static enum status run_rank(struct rank *rank, void *arg) {
 }
 
 static void run_case(struct outcome *o, const struct setting *s, int data, int seq, const char *more) {
-    char mesh_seq[32], mesh_data[32], tokens[64], pattern[64];
+    char mesh_seq[32], mesh_data[32], tokens[64], pattern[64], words[240];
     const char *overrides[OVERRIDES_MAX] = {mesh_seq, mesh_data, tokens, pattern};
     struct config c;
     struct text errors = {0};
@@ -134,10 +134,15 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
     snprintf(tokens, sizeof tokens, "train.tokens_per_sequence=%s", s->tokens);
     snprintf(pattern, sizeof pattern, "model.pattern=%s", s->pattern);
     for (int i = 0; i < 4 && s->more[i]; i++) overrides[n++] = s->more[i];
-    for (char *item = strtok((char *)more, " "); item; item = strtok(NULL, " ")) overrides[n++] = item;
+    snprintf(words, sizeof words, "%s", more);
+    for (char *item = strtok(words, " "); item; item = strtok(NULL, " ")) {
+        ASSERT(n < OVERRIDES_MAX);
+        overrides[n++] = item;
+    }
     const struct config_source from = {.path = "config.yaml", .n_overrides = n, .overrides = overrides};
     const enum status st = config_read(&c, &from, &errors);
     CHECK(st == OK, "%s: %s", s->why, errors.s ? errors.s : status_text());
+    MUST(st);
     text_term(&errors);
     *o = (struct outcome){.config = &c, .lock = PTHREAD_MUTEX_INITIALIZER};
     MUST(world_open(&world, &(struct world_spec){.n_ranks = data * seq, .deadline_s = 60}));
@@ -150,10 +155,8 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
 
 /* Against the run on one rank. */
 static void same(const struct setting *s, const struct outcome *one, int data, int seq, const char *more) {
-    char words[160];
     struct outcome o;
-    snprintf(words, sizeof words, "%s", more);
-    run_case(&o, s, data, seq, words);
+    run_case(&o, s, data, seq, more);
     CHECK(!strcmp(o.gradients, one->gradients), "%s: data %d, seq %d, %s: gradients of step 1", s->why, data, seq,
           more);
     CHECK(!strcmp(o.losses, one->losses), "%s: data %d, seq %d, %s: losses; the last is %.17g, on one rank %.17g",
@@ -198,8 +201,7 @@ static void check_free(void) {
         const char *precision = wide ? "train.precision=f64" : "train.precision=f32";
         char more[160];
         struct outcome one;
-        snprintf(more, sizeof more, "%s", precision);
-        run_case(&one, &s, 1, 1, more);
+        run_case(&one, &s, 1, 1, precision);
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             snprintf(more, sizeof more, "%s %s", precision, rows[i].more);
             same(&s, &one, rows[i].data, rows[i].seq, more);
@@ -207,13 +209,51 @@ static void check_free(void) {
     }
 }
 
+static uint64_t pick(uint64_t seed, uint64_t what, uint64_t n) { return rng_bits(seed, 77, what) % n; }
+
+/* The smallest multiple of the chunks that is at least a 64th of the tokens. */
+static int64_t segments_of(const char *pattern, int64_t chunk_m, int64_t chunk_n, int64_t tokens) {
+    int64_t segment = 1;
+    while (segment * 64 < tokens || (strchr(pattern, 'M') && segment % chunk_m) ||
+           (strchr(pattern, 'N') && segment % chunk_n))
+        segment++;
+    return (tokens + segment - 1) / segment;
+}
+
+/* Random models, lengths and meshes, each against one rank. */
+static void check_random(uint64_t seed) {
+    static const int64_t chunks[] = {1, 2, 3, 4, 8, 12};
+    static const char *const keep[] = {"all", "gemm", "inputs"};
+    char pattern[5] = "", tokens[24], why[48], chunk_m[48], chunk_n[48], rest[64], one_rank[160], more[240];
+    const int64_t m = chunks[pick(seed, 1, 6)], n = chunks[pick(seed, 2, 6)];
+    const int64_t T = 1 + (int64_t)pick(seed, 3, pick(seed, 4, 2) ? 40 : 300);
+    for (uint64_t i = 0; i <= pick(seed, 5, 4); i++) pattern[i] = "MN*W-"[pick(seed, 10 + i, 5)];
+    const bool tied = pick(seed, 9, 2); /* the order in which two uses of two sequences are added is not promised */
+    const int sequences = 1 + (int)pick(seed, 6, 3), data = sequences == 2 && !tied ? 1 + (int)pick(seed, 7, 2) : 1;
+    snprintf(why, sizeof why, "random %d: %s", (int)seed, pattern);
+    snprintf(tokens, sizeof tokens, "%d", (int)T);
+    snprintf(chunk_m, sizeof chunk_m, "model.layers.M.chunk=%d", (int)m);
+    snprintf(chunk_n, sizeof chunk_n, "model.layers.N.chunk=%d", (int)n);
+    snprintf(rest, sizeof rest, "train.sequences_per_step=%d", sequences);
+    const struct setting s = {why, pattern, tokens, {chunk_m, chunk_n, rest, "train.steps=2"}};
+    snprintf(one_rank, sizeof one_rank, "train.precision=%s model.tied=%s", pick(seed, 8, 2) ? "f32" : "f64",
+             tied ? "true" : "false");
+    struct outcome one;
+    run_case(&one, &s, 1, 1, one_rank);
+    for (int seq = 2; seq <= 16 && seq <= segments_of(pattern, m, n, T); seq *= 2) {
+        const uint64_t at = 100 * (uint64_t)seq;
+        snprintf(more, sizeof more, "%s mesh.carry=%s train.keep=%s train.threads=%d", one_rank,
+                 pick(seed, at, 2) ? "scan" : "gather", keep[pick(seed, at + 1, 3)], 1 + (int)pick(seed, at + 2, 2));
+        same(&s, &one, data, seq, more);
+    }
+}
+
 /* The hashes do see a last bit: without the mode, two ranks differ from one. */
 static void check_control(void) {
     static const struct setting s = {"control", "M*-NW-", "100", {"numerics=fast"}};
-    char none[2][1] = {""};
     struct outcome one, two;
-    run_case(&one, &s, 1, 1, none[0]);
-    run_case(&two, &s, 1, 2, none[1]);
+    run_case(&one, &s, 1, 1, "");
+    run_case(&two, &s, 1, 2, "");
     CHECK(strcmp(one.gradients, two.gradients) && strcmp(one.states, two.states), "fast and yet equal: %s",
           one.gradients);
 }
@@ -233,6 +273,8 @@ int main(void) {
     }
     check_free();
     check_control();
+    const char *first = getenv("BATON_SEED"), *n = getenv("BATON_ROUNDS");
+    for (int i = 0; i < (n ? atoi(n) : 20); i++) check_random((uint64_t)(i + (first ? atoi(first) : 1)));
     MUST(file_remove_tree(folder));
     return check_end();
 }
