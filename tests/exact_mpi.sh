@@ -44,21 +44,22 @@ essence() { sed 's/, "tokens_per_s".*"skipped"/, "skipped"/' "$1/metrics.jsonl";
 
 ranks_of() { cat /proc/"$1"/task/*/children; }
 
+# one_more FOLDER STEP: that step on one rank, so that whoever saved before, one file holds the state
+one_more() { "$program" train config.yaml run.dir="$1" train.steps="$2" >one_more.log 2>&1; }
+last_of() { printf '%s/checkpoints/step-%08d/shard-00000-of-00001.safetensors' "$1" "$2"; }
+
 # same FOLDER WHAT: against the run of one rank
 same() {
-    local shard n=0
     essence "$1" >essence.txt 2>/dev/null
     diff alone.txt essence.txt >difference || wrong "$2: metrics differ: $(head -n 4 difference)"
-    for shard in alone/checkpoints/step-00000024/*.safetensors; do
-        n=$((n + 1))
-        cmp "$shard" "${shard/#alone/$1}" || wrong "$2: the last checkpoints differ"
-    done
-    [ $n -gt 0 ] || wrong "$2: no shard to compare"
+    one_more "$1" 25 || wrong "$2: one rank does not continue: $(tail -n 3 one_more.log)"
+    cmp "$(last_of alone 25)" "$(last_of "$1" 25)" || wrong "$2: the last checkpoints differ"
 }
 
 "$program" train config.yaml run.dir=alone >log 2>&1 || wrong "one rank: $(tail -n 3 log)"
 essence alone >alone.txt
 [ "$(wc -l <alone.txt)" = 24 ] || wrong "24 steps, not $(wc -l <alone.txt)"
+one_more alone 25 || wrong "one rank, step 25: $(tail -n 3 one_more.log)"
 "$program" train config.yaml run.dir=threads --ranks 4 >log 2>&1 || wrong "four threads: $(tail -n 3 log)"
 same threads "four threads"
 for n in 1 2 4; do
@@ -134,8 +135,9 @@ for signal in USR1 TERM; do
     steps=$(sed -n 's/.*stopped by a signal; step \([0-9]*\) is saved.*/\1/p' log)
     [ -n "$steps" ] || wrong "$signal: no step is saved: $(tail -n 9 log)"
     "$program" train config.yaml run.dir=to_$signal train.steps="$steps" >log 2>&1 || wrong "to $steps: $(tail -n 3 log)"
-    last=$(printf 'step-%08d' "$steps")
-    [ "$(cat $run/checkpoints/"$last"/*.safetensors | sha256sum)" = \
-        "$(cat to_$signal/checkpoints/"$last"/*.safetensors | sha256sum)" ] || wrong "$signal: step $steps differs"
+    for folder in $run to_$signal; do
+        one_more "$folder" $((steps + 1)) || wrong "$folder: one rank does not continue: $(tail -n 3 one_more.log)"
+    done
+    cmp "$(last_of $run $((steps + 1)))" "$(last_of to_$signal $((steps + 1)))" || wrong "$signal: step $steps differs"
 done
 [ $failures = 0 ]

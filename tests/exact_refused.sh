@@ -63,5 +63,8 @@ refused 'train\.micro_batch=1' train.micro_batch=2 --dry-run
 # The same without what is refused runs, with ranks that hold no segment too.
 "$program" train config.yaml run.dir=one >log 2>&1 || wrong "one rank: $(cat log)"
 "$program" train config.yaml run.dir=four --ranks 4 >log 2>&1 || wrong "four ranks: $(cat log)"
-cmp one/checkpoints/step-00000002/*.safetensors four/checkpoints/step-00000002/*.safetensors || wrong "they differ"
+for run in one four; do
+    "$program" train config.yaml run.dir=$run train.steps=3 >log 2>&1 || wrong "$run continued on one rank: $(cat log)"
+done
+cmp one/checkpoints/step-00000003/*.safetensors four/checkpoints/step-00000003/*.safetensors || wrong "they differ"
 [ $failures = 0 ]
