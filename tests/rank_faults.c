@@ -63,11 +63,12 @@ static enum status train(struct run *run, const struct fault *fault, double dead
 
 /* Does the text lay this fault at this rank's door, and not just mention it? */
 static bool blames(const char *text, const struct fault *f) {
-    const char *const forms[3][2] = {{"was lost on its way from rank %d", "from rank %d was lost"},
-                                     {"injected fault: rank %d fails", "injected fault: rank %d fails"},
-                                     {"rank %d is in no wait", "rank %d went silent"}};
+    const char *const forms[3][3] = {
+        {"was lost on its way from rank %d", "from rank %d was lost", "rank %d has ended without it"},
+        {"injected fault: rank %d fails", "injected fault: rank %d fails", "injected fault: rank %d fails"},
+        {"rank %d is in no wait", "rank %d went silent", "rank %d went silent"}};
     char says[80];
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         snprintf(says, sizeof says, forms[f->kind - FAULT_LOST][i], f->rank);
         if (strstr(text, says)) return true;
     }
