@@ -9,6 +9,11 @@
 #include "base/hash.h"
 #include "tests/small_run.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define STEPS "3" /* ten times slower, and looked at for other things */
+#else
+#define STEPS "20"
+#endif
 static const char yaml[] =
     "model:\n"
     "  width: 12\n"
@@ -20,7 +25,7 @@ static const char yaml[] =
     "    \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 4, rope: 1, bias: true}\n"
     "    W: {kind: attention, heads: 6, kv_heads: 3, head_width: 2, window: 9, rope: 1}\n"
     "    \"-\": {kind: mlp, hidden: 20, activation: swiglu, bias: true}\n"
-    "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: 20, valid_sequences: 2, threads: 1}\n"
+    "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: " STEPS ", valid_sequences: 2, threads: 1}\n"
     "optimizer: {kind: adamw, lr: 1.0e-2, schedule: cosine, warmup_steps: 2, weight_decay: 0.1, clip_norm: 0.5}\n"
     "data: {train: [tokens], valid: [tokens]}\n"
     "checkpoint: {every: 0, keep: 1}\n"

@@ -35,7 +35,7 @@ train: {tokens_per_sequence: 150, sequences_per_step: 2, steps: 24, precision: f
 optimizer: {kind: adamw, lr: 3.0e-3, schedule: constant, warmup_steps: 2}
 data: {train: [text], valid: [text], packing: documents}
 checkpoint: {every: 4, keep: 2}
-mesh: {deadline: 30, shard: none} # one shard whatever the mesh, for its bytes are compared
+mesh: {deadline: 30}
 numerics: rank_invariant
 run: {dir: unset, seed: 1, tensorboard: false}
 YAML
