@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu threads long */
 /* timeout: 240 */
 /* Exact mode: losses, gradients of the first step, parameters and moments after the last have the same bits for every
- * number of ranks of the sequence axis, both ways of carrying states, any number of host threads and any policy of
- * activations, any form of slices; for two ranks of data too where a step has two sequences and no weight is tied. */
+ * number of ranks of the sequence axis, both ways of carrying states, any number of host threads, any sharding stage
+ * and any policy of activations; for two ranks of data too where a step has two sequences and no weight is tied. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "base/hash.h"
 #include "tests/small_run.h"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define STEPS "3" /* ten times slower, and looked at for other things */
+#else
+#define STEPS "20"
+#endif
 static const char yaml[] =
     "model:\n"
     "  width: 12\n"
@@ -20,7 +25,7 @@ static const char yaml[] =
     "    \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 4, rope: 1, bias: true}\n"
     "    W: {kind: attention, heads: 6, kv_heads: 3, head_width: 2, window: 9, rope: 1}\n"
     "    \"-\": {kind: mlp, hidden: 20, activation: swiglu, bias: true}\n"
-    "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: 20, valid_sequences: 2, threads: 1}\n"
+    "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: " STEPS ", valid_sequences: 2, threads: 1}\n"
     "optimizer: {kind: adamw, lr: 1.0e-2, schedule: cosine, warmup_steps: 2, weight_decay: 0.1, clip_norm: 0.5}\n"
     "data: {train: [tokens], valid: [tokens]}\n"
     "checkpoint: {every: 0, keep: 1}\n"
@@ -45,61 +50,64 @@ static const struct setting settings[] = {
     {"without attention: segments of several chunks", "NM-", "1000", {"train.steps=3", "train.sequences_per_step=1"}},
 };
 
-/* What must be equal, and the room in which ranks put it together. */
+/* Tensors that ranks put together, each its part: where it is whole on several, they must agree. */
+struct whole {
+    char *data;
+    int64_t bytes;
+    bool seen[512];
+};
+/* What must be equal. */
 struct outcome {
     struct config *config;
     pthread_mutex_t lock;
-    char *state, *gradient;
-    int64_t state_bytes, gradient_bytes;
-    bool seen[512];
+    struct whole gradients_of, states_of;
     char losses[SHA256_HEX], gradients[SHA256_HEX], states[SHA256_HEX];
     double loss; /* of the last step */
 };
+
+static void open_whole(struct whole *w, int64_t bytes) {
+    void *mem = NULL;
+    if (w->data) return;
+    MUST(mem_take(bytes, &mem));
+    w->data = mem;
+    w->bytes = bytes;
+}
+
+static void put(struct whole *w, int64_t tensor, char *to, const void *from, int64_t bytes, int64_t all,
+                const char *name) {
+    if (w->seen[tensor] && bytes == all) CHECK(!memcmp(to, from, (size_t)bytes), "ranks differ in %s", name);
+    else if (bytes > 0) memcpy(to, from, (size_t)bytes);
+    w->seen[tensor] |= bytes == all;
+}
 
 static int64_t whole_bytes(const struct state_tensor *s) {
     return s->global[0] * s->global[1] * s->global[2] * s->global[3] * dtype_bytes(s->t.dtype);
 }
 
-/* A rank's rows of the state; what several hold is the same. */
-static void put_state(struct outcome *o, const struct trainer *t) {
+static void put_states(struct whole *w, const struct trainer *t) {
     int64_t at = 0;
-    pthread_mutex_lock(&o->lock);
+    for (int64_t i = 0; i < t->n_state; i++) at += whole_bytes(&t->state[i]);
+    open_whole(w, at);
+    at = 0;
     for (int64_t i = 0; i < t->n_state; i++) {
         const struct state_tensor *s = &t->state[i];
-        const int64_t all = whole_bytes(s), bytes = tensor_bytes(s->t);
-        if (!o->state) {
-            void *mem = NULL;
-            for (int64_t k = 0; k < t->n_state; k++) o->state_bytes += whole_bytes(&t->state[k]);
-            MUST(mem_take(o->state_bytes, &mem));
-            o->state = mem;
-        }
-        char *to = o->state + at + (s->global[0] > 0 ? all / s->global[0] * s->begin : 0);
-        if (o->seen[i] && bytes == all) CHECK(!memcmp(to, s->t.data, (size_t)bytes), "ranks differ in %s", s->name);
-        else if (bytes > 0) memcpy(to, s->t.data, (size_t)bytes);
-        o->seen[i] |= bytes == all;
+        const int64_t all = whole_bytes(s), bytes = s->t.shape[0] > 0 ? tensor_bytes(s->t) : 0;
+        put(w, i, w->data + at + all / s->global[0] * s->begin, s->t.data, bytes, all, s->name);
         at += all;
     }
-    pthread_mutex_unlock(&o->lock);
 }
 
-/* A rank's part of every gradient. */
-static void put_gradients(struct outcome *o, const struct trainer *t) {
+static void put_gradients(struct whole *w, const struct trainer *t) {
     const struct params *ps = &t->run.model.params;
+    const int64_t real = dtype_bytes(t->run.ctx.real);
     int64_t at = 0;
-    pthread_mutex_lock(&o->lock);
+    open_whole(w, ps->n_elements * real);
     for (int i = 0; i < ps->n; i++) {
         const struct sharding_piece *mine = &t->run.shards.piece[i];
-        const int64_t real = dtype_bytes(t->run.ctx.real);
-        if (!o->gradient) {
-            void *mem = NULL;
-            o->gradient_bytes = ps->n_elements * real;
-            MUST(mem_take(o->gradient_bytes, &mem));
-            o->gradient = mem;
-        }
-        if (mine->n > 0) memcpy(o->gradient + at + mine->begin * real, mine->g.data, (size_t)(mine->n * real));
-        at += param_count(&ps->list[i]) * real;
+        const int64_t all = param_count(&ps->list[i]) * real;
+        put(w, i, w->data + at + mine->begin * real, mine->g.data, mine->n * real, all, ps->list[i].name);
+        at += all;
     }
-    pthread_mutex_unlock(&o->lock);
 }
 
 static enum status steps(struct outcome *o, struct trainer *t) {
@@ -112,7 +120,10 @@ static enum status steps(struct outcome *o, struct trainer *t) {
         st = train_step(t, &r);
         hash_add(h, &r.loss, sizeof r.loss);
         hash_add(h, &r.grad_norm, sizeof r.grad_norm);
-        if (st == OK && i == 0) put_gradients(o, t);
+        if (st != OK || i > 0) continue;
+        pthread_mutex_lock(&o->lock);
+        put_gradients(&o->gradients_of, t);
+        pthread_mutex_unlock(&o->lock);
     }
     if (st == OK) st = train_validate(t, &valid);
     hash_add(h, &valid, sizeof valid);
@@ -127,7 +138,9 @@ static enum status run_rank(struct rank *rank, void *arg) {
     struct trainer t;
     TRY(trainer_open(&t, o->config, rank, &never));
     const enum status st = steps(o, &t);
-    if (st == OK) put_state(o, &t);
+    pthread_mutex_lock(&o->lock);
+    if (st == OK) put_states(&o->states_of, &t);
+    pthread_mutex_unlock(&o->lock);
     trainer_close(&t);
     return st;
 }
@@ -158,10 +171,10 @@ static void run_case(struct outcome *o, const struct setting *s, int data, int s
     MUST(world_open(&world, &(struct world_spec){.n_ranks = data * seq, .deadline_s = 60}));
     MUST(world_run(world, run_rank, o));
     world_close(world);
-    MUST(hash_sha256(o->state, o->state_bytes, o->states));
-    MUST(hash_sha256(o->gradient, o->gradient_bytes, o->gradients));
-    mem_free(o->state);
-    mem_free(o->gradient);
+    MUST(hash_sha256(o->gradients_of.data, o->gradients_of.bytes, o->gradients));
+    MUST(hash_sha256(o->states_of.data, o->states_of.bytes, o->states));
+    mem_free(o->gradients_of.data);
+    mem_free(o->states_of.data);
     config_term(&c);
 }
 
@@ -208,10 +221,10 @@ static void check_free(void) {
         {2, 2, "train.keep=inputs train.keep_every=3"},
         {1, 1, "train.keep=inputs train.keep_every=4"},
         {1, 2, "train.head_tile=5"},
-        {1, 2, "mesh.shard=none"},
-        {1, 4, "mesh.shard=gradients"},
-        {2, 2, "mesh.shard=parameters"},
-        {1, 8, "mesh.shard=parameters train.keep=inputs"},
+        {1, 4, "mesh.shard=none"},
+        {1, 8, "mesh.shard=gradients"},
+        {1, 4, "mesh.shard=parameters train.keep=inputs"},
+        {2, 2, "mesh.shard=parameters mesh.carry=scan"},
     };
     for (int wide = 0; wide < 2; wide++) {
         const char *precision = wide ? "train.precision=f64" : "train.precision=f32";
@@ -240,6 +253,7 @@ static int64_t segments_of(const char *pattern, int64_t chunk_m, int64_t chunk_n
 static void check_random(uint64_t seed) {
     static const int64_t chunks[] = {1, 2, 3, 4, 8, 12};
     static const char *const keep[] = {"all", "gemm", "inputs"};
+    static const char *const shard[] = {"none", "optimizer", "gradients", "parameters"};
     char pattern[5] = "", tokens[24], why[48], chunk_m[48], chunk_n[48], rest[64], one_rank[160], more[240];
     const int64_t m = chunks[pick(seed, 1, 6)], n = chunks[pick(seed, 2, 6)];
     const int64_t T = 1 + (int64_t)pick(seed, 3, pick(seed, 4, 2) ? 40 : 300);
@@ -258,8 +272,9 @@ static void check_random(uint64_t seed) {
     run_case(&one, &s, 1, 1, one_rank);
     for (int seq = 2; seq <= 16 && seq <= segments_of(pattern, m, n, T); seq *= 2) {
         const uint64_t at = 100 * (uint64_t)seq;
-        snprintf(more, sizeof more, "%s mesh.carry=%s train.keep=%s train.threads=%d", one_rank,
-                 pick(seed, at, 2) ? "scan" : "gather", keep[pick(seed, at + 1, 3)], 1 + (int)pick(seed, at + 2, 2));
+        snprintf(more, sizeof more, "%s mesh.carry=%s train.keep=%s train.threads=%d mesh.shard=%s", one_rank,
+                 pick(seed, at, 2) ? "scan" : "gather", keep[pick(seed, at + 1, 3)], 1 + (int)pick(seed, at + 2, 2),
+                 shard[pick(seed, at + 3, 4)]);
         same(&s, &one, data, seq, more);
     }
 }

@@ -35,7 +35,7 @@ train: {tokens_per_sequence: 150, sequences_per_step: 2, steps: 24, precision: f
 optimizer: {kind: adamw, lr: 3.0e-3, schedule: constant, warmup_steps: 2}
 data: {train: [text], valid: [text], packing: documents}
 checkpoint: {every: 4, keep: 2}
-mesh: {deadline: 30, shard: none} # one shard whatever the mesh, for its bytes are compared
+mesh: {deadline: 30}
 numerics: rank_invariant
 run: {dir: unset, seed: 1, tensorboard: false}
 YAML
@@ -63,13 +63,15 @@ one_more alone 25 || wrong "one rank, step 25: $(tail -n 3 one_more.log)"
 "$program" train config.yaml run.dir=threads --ranks 4 >log 2>&1 || wrong "four threads: $(tail -n 3 log)"
 same threads "four threads"
 for n in 1 2 4; do
-    over $n "$program" train config.yaml run.dir=mpi$n mesh.carry=scan >log 2>&1 || wrong "mpirun -n $n: $(tail -n 9 log)"
+    over $n "$program" train config.yaml run.dir=mpi$n mesh.carry=scan >log 2>&1 ||
+        wrong "mpirun -n $n: $(tail -n 9 log)"
     if grep -q 'has no MPI' log; then
         echo "skipped: this build has no MPI"
         exit 77
     fi
     same mpi$n "mpirun -n $n"
-    [ "$(grep -c 'parameters: ' log)" = 1 ] || wrong "mpirun -n $n: the plan is printed by $(grep -c 'parameters: ' log)"
+    [ "$(grep -c 'parameters: ' log)" = 1 ] ||
+        wrong "mpirun -n $n: the plan is printed by $(grep -c 'parameters: ' log)"
 done
 
 # A run that thread ranks began goes on under mpirun, and the other way round.
@@ -134,7 +136,8 @@ for signal in USR1 TERM; do
     [ $code != 0 ] || wrong "$signal: exit code 0"
     steps=$(sed -n 's/.*stopped by a signal; step \([0-9]*\) is saved.*/\1/p' log)
     [ -n "$steps" ] || wrong "$signal: no step is saved: $(tail -n 9 log)"
-    "$program" train config.yaml run.dir=to_$signal train.steps="$steps" >log 2>&1 || wrong "to $steps: $(tail -n 3 log)"
+    "$program" train config.yaml run.dir=to_$signal train.steps="$steps" >log 2>&1 ||
+        wrong "to $steps: $(tail -n 3 log)"
     for folder in $run to_$signal; do
         one_more "$folder" $((steps + 1)) || wrong "$folder: one rank does not continue: $(tail -n 3 one_more.log)"
     done

@@ -3,7 +3,7 @@
 /* timeout: 300 */
 /* Training over ranks is training on one: ten optimizer steps on packed documents over every mesh of {1, 2, 3, 4, 8}
  * ranks of seq and {1, 2} of data, every carry, both forms of attention, both layouts, with the activation policies
- * going round, against the one-rank run. */
+ * and stages of sharding going round, against the one-rank run. */
 #define _DEFAULT_SOURCE
 #include <inttypes.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ static const char yaml[] =
 
 struct setting {
     int seq, data, tokens;
-    const char *carry, *attention, *layout, *keep, *precision;
+    const char *carry, *attention, *layout, *keep, *shard, *precision;
 };
 struct run {
     const struct setting *setting;
@@ -47,15 +47,15 @@ struct run {
 
 static const char *name_of(const struct setting *s) {
     static char text[200];
-    snprintf(text, sizeof text, "%d tokens, seq %d, data %d, %s, %s, %s, %s, %s", s->tokens, s->seq, s->data, s->carry,
-             s->attention, s->layout, s->keep, s->precision);
+    snprintf(text, sizeof text, "%d tokens, seq %d, data %d, %s, %s, %s, %s, %s, %s", s->tokens, s->seq, s->data,
+             s->carry, s->attention, s->layout, s->keep, s->shard, s->precision);
     return text;
 }
 
 static void read_config(struct config *c, const struct run *run) {
     const struct setting *s = run->setting;
-    char text[8][48];
-    const char *overrides[8];
+    char text[9][48];
+    const char *overrides[9];
     struct text errors = {0};
     snprintf(text[0], sizeof text[0], "mesh.seq=%d", s->seq);
     snprintf(text[1], sizeof text[1], "mesh.data=%d", s->data);
@@ -65,8 +65,9 @@ static void read_config(struct config *c, const struct run *run) {
     snprintf(text[5], sizeof text[5], "train.keep=%s", s->keep);
     snprintf(text[6], sizeof text[6], "train.precision=%s", s->precision);
     snprintf(text[7], sizeof text[7], "train.tokens_per_sequence=%d", s->tokens);
-    for (int i = 0; i < 8; i++) overrides[i] = text[i];
-    const struct config_source from = {.path = run->config, .n_overrides = 8, .overrides = overrides};
+    snprintf(text[8], sizeof text[8], "mesh.shard=%s", s->shard);
+    for (int i = 0; i < 9; i++) overrides[i] = text[i];
+    const struct config_source from = {.path = run->config, .n_overrides = 9, .overrides = overrides};
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s: %s", name_of(s), errors.s ? errors.s : status_text());
     text_term(&errors);
@@ -144,12 +145,13 @@ static void write_tokens(const char *folder) {
     MUST(file_replace(path, yaml, (int64_t)sizeof yaml - 1));
 }
 
-/* All settings of one precision; the policies go round. */
+/* All settings of one precision; policies and stages of sharding go round. */
 static int run_table(const char *config, const char *precision) {
     static const int seqs[] = {1, 2, 3, 4, 8};
     static const char *const carries[] = {"gather", "chain", "scan"}, *const forms[] = {"swap", "keys"},
-                             *const layouts[] = {"contiguous", "zigzag"}, *const keeps[] = {"all", "gemm", "inputs"};
-    const struct setting alone = {1, 1, 53, "auto", "auto", "contiguous", "all", precision};
+                             *const layouts[] = {"contiguous", "zigzag"}, *const keeps[] = {"all", "gemm", "inputs"},
+                             *const shards[] = {"optimizer", "gradients", "parameters"};
+    const struct setting alone = {1, 1, 53, "auto", "auto", "contiguous", "all", "optimizer", precision};
     struct run one = {.setting = &alone, .config = config};
     int n = 0;
     train(&one);
@@ -162,6 +164,7 @@ static int run_table(const char *config, const char *precision) {
                                   .attention = forms[i / 2 % 2],
                                   .layout = layouts[i % 2],
                                   .keep = keeps[i % 3],
+                                  .shard = shards[(i + i / 3) % 3], /* with every policy */
                                   .precision = precision};
         struct run run = {.setting = &s, .config = config};
         if (s.seq == 1 && i / 2 % 2 == 1) continue; /* no form */
@@ -175,18 +178,18 @@ static int run_table(const char *config, const char *precision) {
 /* Sequences of about as many tokens as ranks: ranges of one token or none, and ranks without any. */
 static int run_short(const char *config) {
     static const struct setting rows[] = {
-        {8, 1, 9, "gather", "swap", "zigzag", "all", "f64"},
-        {8, 1, 9, "scan", "keys", "zigzag", "inputs", "f64"},
-        {8, 1, 9, "chain", "keys", "contiguous", "all", "f64"},
-        {8, 2, 8, "scan", "swap", "contiguous", "gemm", "f64"},
-        {4, 1, 5, "chain", "swap", "zigzag", "inputs", "f64"},
-        {4, 2, 5, "gather", "keys", "zigzag", "all", "f64"},
-        {3, 1, 3, "scan", "swap", "zigzag", "all", "f64"},
-        {2, 1, 2, "gather", "keys", "contiguous", "gemm", "f64"},
+        {8, 1, 9, "gather", "swap", "zigzag", "all", "gradients", "f64"},
+        {8, 1, 9, "scan", "keys", "zigzag", "inputs", "parameters", "f64"},
+        {8, 1, 9, "chain", "keys", "contiguous", "all", "optimizer", "f64"},
+        {8, 2, 8, "scan", "swap", "contiguous", "gemm", "optimizer", "f64"},
+        {4, 1, 5, "chain", "swap", "zigzag", "inputs", "gradients", "f64"},
+        {4, 2, 5, "gather", "keys", "zigzag", "all", "parameters", "f64"},
+        {3, 1, 3, "scan", "swap", "zigzag", "all", "optimizer", "f64"},
+        {2, 1, 2, "gather", "keys", "contiguous", "gemm", "gradients", "f64"},
     };
     const int n = sizeof rows / sizeof *rows;
     for (int i = 0; i < n; i++) {
-        const struct setting alone = {1, 1, rows[i].tokens, "auto", "auto", "contiguous", "all", "f64"};
+        const struct setting alone = {1, 1, rows[i].tokens, "auto", "auto", "contiguous", "all", "optimizer", "f64"};
         struct run one = {.setting = &alone, .config = config}, run = {.setting = &rows[i], .config = config};
         train(&one);
         train(&run);
