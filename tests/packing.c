@@ -160,12 +160,24 @@ int main(void) {
     for (int i = 0; i < 4 * MESHES; i++) {
         const int k = i % MESHES;
         c.mesh = (struct mesh_config){.data = 1, .seq = seqs[i / MESHES], .tensor = 1, .expert = 1, .pipe = 1};
-        c.exact = k >= 7 && c.mesh.seq != 3; /* powers of two, contiguous, keys */
+        c.exact = k == 9 && c.mesh.seq != 3; /* powers of two, contiguous, keys */
         c.mesh.layout = k % 2 && !c.exact ? SHARD_ZIGZAG : SHARD_CONTIGUOUS;
         c.mesh.carry = c.exact ? (k % 2 ? MESH_CARRY_GATHER : MESH_CARRY_SCAN) : MESH_CARRY_GATHER + k % 3;
         c.mesh.attention = c.exact || k / 2 % 2 ? MESH_ATTENTION_KEYS : MESH_ATTENTION_SWAP;
         c.precision = k == 6 ? PRECISION_F64 : PRECISION_F32;
         c.first = k * EACH, c.n = EACH;
+        c.same = c.changed = 0;
+        run_mesh(&c);
+    }
+    /* Exact mode, every layout. */
+    for (int i = 0; i < 4; i++) {
+        if (seqs[i] == 3) continue;
+        c.mesh = (struct mesh_config){.data = 1, .seq = seqs[i], .tensor = 1, .expert = 1, .pipe = 1};
+        c.mesh.attention = MESH_ATTENTION_KEYS;
+        c.mesh.carry = i % 2 ? MESH_CARRY_GATHER : MESH_CARRY_SCAN;
+        c.exact = true;
+        c.precision = PRECISION_F32;
+        c.first = 0, c.n = LAYOUTS;
         c.same = c.changed = 0;
         run_mesh(&c);
     }
