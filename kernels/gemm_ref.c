@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/gemm.h"
 #include <cblas.h>
+#include <stdio.h>
 #include "kernels/rows.h"
 
-/* Before main: a later call would race with products that already run. */
-__attribute__((constructor)) static void library_on_one_thread(void) { openblas_set_num_threads(1); }
+/* Before main: a later call would race with products that already run, and the library makes its name in one buffer for
+ * all threads. */
+static char library[256];
+__attribute__((constructor)) static void library_on_one_thread(void) {
+    openblas_set_num_threads(1);
+    snprintf(library, sizeof library, "%s", openblas_get_config());
+}
 
 void REF(gemm_library_threads)(int n) { openblas_set_num_threads(n); }
-const char *REF(gemm_library)(void) { return openblas_get_config(); }
+const char *REF(gemm_library)(void) { return library; }
 
 static blasint narrow(int64_t n) {
     ASSERT(n >= 0 && n <= INT32_MAX);
