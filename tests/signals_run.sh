@@ -64,6 +64,8 @@ send() {
     else
         sleep "$(printf '%d.%03d' $((when / 1000)) $((when % 1000)))"
     fi
+    # A shell starts what runs behind it with INT ignored, so one before the handlers would be lost.
+    while [ "$signal" = INT ] && [ ! -s "$log" ] && kill -0 $process 2>/dev/null; do sleep 0.005; done
     in_a_save "$dir" $process && in_saving=$((in_saving + 1))
     kill -"$signal" $process 2>/dev/null || wrong "$signal at $when: the run had ended"
     wait $process 2>/dev/null
