@@ -22,7 +22,7 @@ failed=()
 # machine.  They get one more try and are named; any other failure stands.
 second_try() {
     local name names
-    names=$(sed 's/^[0-9]*://' "$1/Testing/Temporary/LastTestsFailed.log") || return 1
+    names=$(sed 's/^[0-9]*://' "$1/Testing/Temporary/LastTestsFailed.log") && [ -n "$names" ] || return 1
     for name in $names; do
         ctest --test-dir "$1" -N -L 'mpi|long' -R "^$name\$" | grep -q 'Total Tests: 1' || return 1
     done
