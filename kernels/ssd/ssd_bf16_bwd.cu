@@ -115,10 +115,17 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
     void *at[N_SCRATCH];
     scratch_bytes(a, bytes);
     for (int i = 0; i < N_SCRATCH; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    struct scratch w = {(float *)at[0], (float *)at[1], (float *)at[2],     (float *)at[3], (float *)at[4],
-                        (float *)at[5], (float *)at[6], (bf16_bits *)at[7], (double *)at[8]};
-    w.n_chunks = least(chunks_of(a), a->states.shape[0]);
-    w.parts = a->heads / a->groups / heads_of(a);
+    const struct scratch w = {(float *)at[0],
+                              (float *)at[1],
+                              (float *)at[2],
+                              (float *)at[3],
+                              (float *)at[4],
+                              (float *)at[5],
+                              (float *)at[6],
+                              (bf16_bits *)at[7],
+                              (double *)at[8],
+                              least(chunks_of(a), a->states.shape[0]),
+                              a->heads / a->groups / heads_of(a)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
     LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 2, a->range,
                  a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
