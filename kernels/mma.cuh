@@ -11,6 +11,7 @@
  * number, so that eight rows at one column lie in eight different banks. */
 #include "kernels/device.cuh"
 
+#ifndef BATON_EMULATED /* tests/emulator/device.h has these */
 static inline __device__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 /* Lane l gives the address of row l % 8 of matrix l / 8; register i receives matrix i. */
@@ -58,6 +59,7 @@ static inline __device__ float exp2_fast(float x) {
     return y;
 }
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
 
 typedef uint16_t bf16_bits;
 static inline __device__ float low_half(uint32_t u) { return __uint_as_float(u << 16); }

@@ -37,16 +37,12 @@ static inline bool ssd_has_shape(int64_t P, int64_t N, int64_t Q) {
         FAIL_UNLESS(grid_ <= INT32_MAX, ERR_ARG, "%s: %" PRId64 " blocks are too many", #kernel, grid_);               \
         cudaError_t error_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));  \
         if (error_ == cudaSuccess) {                                                                                   \
-            START_SHARED(kernel, (unsigned)grid_, threads, bytes, __VA_ARGS__);                                        \
+            START(kernel, (unsigned)grid_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
             error_ = cudaGetLastError();                                                                               \
         }                                                                                                              \
         FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
                     #kernel, cudaGetErrorString(error_));                                                              \
     } while (0)
-#ifndef START_SHARED
-#define START_SHARED(kernel, grid, threads, bytes, ...)                                                                \
-    kernel<<<(grid), (threads), (size_t)(bytes), (cudaStream_t)c->stream>>>(__VA_ARGS__)
-#endif
 
 /* Heads of one block: a divisor of the group's heads, at most `most_heads`. */
 static inline int64_t heads_of_block(int64_t per_group, int64_t most_heads) {
