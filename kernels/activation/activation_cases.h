@@ -21,6 +21,10 @@ static const struct activation_case activation_cases[] = {
     {"no rows", ACT_SWIGLU, 0, 8, 0, 3e-7},
     {"rows longer than an item of the pool", ACT_RELU2, 2, 40001, 3, 3e-7},
     {"several items of the pool", ACT_SWIGLU, 150, 301, 0, 3e-7},
+    {"vectors: relu2", ACT_RELU2, 65, 1000, 0, 3e-7},
+    {"vectors: swiglu, a pitch", ACT_SWIGLU, 63, 136, 8, 3e-7},
+    {"vectors: gelu", ACT_GELU, 65, 64, 0, 1e-6},
+    {"vectors: gelu_tanh", ACT_GELU_TANH, 63, 64, 0, 1e-6},
 };
 static const struct activation_case activation_bench[] = {
     {"relu2, T 4096, F 4096", ACT_RELU2, 4096, 4096, 0, 3e-7},

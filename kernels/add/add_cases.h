@@ -18,6 +18,8 @@ static const struct add_case add_cases[] = {
     {"in place", 9, 77, 3, 2.0, true, 2e-7},
     {"no rows", 0, 8, 0, 1.0, false, 2e-7},
     {"rows longer than an item of the pool", 2, 40001, 1, 1.0, true, 2e-7},
+    {"vectors", 65, 1000, 0, -0.5, false, 2e-7},
+    {"vectors, a pitch, in place", 63, 64, 8, 1.0, true, 2e-7},
 };
 static const struct add_case add_bench[] = {
     {"T 4096, C 4096", 4096, 4096, 0, 1.0, false, 2e-7},

@@ -14,6 +14,7 @@ static const struct copy_case copy_cases[] = {
     {"packed rows into columns of a wide row", 5, 64, 0, 7},
     {"no rows", 0, 8, 0, 0},
     {"rows longer than an item of the pool", 2, 40001, 1, 3},
+    {"vectors", 65, 1000, 0, 16},
 };
 static const struct copy_case copy_bench[] = {{"T 4096, C 4096", 4096, 4096, 0, 0}};
 
