@@ -2,6 +2,7 @@
 #include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
+#include "kernels/gemm_cuda.h"
 
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
@@ -60,6 +61,7 @@ enum status device_open(struct device **out, int index) {
     d->index = index;
     CUDA_OUT(cudaSetDevice(index), "choosing the GPU");
     CUDA_OUT(cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), "making a stream");
+    TRY_OUT(gemm_cuda_open(d));
 out:
     if (st != OK) {
         device_close(d);
@@ -74,6 +76,7 @@ void device_close(struct device *d) {
         (void)cudaStreamSynchronize(d->stream);
         (void)cudaStreamDestroy(d->stream);
     }
+    gemm_cuda_close(d);
     mem_free(d);
 }
 #else
