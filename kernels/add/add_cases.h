@@ -24,6 +24,7 @@ static const struct add_case add_cases[] = {
 static const struct add_case add_bench[] = {
     {"T 4096, C 4096", 4096, 4096, 0, 1.0, false, 2e-7},
     {"T 4096, C 4096, in place", 4096, 4096, 0, 1.0, true, 2e-7},
+    {"T 65537, C 64", 65537, 64, 0, 1.0, false, 2e-7},
 };
 
 static inline void add_build(struct trial *t, struct add *a, const struct add_case *k) {

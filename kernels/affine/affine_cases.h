@@ -21,6 +21,7 @@ static const struct affine_case affine_cases[] = {
 };
 static const struct affine_case affine_bench[] = {
     {"2,048 heads of 64 x 128", 2048, 8192, 0, true, 2e-7},
+    {"65537 heads of 8", 65537, 8, 0, false, 2e-7},
 };
 
 static inline void affine_build(struct trial *t, struct affine *a, const struct affine_case *k) {

@@ -23,6 +23,7 @@ static const struct fill_case fill_cases[] = {
 };
 static const struct fill_case fill_bench[] = {
     {"16 Mi elements", 16 << 20, 0, 0, 0, false, 0.0},
+    {"65537 rows of 64, a pitch", 65537, 64, 0, 8, false, 0.5},
 };
 
 static inline void fill_build(struct trial *t, struct fill *a, const struct fill_case *k) {

@@ -28,6 +28,7 @@ static const struct linear_case linear_bench[] = {
     {"T 512, I 2048, O 2048", 512, 2048, 2048, 0, false, false, true, true, false, 1e-6},
     {"T 512, I 1024, O 4096", 512, 1024, 4096, 0, false, false, true, true, false, 1e-6},
     {"T 4096, I 2048, O 2048", 4096, 2048, 2048, 0, false, false, true, true, false, 1e-6},
+    {"T 65537, I 64, O 64", 65537, 64, 64, 0, false, false, true, true, false, 1e-6},
 };
 
 static inline void linear_build(struct trial *t, struct linear *a, const struct linear_case *k) {

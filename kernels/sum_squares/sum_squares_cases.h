@@ -21,6 +21,7 @@ static const struct sum_squares_case sum_squares_cases[] = {
 };
 static const struct sum_squares_case sum_squares_bench[] = {
     {"16 Mi elements", 16 << 20, false},
+    {"65537 elements", 65537, false},
 };
 
 static inline void sum_squares_build(struct trial *t, struct sum_squares *a, const struct sum_squares_case *k) {

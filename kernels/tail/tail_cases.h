@@ -18,6 +18,7 @@ static const struct tail_case tail_cases[] = {
 };
 static const struct tail_case tail_bench[] = {
     {"R 4, k 3, C 4352", {4, {0, 1024, 2048, 3072, 4096}, 0, {0}}, 4352, 3, 0},
+    {"R 4, k 3, C 64 of 65537 rows", {4, {0, 1024, 2048, 3072, 65537}, 0, {0}}, 64, 3, 0},
 };
 
 static inline void tail_build(struct trial *t, struct tail *a, const struct tail_case *k) {

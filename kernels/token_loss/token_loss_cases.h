@@ -17,6 +17,7 @@ static const struct token_loss_case token_loss_cases[] = {
 };
 static const struct token_loss_case token_loss_bench[] = {
     {"T 65536", 65536, 0, true},
+    {"T 65537, some targets absent", 65537, 5, true},
 };
 
 static inline void token_loss_build(struct trial *t, struct token_loss *a, const struct token_loss_case *k) {
