@@ -1,7 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0
- * labels: cpu threads
- * timeout: 300
- * Training over ranks as threads, with nothing, optimizer states, gradients and parameters in slices: the same losses,
+/* SPDX-License-Identifier: Apache-2.0 */
+/* labels: cpu threads */
+/* timeout: 300 */
+/* Training over ranks as threads, with nothing, optimizer states, gradients and parameters in slices: the same losses,
  * gradient norms and weights, bit for bit; memory as planned; bytes on the wire as parallel/sharding.h says. */
 #define _GNU_SOURCE
 #include <stdlib.h>
