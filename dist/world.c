@@ -79,6 +79,7 @@ enum status world_run(struct world *w, world_fn *fn, void *arg) { return w->tran
 
 int rank_index(const struct rank *r) { return r->index; }
 int rank_size(const struct rank *r) { return r->world->size; }
+int rank_on_host(const struct rank *r) { return r->world->on_host; }
 
 void rank_phase(struct rank *r, const char *name, int64_t number) {
     pthread_mutex_lock(&r->world->lock);

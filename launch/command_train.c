@@ -36,7 +36,7 @@ static enum status print_plan(const struct config *c, const struct runner *r) {
     if (st == OK)
         st = text_print(&out, "parameters: %" PRId64 ", %.3f MFLOP a trained token\n", r->model.params.n_elements,
                         1e-6 * flops);
-    if (st == OK) st = ledger_print(&r->ledger, &out);
+    if (st == OK) st = ledger_print(&r->ledger, rank_on_host(r->spec.team->rank), &out);
     if (st == OK) log_note("%s", out.s);
     text_term(&out);
     return st;

@@ -58,6 +58,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "losses of tokens", arena_round(T * real));
     ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
     ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
+    ledger_add(l, "tokens of a step", s->step_bytes);
     ledger_add(l, "exchanges between ranks", runner_mesh_bytes(r));
     ledger_add(l, "gradients on their way", shards.exchanges);
     ledger_add(l, "workspace of ops", r->act.work_bytes);
@@ -107,9 +108,16 @@ static enum status place_batch(struct runner *r) {
     return OK;
 }
 
+/* The ranks of a host share its memory: none takes any before all have looked. */
+static enum status check_host(const struct runner *r) {
+    if (!r->spec.team) return ledger_check_host(&r->ledger, 1);
+    TRY(ledger_check_host(&r->ledger, rank_on_host(r->spec.team->rank)));
+    return barrier(&r->spec.team->tokens);
+}
+
 static enum status allocate(struct runner *r) {
-    TRY(ledger_check_host(&r->ledger));
-    TRY(arena_init(&r->memory, "the run's memory", ledger_total(&r->ledger) - r->act.work_bytes));
+    TRY(check_host(r));
+    TRY(arena_init(&r->memory, "the run's memory", ledger_total(&r->ledger) - r->act.work_bytes - r->spec.step_bytes));
     TRY(arena_init(&r->work, "workspace of ops", r->act.work_bytes));
     TRY(place_params(r));
     TRY(activations_place(&r->act, &r->memory));
