@@ -2,8 +2,9 @@
 /* labels: cpu threads long */
 /* timeout: 2400 */
 /* One sequence out of one book, on one rank and over eight: three steps in F32 with the same losses, an eighth of the
- * saved activations on each rank, and the memory that the plan says, in the arenas and as the system counts it.  The
- * sequence is 16,384 bytes; BATON_LONG=1 makes it 409,600, which takes minutes and 10 GiB. */
+ * saved activations on each rank, and the memory that the plan says, in the arenas and as the system counts it; with
+ * every activation policy less of it, and the same bits.  The sequence is 16,384 bytes; BATON_LONG=1 makes it 409,600,
+ * which takes minutes and 10 GiB. */
 #define _DEFAULT_SOURCE
 #include <inttypes.h>
 #include <stdlib.h>
@@ -25,6 +26,10 @@ struct outcome {
     int64_t baseline, peak;                            /* resident bytes: before the run's memory, and most of all */
     int64_t saved[RANKS], planned[RANKS], high[RANKS]; /* high: of the arenas                                      */
 };
+static const struct keeping {
+    const char *keep;
+    int every;
+} keepings[] = {{"all", 1}, {"gemm", 1}, {"inputs", 1}, {"inputs", 3}};
 struct job {
     struct config config;
     struct outcome *out;
@@ -59,14 +64,16 @@ static enum status train_rank(struct rank *rank, void *arg) {
     return st;
 }
 
-static void read_config(struct config *c, const char *tokens, int ranks, int64_t length) {
-    char data[PATH_BYTES + 16], seq[32], sequence[64];
-    const char *overrides[] = {data, seq, sequence};
+static void read_config(struct config *c, const char *tokens, int ranks, int64_t length, const struct keeping *k) {
+    char data[PATH_BYTES + 16], seq[32], sequence[64], keep[32], every[32];
+    const char *overrides[] = {data, seq, sequence, keep, every};
     struct text errors = {0};
     snprintf(data, sizeof data, "data.train=%s", tokens);
     snprintf(seq, sizeof seq, "mesh.seq=%d", ranks);
     snprintf(sequence, sizeof sequence, "train.tokens_per_sequence=%" PRId64, length);
-    const struct config_source from = {.path = "configs/bench_book.yaml", .n_overrides = 3, .overrides = overrides};
+    snprintf(keep, sizeof keep, "train.keep=%s", k->keep);
+    snprintf(every, sizeof every, "train.keep_every=%d", k->every);
+    const struct config_source from = {.path = "configs/bench_book.yaml", .n_overrides = 5, .overrides = overrides};
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     MUST(st);
@@ -74,10 +81,10 @@ static void read_config(struct config *c, const char *tokens, int ranks, int64_t
 }
 
 /* In a process of its own, whose resident memory is this run's alone. */
-static void run_here(struct outcome *o, const char *tokens, int ranks, int64_t length) {
+static void run_here(struct outcome *o, const char *tokens, int ranks, int64_t length, const struct keeping *k) {
     struct job job = {.out = o};
     struct world *world = NULL;
-    read_config(&job.config, tokens, ranks, length);
+    read_config(&job.config, tokens, ranks, length, k);
     o->baseline = report_bytes_peak();
     const double begin = prof_seconds();
     MUST(world_open(&world, &(struct world_spec){.n_ranks = ranks, .deadline_s = 600}));
@@ -88,7 +95,7 @@ static void run_here(struct outcome *o, const char *tokens, int ranks, int64_t l
     config_term(&job.config);
 }
 
-static struct outcome *run(const char *tokens, int ranks, int64_t length) {
+static struct outcome *run(const char *tokens, int ranks, int64_t length, const struct keeping *k) {
     struct outcome *o = mmap(NULL, sizeof *o, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int code = 0;
     ASSERT(o != MAP_FAILED);
@@ -96,7 +103,7 @@ static struct outcome *run(const char *tokens, int ranks, int64_t length) {
     const pid_t child = fork();
     ASSERT(child >= 0);
     if (child == 0) {
-        run_here(o, tokens, ranks, length);
+        run_here(o, tokens, ranks, length, k);
         _exit(check_end());
     }
     CHECK(waitpid(child, &code, 0) == child && code == 0, "%d ranks: the run ended with status %d", ranks, code);
@@ -165,11 +172,19 @@ int main(void) {
     if (!mkdtemp(folder)) SKIP("no temporary folder can be made");
     MUST(path_print(prefix, "%s/book", folder));
     write_book(path, prefix);
-    struct outcome *one = run(prefix, 1, length), *many = run(prefix, RANKS, length);
+    struct outcome *one = run(prefix, 1, length, &keepings[0]), *many = run(prefix, RANKS, length, &keepings[0]);
     check_memory(one, 1);
     check_memory(many, RANKS);
     check_limits(many);
     compare(one, many);
+    for (size_t i = 1; i < sizeof keepings / sizeof *keepings; i++) {
+        struct outcome *less = run(prefix, RANKS, length, &keepings[i]);
+        check_memory(less, RANKS);
+        CHECK(!memcmp(less->loss, many->loss, sizeof many->loss) && !memcmp(less->norm, many->norm, sizeof many->norm),
+              "keep %s, every %d: other losses than with keep all", keepings[i].keep, keepings[i].every);
+        CHECK(less->peak < many->peak, "keep %s, every %d: no less memory", keepings[i].keep, keepings[i].every);
+        munmap(less, sizeof *less);
+    }
     munmap(one, sizeof *one);
     munmap(many, sizeof *many);
     MUST(file_remove_tree(folder));
