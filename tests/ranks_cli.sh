@@ -68,7 +68,9 @@ refused 2 'mesh.attention swap: 6 heads and 2 kv_heads cannot be spread over 4 r
     $train mesh.attention=swap --ranks 4
 
 # Ranks share the memory of their host: two plans of 3/4 of what is free are one too many.
-planned() { $train mesh.data="$1" model.width="$2" --dry-run 2>/dev/null | awk '$1 == "total" { print int($2); exit }'; }
+planned() { # DATA WIDTH: MiB of one rank
+    $train mesh.data="$1" model.width="$2" --dry-run 2>/dev/null | awk '$1 == "total" { print int($2); exit }'
+}
 free=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
 width=$((40000 * free * 3 / 4 / $(planned 2 40000)))
 [ $((2 * $(planned 2 $width))) -gt "$free" ] && [ "$(planned 2 $width)" -lt "$free" ] ||
