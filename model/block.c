@@ -32,7 +32,7 @@ static struct rmsnorm norm_args(const struct step *s, const struct layer *l, con
 enum status block_plan(struct plan *p, const struct layer *l) {
     plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
     plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
-    plan_slot(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
+    plan_wide(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
     const struct rmsnorm a = norm_args(p->step, l, p->flow, p->saved);
     plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
     return l->kind->plan(p, l);
