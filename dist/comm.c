@@ -18,6 +18,12 @@ struct rank *comm_rank(const struct comm *c) {
     return c->inside->rank;
 }
 
+const char *comm_transport(const struct comm *c) { return c->inside->rank->world->transport->name; }
+
+enum status comm_wait_stream(struct rank *r, void *stream) {
+    FAIL(ERR_CUDA, "rank %d waits for stream %p: this build has no transport for device memory", r->index, stream);
+}
+
 struct comm_count comm_total(const struct comm *c) {
     struct comm_count sum = {0};
     for (int i = 0; i < N_COMM_USES; i++) {
@@ -88,6 +94,7 @@ enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum
     const struct comm_limits *l = limits ? limits : &none;
     void *mem = NULL;
     ASSERT(m->n_ranks == r->world->size && m->rank == r->index && l->flights >= 0 && l->transfers >= 0);
+    FAIL_UNLESS(!l->device, ERR_CUDA, "this build has no transport for device memory");
     *c = (struct comm){.size = mesh_size(m, axis), .index = mesh_index(m, axis), .name = mesh_axis_name(axis)};
     FAIL_UNLESS(r->n_comms < COMMS_MAX, ERR_ARG, "more than %d communicators open at once", COMMS_MAX);
     TRY(mem_take(sizeof *c->inside, &mem));

@@ -81,6 +81,7 @@ struct rank {
     pthread_cond_t wake;
 };
 struct transport {
+    const char *name;
     enum status (*run)(struct world *w, world_fn *fn, void *arg);
     void (*close)(struct world *w);
     enum status (*join)(struct comm_inside *in); /* the transport's part of comm_init and comm_term */

@@ -144,6 +144,7 @@ static void mpi_close(struct world *w) {
 }
 
 const struct transport transport_mpi = {
+    .name = "mpi",
     .run = mpi_run,
     .close = mpi_close,
     .join = mpi_join,

@@ -108,6 +108,7 @@ static void threads_close(struct world *w) {
 }
 
 const struct transport transport_threads = {
+    .name = "threads",
     .run = threads_run,
     .close = threads_close,
     .join = threads_join,

@@ -22,6 +22,7 @@ struct mesh_config {
     int64_t data, seq, tensor, expert, pipe;
     int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
     int shard;                    /* enum sharding_stage                                     */
+    int transport;                /* enum device_way                                         */
     double deadline;              /* seconds that a rank waits for another                   */
 };
 enum mesh_carry { MESH_CARRY_AUTO, MESH_CARRY_GATHER, MESH_CARRY_CHAIN, MESH_CARRY_SCAN };

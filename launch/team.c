@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/hash.h"
 #include "dist/agree.h"
 #include "kernels/gemm.h"
@@ -121,7 +122,10 @@ static enum status start_rank(struct rank *rank, void *arg) {
 
 enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg) {
     const struct mesh_config *m = spec->mesh;
-    struct world_spec w = {.launcher = world_launcher(getenv), .deadline_s = spec->deadline_s};
+    struct world_spec w = {.launcher = world_launcher(getenv),
+                           .deadline_s = spec->deadline_s,
+                           .device_way = (enum device_way)m->transport,
+                           .hard_exit = _exit};
     struct world *world = NULL;
     int64_t n = m->data * m->seq * m->tensor * m->pipe;
     if (spec->ranks) TRY(count_of(spec->ranks, &n));
