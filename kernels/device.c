@@ -107,6 +107,7 @@ void device_close(struct device *d) { ASSERT(!d); }
 #endif
 
 void *device_stream(struct device *d) { return d->stream; }
+int device_index(const struct device *d) { return d->index; }
 
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes) {
     void *base = NULL;

@@ -87,7 +87,7 @@ struct config_source {
 };
 enum status config_read(struct config *c, const struct config_source *from, struct text *errors);
 void config_term(struct config *c);
-/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: more than one rank, bf16. */
+/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: axes of the mesh. */
 enum status config_check_runnable(const struct config *c);
 /* The exact stack and what each symbol means, for people. */
 enum status config_print_stack(const struct config *c, struct text *out);

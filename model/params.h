@@ -76,6 +76,12 @@ struct param_draw {
     int n_layers;
 };
 void param_draw(const struct param_draw *d, int64_t first, int64_t n, enum dtype type, void *out);
+/* Where numbers read from files go: elements [first, first + n) of a parameter, of the type that is asked for. */
+struct param_sink {
+    enum dtype type; /* F32 or F64 */
+    enum status (*store)(void *arg, int param, int64_t first, int64_t n, const void *numbers);
+    void *arg;
+};
 void params_term(struct params *ps);
 
 #ifdef __cplusplus

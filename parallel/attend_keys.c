@@ -79,7 +79,8 @@ static enum status fill_keys(struct step *s, struct attend *a) {
                 WINDOWS_MAX);
     int64_t *keys = m->keys + 2 * R * i;
     if (i == m->n_windows) {
-        int64_t *host = m->keys_host + 2 * R * (i + WINDOWS_MAX * (int)(m->n_passes % 2));
+        const bool apart = m->keys_host != m->keys;
+        int64_t *host = m->keys_host + 2 * R * (i + (apart ? WINDOWS_MAX * (int)(m->n_passes % 2) : 0));
         list_keys(m, a->core.window, host);
         TRY(space_send(s->ctx, keys, host, R * 16));
         m->window[m->n_windows++] = a->core.window;

@@ -53,7 +53,7 @@ static inline void small_run_open(struct trainer *t, struct config *c, struct ra
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     text_term(&errors);
-    MUST(trainer_open(t, c, rank, &never));
+    MUST(trainer_open(t, c, rank, NULL, &never));
 }
 
 /* fn runs as the only rank of a world, with a folder that holds tokens and goes afterwards. */

@@ -6,7 +6,8 @@
  *   g' = g clip    m = b1 m + (1 - b1) g'    v = b2 v + (1 - b2) g'^2
  *   w -= lr lr_scale (m fix1 / (sqrt(v fix2) + eps) + decay w)           nothing at all when skip is not 0
  *   knobs      what changes from step to step, in one small buffer of the op's space, F64 (N_KNOBS)
- *   shapes     n elements;  types w, m, v, g `real`
+ *   out        if present, receives w rounded
+ *   shapes     n elements;  types w, m, v, g wide (F32 beside BF16, else `real`), out `real`
  *   errors     ERR_ARG: shapes or types disagree
  *   source     Loshchilov and Hutter 2019, arXiv:1711.05101 */
 #include "base/ctx.h"
@@ -14,6 +15,7 @@ enum knob { KNOB_LR, KNOB_CLIP, KNOB_FIX1, KNOB_FIX2, KNOB_SKIP, N_KNOBS }; /* F
 struct adamw {
     struct tensor w, m, v, g; /* (n) in and out;  g in */
     struct tensor knobs;      /* (N_KNOBS) F64 in      */
+    struct tensor out;        /* (n) out, or absent    */
     double beta1, beta2, eps, decay, lr_scale;
 };
 #endif
