@@ -78,7 +78,7 @@ enum status device_facts(int index, struct device_facts *out) {
     CUDA(cudaSetDevice(index), "choosing the GPU");
     CUDA(cudaMemGetInfo(&unused, &total), "asking the GPU for its memory");
     *out = (struct device_facts){.free = (int64_t)unused, .total = (int64_t)total};
-    snprintf(out->name, sizeof out->name, "%s", p.name);
+    snprintf(out->name, sizeof out->name, "%.95s", p.name);
     return OK;
 }
 

@@ -112,7 +112,7 @@ enum status runner_mesh_shards(struct runner *r) {
     first[L] = r->model.embedding;
     first[L + 1] = r->model.params.n;
     const struct sharding_spec spec = {.ctx = &r->ctx,
-                                       .device = s->team && s->team->device ? &s->team->far : NULL,
+                                       .device = s->team && s->team->device && rank_size(s->team->rank) > 1 ? &s->team->far : NULL,
                                        .rank = s->team ? s->team->rank : NULL,
                                        .mesh = s->team ? &s->team->mesh : NULL,
                                        .stage =

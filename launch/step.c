@@ -85,7 +85,7 @@ enum status train_agree_stop(struct trainer *t) {
 static enum status hear(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double *said = run->numbers.report_host;
-    if (t->team.device) TRY(comm_wait_stream(t->team.rank, run->ctx.stream));
+    if (t->team.device && rank_size(t->team.rank) > 1) TRY(comm_wait_stream(t->team.rank, run->ctx.stream));
     TRY(space_fetch(&run->ctx, run->numbers.report_host, run->numbers.report.data, N_REPORT * 8));
     r->grad_norm = said[REPORT_NORM];
     r->loss = said[REPORT_LOSS];

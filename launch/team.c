@@ -41,10 +41,11 @@ enum status team_open(struct team *t, struct rank *rank, const struct mesh_confi
     struct comm_limits limits = {.transfers = transfers};
     TRY_OUT(mesh_place(&t->mesh, &sizes, rank_size(rank), rank_index(rank)));
     if (device) TRY_OUT(open_there(t, device));
-    if (t->device) limits.device = &t->far;
-    TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || t->device ? &limits : NULL));
+    const bool far = t->device && rank_size(rank) > 1; /* one rank moves nothing */
+    if (far) limits.device = &t->far;
+    TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || far ? &limits : NULL));
     TRY_OUT(comm_init(&t->tokens, rank, &t->mesh, MESH_TOKENS, NULL));
-    if (!t->device) goto out;
+    if (!far) goto out;
     limits.transfers = 0;
     TRY_OUT(comm_init(&t->tokens_there, rank, &t->mesh, MESH_TOKENS, &limits));
     t->totals = &t->tokens_there;

@@ -110,7 +110,7 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
 /* F64 sums of a few numbers; the tensor axis has one rank so far. */
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     struct seams_mesh *m = mesh_of(s);
-    if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
+    if (!(axes & (AXIS_DATA | AXIS_SEQ)) || m->spec.tokens->size == 1) return OK;
     ASSERT((axes & AXIS_DATA) && (axes & AXIS_SEQ));
     ASSERT(all_reduce_scratch(m->spec.tokens, t.dtype, tensor_count(t)) <= m->scratch_bytes);
     struct reduction r = {.use = COMM_CONTROL,

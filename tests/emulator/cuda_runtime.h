@@ -6,8 +6,8 @@
  *
  * A block's threads are fibers of one thread; each runs until it waits for the others of its block or warp, and they
  * take turns in a changing order.  Shared memory holds NaN when a block begins, and what cp.async copies is NaN until
- * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once; memory of the device is
- * memory of the host. */
+ * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once.  Memory of the device is
+ * closed to everybody but kernels and copies: code of the host that reads or writes it ends with SIGSEGV. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +24,10 @@ typedef void *cudaStream_t, *cudaEvent_t;
 enum {
     cudaSuccess,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaEventDisableTiming = 2,
+    cudaEventBlockingSync = 1,
+    cudaDevAttrComputeCapabilityMajor = 75,
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
     cudaMemcpyDefault = 4,
     cudaStreamNonBlocking = 1
@@ -41,6 +45,22 @@ cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaMallocHost(void **out, size_t bytes);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
+struct cudaDeviceProp {
+    char name[256];
+};
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 
 /* ---- what kernels are made of ---- */
 
