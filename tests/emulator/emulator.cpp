@@ -160,6 +160,12 @@ static void drop_region(void *p) {
 
 // ---- threads ----
 
+static void *take_pages(size_t bytes) { // not counted: a GPU has its threads
+    void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT(mem != MAP_FAILED);
+    return mem;
+}
+
 static void start_threads() {
     n_waiting = 0;
     n_alive = n_threads;
@@ -199,13 +205,10 @@ static void run_block() {
 }
 
 void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *arg) {
-    void *mem = NULL;
     enter_device();
     if (!fibers) {
-        ASSERT(mem_take(THREADS_MAX * (int64_t)sizeof *fibers, &mem) == OK);
-        fibers = (struct fiber *)mem;
-        ASSERT(mem_take((int64_t)THREADS_MAX * STACK, &mem) == OK);
-        stacks = (char *)mem;
+        fibers = (struct fiber *)take_pages(THREADS_MAX * sizeof *fibers);
+        stacks = (char *)take_pages((size_t)THREADS_MAX * STACK);
     }
     kernel = f;
     kernel_arg = arg;
