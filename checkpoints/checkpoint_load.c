@@ -219,7 +219,8 @@ static enum status find_tensor(const struct checkpoint *c, const struct state_te
                 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in this model",
                 c->path, s->name, t->shape[0], t->shape[1], t->shape[2], t->shape[3], s->global[0], s->global[1],
                 s->global[2], s->global[3]);
-    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 && s->begin + s->t.shape[0] <= manifest_rows(t));
+    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 &&
+           s->begin + s->t.shape[0] <= manifest_rows(t));
     *out = t;
     return OK;
 }

@@ -62,7 +62,8 @@ static enum status add_to_hash(void *hash, const void *data, int64_t bytes) {
 static enum status describe_tensor(struct save_job *j, int64_t i) {
     const struct state_tensor *s = &j->list[i];
     struct hash_stream *hash = NULL;
-    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 && s->n_dims <= 4);
+    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 &&
+           s->n_dims <= 4);
     j->mine[i] = (struct save_note){.begin = s->begin, .rows = s->elsewhere ? 0 : s->t.shape[0]};
     if (s->elsewhere || !holds(j, save_rank(j->comm), i, s->t.shape[0])) return OK;
     struct shard_item *item = &j->item[j->n_items++];

@@ -53,8 +53,8 @@ struct shard_item {
     int64_t piece;
 };
 /* Calls use with the item's bytes, in order and in pieces. */
-enum status shard_item_each(const struct shard_item *item, enum status (*use)(void *arg, const void *data, int64_t bytes),
-                            void *arg);
+enum status shard_item_each(const struct shard_item *item,
+                            enum status (*use)(void *arg, const void *data, int64_t bytes), void *arg);
 struct shard_sum {
     int64_t bytes;
     char xxh3[33]; /* of the whole file */

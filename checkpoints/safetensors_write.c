@@ -74,8 +74,8 @@ out:
     return st;
 }
 
-enum status shard_item_each(const struct shard_item *item, enum status (*use)(void *arg, const void *data, int64_t bytes),
-                            void *arg) {
+enum status shard_item_each(const struct shard_item *item,
+                            enum status (*use)(void *arg, const void *data, int64_t bytes), void *arg) {
     int64_t bytes = 0;
     void *room = NULL;
     enum status st = OK;

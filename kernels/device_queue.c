@@ -55,10 +55,11 @@ enum status device_usable(void) {
     const cudaError_t e = cudaGetDeviceCount(&n);
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    FAIL_UNLESS(e != cudaErrorInsufficientDriver || driver == 0, ERR_CUDA,
-                "the NVIDIA driver is too old: it supports CUDA %d.%d, and this program needs %d.%d; update the driver, "
-                "or run with --device cpu",
-                driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    FAIL_UNLESS(
+        e != cudaErrorInsufficientDriver || driver == 0, ERR_CUDA,
+        "the NVIDIA driver is too old: it supports CUDA %d.%d, and this program needs %d.%d; update the driver, "
+        "or run with --device cpu",
+        driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     FAIL_UNLESS(driver != 0, ERR_CUDA, "no NVIDIA driver is installed here: run with --device cpu");
     FAIL_UNLESS(e == cudaSuccess && n > 0, ERR_CUDA, "no GPU is here (%s): run with --device cpu",
                 e == cudaSuccess ? "none is visible" : cudaGetErrorString(e));

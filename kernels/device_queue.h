@@ -11,7 +11,7 @@ extern "C" {
 
 enum status device_send(struct device *d, void *to, const void *from, int64_t bytes); /* enqueued */
 enum status device_mark(struct device *d);
-enum status device_reach(struct device *d); /* waits for the mark */
+enum status device_reach(struct device *d);  /* waits for the mark */
 enum status device_settle(struct device *d); /* waits for the stream */
 /* Pinned memory of the host. */
 enum status device_pinned_take(int64_t bytes, void **out);

@@ -351,7 +351,7 @@ static int64_t longest(const struct exact *e) {
 
 static int64_t numbers_of(struct tensor t) { return t.shape[0] > 0 ? tensor_count(t) : 0; }
 
-#define EXACT_WORK(op, type, slices, sums)                                                                                 \
+#define EXACT_WORK(op, type, slices, sums)                                                                             \
     static int64_t op##_work(const struct ctx *c, const struct op *a) {                                                \
         const struct exact *e = c->exact;                                                                              \
         struct op b = *a;                                                                                              \
@@ -368,7 +368,8 @@ EXACT_WORK(rmsnorm, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw
 EXACT_WORK(gated_norm, dtype_wide(c->real), b.y = seg(e, a->y, r), numbers_of(a->dw))
 EXACT_WORK(embedding, dtype_wide(c->real), b.ids = seg(e, a->ids, r), numbers_of(a->dw))
 EXACT_WORK(conv1d, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw) + numbers_of(a->db))
-EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
+EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r),
+           numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
 EXACT_WORK(attention, c->real, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
 
 void exact_init(struct exact *e, const struct ops *base, const int64_t *range, int64_t n_ranges) {

@@ -51,7 +51,8 @@ static enum status set_option(const struct eval_task *task, void *options, const
 static bool is_of_model(const char *word) { return memchr(word, '.', strcspn(word, "=")) != NULL; }
 
 static enum status run_task(const struct eval_task *task, const struct command_line *line, void *options,
-                            const char **overrides, const struct eval_files *files, const struct device_choice *device) {
+                            const char **overrides, const struct eval_files *files,
+                            const struct device_choice *device) {
     struct eval_model m = {0};
     int n = 0;
     TRY(field_defaults(task->fields, options));

@@ -314,7 +314,8 @@ const struct command command_parity = {
         "Computes logits, loss and every gradient of the model in HF_DIR on the inputs of its golden.safetensors, and\n"
         "prints one row a tensor: the largest absolute error, and the relative one, |a-b| / max(|b|, 1e-3 of the\n"
         "model's largest gradient norm; logits and loss: |b|).  Exit code 1 if a relative error is above --tol\n"
-        "(default 1e-9 in f64, 1e-4 in f32, none in bf16).  train.precision=f32 computes in F32, bf16 in BF16 on a GPU;\n"
+        "(default 1e-9 in f64, 1e-4 in f32, none in bf16).  train.precision=f32 computes in F32, bf16 in BF16 on a "
+        "GPU;\n"
         "f64 is the default on the cpu, f32 on a GPU.\n",
     .run = run,
 };

@@ -2,25 +2,27 @@
 #ifndef BATON_LAUNCH_RUNNER_H
 #define BATON_LAUNCH_RUNNER_H
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
+#include "checkpoints/hf.h"
 #include "kernels/exact.h"
 #include "launch/team.h"
 #include "model/model.h"
+#include "model/param_draw.h"
 #include "parallel/seams_mesh.h"
 #include "parallel/sharding.h"
 #include "profiling/ledger.h"
 
 struct runner_spec {
-    int precision;       /* enum precision: F64 or F32 on the cpu, F32 or BF16 on a GPU        */
+    int precision;         /* enum precision: F64 or F32 on the cpu, F32 or BF16 on a GPU        */
     struct device *device; /* NULL: the cpu.  Outlives the runner                              */
-    int64_t threads;     /* 0: all cores this process may use                                  */
-    int64_t n_sequences; /* of one micro-batch                                                 */
-    int64_t tokens;      /* of one whole sequence                                              */
-    int64_t tile;        /* rows of one head tile                                              */
-    bool training;       /* gradients and moments too; otherwise forward passes only           */
-    bool gradients;      /* gradients without moments (parity)                                 */
-    int64_t n_micro;     /* passes whose gradients make a step, with a team; 0: 1              */
-    bool logits;         /* keep logits whole: out.logits                                      */
-    enum policy policy;  /* what activations stay (model.h)                                    */
+    int64_t threads;       /* 0: all cores this process may use                                  */
+    int64_t n_sequences;   /* of one micro-batch                                                 */
+    int64_t tokens;        /* of one whole sequence                                              */
+    int64_t tile;          /* rows of one head tile                                              */
+    bool training;         /* gradients and moments too; otherwise forward passes only           */
+    bool gradients;        /* gradients without moments (parity)                                 */
+    int64_t n_micro;       /* passes whose gradients make a step, with a team; 0: 1              */
+    bool logits;           /* keep logits whole: out.logits                                      */
+    enum policy policy;    /* what activations stay (model.h)                                    */
     int64_t keep_every;
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
@@ -28,7 +30,8 @@ struct runner_spec {
     const struct mesh_config *mesh;  /* with a team                                              */
     const struct runner *weights_of; /* share that runner's weights (it must outlive this one)  */
 };
-/* What the host writes before a pass, and where ops read it: one image, copied once a pass to a GPU (runner_batch.c). */
+/* What the host writes before a pass, and where ops read it: one image, copied once a pass to a GPU (runner_batch.c).
+ */
 enum batch_part {
     WHOLE_IDS, /* of whole sequences, the host's alone */
     WHOLE_TARGETS,
@@ -76,15 +79,16 @@ struct runner {
     int64_t *pos;
     struct batch batch; /* my rows of them                                                              */
     double scale;       /* 1 / valid targets                                                            */
-    double total;       /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
-    double pass_total;  /* on the cpu in exact mode: of the pass                                        */
-    struct tensor sum;  /* (1) where ops add losses up                                                  */
+    double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
+    double pass_total;   /* on the cpu in exact mode: of the pass                                        */
+    struct tensor sum;   /* (1) where ops add losses up                                                  */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
-    struct tensor grads; /* all gradients as one row, where all are whole                                */
+    struct tensor grads;  /* all gradients as one row, where all are whole                                */
     struct ledger ledger; /* of the ops' memory, and on the cpu of all */
     int64_t host_bytes;   /* beside a GPU                              */
-    int64_t baseline, free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */
+    int64_t baseline,
+        free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */
 };
 /* Transfers that a list of the seams may need, for team_open; the mesh's ERR_CONFIG where tokens cannot be split. */
 enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers);
@@ -93,7 +97,7 @@ enum status runner_transfers(const struct model_config *c, const struct runner_s
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry);
 void runner_term(struct runner *r);
 enum status runner_init_params(struct runner *r, uint64_t seed);
-/* Room for parameters' numbers on the host, in the order of files; what they become (model/params.h). */
+/* Room for parameters' numbers on the host, in the order of files; what they become (checkpoints/hf.h). */
 struct param_sink runner_sink(struct runner *r);
 /* One pass over the sequences in ids, targets, pos: forward, and backward where asked: sum and out are filled,
  * gradients are summed over ranks, and over the passes since sharding_step_begin.  On a GPU it returns once all is

@@ -7,7 +7,9 @@
 #include "launch/runner.h"
 
 bool runner_apart(const struct runner *r) { return r->ctx.space == DEVICE; }
-struct arena *runner_host(struct runner *r) { return runner_apart(r) ? &r->host : &r->memory; }
+struct arena *runner_host(struct runner *r) {
+    return runner_apart(r) ? &r->host : &r->memory;
+}
 
 static int64_t my_tokens(const struct runner *r) { return r->map.tokens[r->seq_index]; }
 static int64_t my_ranges(const struct runner *r) { return shard_map_ranges(&r->map, r->seq_index); }

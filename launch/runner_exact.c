@@ -80,6 +80,5 @@ enum status runner_exact_forward(struct runner *r) {
     TRY(zero(r, r->out.total));
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     TRY(sum_over_seq(r));
-    return r->ctx.ops->add_fwd(&r->ctx,
-                               &(struct add){.x = r->sum, .y = r->out.total, .out = r->sum, .scale = 1.0});
+    return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = r->sum, .y = r->out.total, .out = r->sum, .scale = 1.0});
 }

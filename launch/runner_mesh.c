@@ -111,21 +111,21 @@ enum status runner_mesh_shards(struct runner *r) {
     for (int i = 0; i < L; i++) first[i] = r->model.layers[i].norm;
     first[L] = r->model.embedding;
     first[L + 1] = r->model.params.n;
-    const struct sharding_spec spec = {.ctx = &r->ctx,
-                                       .device = s->team && s->team->device && rank_size(s->team->rank) > 1 ? &s->team->far : NULL,
-                                       .rank = s->team ? s->team->rank : NULL,
-                                       .mesh = s->team ? &s->team->mesh : NULL,
-                                       .stage =
-                                           s->team && s->training ? (enum sharding_stage)s->mesh->shard : SHARDING_NONE,
-                                       .params = &r->model.params,
-                                       .n_layers = L,
-                                       .first = first,
-                                       .borrowed = s->weights_of != NULL,
-                                       .gradients = s->training || s->gradients,
-                                       .moments = s->training,
-                                       .n_micro = s->n_micro,
-                                       .exact = s->exact,
-                                       .ends_twice = s->exact && r->model.head == r->model.embedding};
+    const struct sharding_spec spec = {
+        .ctx = &r->ctx,
+        .device = s->team && s->team->device && rank_size(s->team->rank) > 1 ? &s->team->far : NULL,
+        .rank = s->team ? s->team->rank : NULL,
+        .mesh = s->team ? &s->team->mesh : NULL,
+        .stage = s->team && s->training ? (enum sharding_stage)s->mesh->shard : SHARDING_NONE,
+        .params = &r->model.params,
+        .n_layers = L,
+        .first = first,
+        .borrowed = s->weights_of != NULL,
+        .gradients = s->training || s->gradients,
+        .moments = s->training,
+        .n_micro = s->n_micro,
+        .exact = s->exact,
+        .ends_twice = s->exact && r->model.head == r->model.embedding};
     const enum status st = sharding_init(&r->shards, &spec);
     mem_free(first);
     return st;

@@ -24,11 +24,8 @@ static enum status add_there(void *arg, enum dtype type, void *to, const void *f
 static enum status open_there(struct team *t, const struct device_choice *device) {
     TRY(device_open_for(device, t->rank, &t->device));
     if (!t->device) return OK;
-    t->sums = (struct ctx){.ops = &ops_cuda,
-                           .device = t->device,
-                           .stream = device_stream(t->device),
-                           .real = F32,
-                           .space = DEVICE};
+    t->sums = (struct ctx){
+        .ops = &ops_cuda, .device = t->device, .stream = device_stream(t->device), .real = F32, .space = DEVICE};
     t->far = (struct comm_device){.compute = t->sums.stream, .add = add_there, .arg = &t->sums};
     return OK;
 }

@@ -102,8 +102,9 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
     const int64_t n = t->config->train.sequences_per_step;
     const struct params *ps = &t->run.model.params;
     report_note(t->report,
-                "warning: step %" PRId64 " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64
-                " to %" PRId64 "; nothing was changed",
+                "warning: step %" PRId64
+                " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
+                "; nothing was changed",
                 r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
                 (r->step - 1) * n, r->step * n - 1);
 }

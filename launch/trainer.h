@@ -27,7 +27,7 @@ struct trainer {
     int64_t n_state;
     struct state_place *place;  /* of each: where its numbers go                                 */
     struct state_memory memory; /* how, where the host cannot read them                          */
-    struct text identity_diff; /* of the checkpoint that was restored, where it may differ */
+    struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "model/params.h"
+#include "model/param_draw.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

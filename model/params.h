@@ -67,21 +67,6 @@ void param_part(const struct param *p, int i, struct param_part *out);
 int64_t param_count(const struct param *p);
 /* Give w and g their shapes, without data: a product's w of type real, all else wide. */
 void params_shape(struct params *ps, enum dtype real, enum space space);
-/* Elements [first, first + n) of w as they begin, F32 or F64, from (seed, name, element): independent of order and of
- * sharding.  n_layers is the L of INIT_NORMAL_OUT. */
-struct param_draw {
-    const struct param *param;
-    uint64_t seed;
-    double std;
-    int n_layers;
-};
-void param_draw(const struct param_draw *d, int64_t first, int64_t n, enum dtype type, void *out);
-/* Where numbers read from files go: elements [first, first + n) of a parameter, of the type that is asked for. */
-struct param_sink {
-    enum dtype type; /* F32 or F64 */
-    enum status (*store)(void *arg, int param, int64_t first, int64_t n, const void *numbers);
-    void *arg;
-};
 void params_term(struct params *ps);
 
 #ifdef __cplusplus

@@ -40,8 +40,7 @@ enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tok
 enum status seams_cache_clear(struct seams_cache *c, struct ctx *ctx) {
     for (int i = 0; i < c->n_layers; i++) {
         for (int j = 0; j < CARRIES_MAX; j++)
-            if (c->layer[i].carry[j].data)
-                TRY(space_zero(ctx, c->layer[i].carry[j].data, c->layer[i].carry[j].bytes));
+            if (c->layer[i].carry[j].data) TRY(space_zero(ctx, c->layer[i].carry[j].data, c->layer[i].carry[j].bytes));
         c->layer[i].n_keys = 0;
     }
     return OK;

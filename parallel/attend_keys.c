@@ -74,9 +74,10 @@ static enum status fill_keys(struct step *s, struct attend *a) {
     const int64_t R = shard_map_ranges(m->spec.map, m->me);
     int i = 0;
     while (i < m->n_windows && m->window[i] != a->core.window) i++;
-    FAIL_UNLESS(i < WINDOWS_MAX, ERR_CONFIG,
-                "attention layers have more than %d different windows, which mesh.seq with keys gathered has no room for",
-                WINDOWS_MAX);
+    FAIL_UNLESS(
+        i < WINDOWS_MAX, ERR_CONFIG,
+        "attention layers have more than %d different windows, which mesh.seq with keys gathered has no room for",
+        WINDOWS_MAX);
     int64_t *keys = m->keys + 2 * R * i;
     if (i == m->n_windows) {
         const bool apart = m->keys_host != m->keys;

@@ -26,7 +26,7 @@ enum carry_way { CARRY_GATHER, CARRY_CHAIN, CARRY_SCAN };
 #define CARRY_WAY_CHOICES "gather|chain|scan" /* in the order of the enum */
 
 #define WINDOWS_MAX 8 /* different windows of a model's attention layers */
-#define LANES 4 /* carries of one layer that may be under way at once: their ids */
+#define LANES       4 /* carries of one layer that may be under way at once: their ids */
 struct lane {
     char *send, *recv, *fold;
     struct pending pending;
@@ -56,7 +56,7 @@ struct seams_mesh {
      * copied from keys_host, which passes use in turn. */
     int64_t *keys, *keys_host, window[WINDOWS_MAX], n_passes;
     int n_windows;
-    void *scratch;   /* of sums over ranks */
+    void *scratch; /* of sums over ranks */
     int64_t scratch_bytes;
 };
 /* Transfers of one list at most, for comm_limits. */

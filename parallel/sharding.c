@@ -14,8 +14,7 @@ static struct tensor row_of(const struct sharding *h, void *at, int64_t n) {
 }
 
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b) {
-    for (int i = b->first; i < b->end; i++)
-        h->spec.params->list[i].w.data = b->w ? b->w + h->w_at[i] : NULL;
+    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].w.data = b->w ? b->w + h->w_at[i] : NULL;
 }
 
 void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row) {
@@ -132,12 +131,8 @@ static enum status open_gradient(struct sharding *h, struct step *s, struct shar
 static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
     char *mine = b->g + b->begin * unit_bytes(h);
     struct reduction *r = &h->flight[k];
-    *r = (struct reduction){.use = COMM_GRADS,
-                            .dtype = h->wide,
-                            .in = b->g,
-                            .out = mine,
-                            .tree = h->spec.exact,
-                            .scratch = h->scratch[k]};
+    *r = (struct reduction){
+        .use = COMM_GRADS, .dtype = h->wide, .in = b->g, .out = mine, .tree = h->spec.exact, .scratch = h->scratch[k]};
     h->flying[k] = b;
     if (h->n_ranks == 1) return OK; /* the sum is there */
     if (!h->sliced) {

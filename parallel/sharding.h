@@ -33,7 +33,7 @@ enum sharding_stage { SHARDING_NONE, SHARDING_OPTIMIZER, SHARDING_GRADIENTS, SHA
 struct sharding_spec {
     struct ctx *ctx;                  /* whose ops' memory this is                           */
     const struct comm_device *device; /* of communicators over it; NULL: the host's          */
-    struct rank *rank; /* NULL: one rank without a world                    */
+    struct rank *rank;                /* NULL: one rank without a world                    */
     const struct mesh *mesh;
     enum sharding_stage stage;
     struct params *params;             /* with shapes; those of a block follow each other */
@@ -70,20 +70,20 @@ struct sharding {
     bool fresh, open;            /* gradients of a pass start from zero; comm is open       */
     struct comm comm;
     struct sharding_block *block;
-    struct sharding_piece *piece;   /* one a parameter           */
-    int64_t *at, *offset, *w_at; /* offset: elements in the row;  w_at: bytes in that of weights */
-    int64_t *sums_at;            /* first block sum of each parameter */
+    struct sharding_piece *piece; /* one a parameter           */
+    int64_t *at, *offset, *w_at;  /* offset: elements in the row;  w_at: bytes in that of weights */
+    int64_t *sums_at;             /* first block sum of each parameter */
     char *slot_w[SLOTS_W], *slot_g[SLOTS_G];
     struct sharding_block *in_slot[SLOTS_W], *flying[FLIGHTS_G];
     struct reduction flight[FLIGHTS_G];
     char *scratch[FLIGHTS_G], *sum_scratch;
-    struct tensor sums;  /* of squares, by blocks of each parameter                  */
+    struct tensor sums;        /* of squares, by blocks of each parameter                  */
     struct tensor sums_at_ops; /* sums_at, where ops read it                         */
-    struct tensor grads; /* all gradients, where all are whole                       */
-    int last, done_at;   /* layers: needed before; the lowest done in this pass      */
-    bool up;             /* layers are needed in rising order                        */
-    int n_flown;         /* layers done in this pass                                 */
-    int64_t n_passes;    /* of this step, whose gradients are summed                 */
+    struct tensor grads;       /* all gradients, where all are whole                       */
+    int last, done_at;         /* layers: needed before; the lowest done in this pass      */
+    bool up;                   /* layers are needed in rising order                        */
+    int n_flown;               /* layers done in this pass                                 */
+    int64_t n_passes;          /* of this step, whose gradients are summed                 */
 };
 /* Bytes of memory, by purpose, as sharding_place will take it. */
 struct sharding_bytes {

@@ -35,7 +35,8 @@ static int64_t nearest_cut(const struct sharding *h, const struct sharding_block
     return b->n;
 }
 
-/* Where an element of a block's row stands in that of its weights, in bytes; cuts are never in the gaps of alignment. */
+/* Where an element of a block's row stands in that of its weights, in bytes; cuts are never in the gaps of alignment.
+ */
 static int64_t weight_at(const struct sharding *h, const struct sharding_block *b, int64_t element) {
     for (int i = b->end - 1; i >= b->first && element < b->n; i--)
         if (element >= h->offset[i])
@@ -168,8 +169,7 @@ static enum status put_moments(struct sharding *h, struct placer *p) {
 }
 
 static int64_t scratch_of(const struct sharding *h, const struct sharding_block *b) {
-    return h->sliced ? reduce_scatter_scratch(&h->comm, h->wide, b->at)
-                     : all_reduce_scratch(&h->comm, h->wide, b->n);
+    return h->sliced ? reduce_scatter_scratch(&h->comm, h->wide, b->at) : all_reduce_scratch(&h->comm, h->wide, b->n);
 }
 
 /* The ends fly in the first place only. */

@@ -4,7 +4,8 @@
 
 __global__ static void add_totals(const struct add a) {
     FOR_CELLS(t, i, a.x.shape[0], a.x.shape[1]) {
-        const double x = ((const double *)a.x.data)[t * a.x.pitch + i], y = ((const double *)a.y.data)[t * a.y.pitch + i];
+        const double x = ((const double *)a.x.data)[t * a.x.pitch + i],
+                     y = ((const double *)a.y.data)[t * a.y.pitch + i];
         ((double *)a.out.data)[t * a.out.pitch + i] = x + a.scale * y;
     }
 }

@@ -11,11 +11,8 @@ struct clip_case {
 };
 /* Rows of finite numbers alone, for outputs must be; the others are in tests/step.c and tests/device_train.c. */
 static const struct clip_case clip_cases[] = {
-    {"no limit", 5, 0.0},
-    {"below the limit", 5, 1e9},
-    {"above the limit", 700, 0.5},
-    {"two parameters", 2, 0.125},
-    {"no parameter", 0, 1.0},
+    {"no limit", 5, 0.0},         {"below the limit", 5, 1e9}, {"above the limit", 700, 0.5},
+    {"two parameters", 2, 0.125}, {"no parameter", 0, 1.0},
 };
 static const struct clip_case clip_bench[] = {
     {"400 parameters", 400, 1.0},

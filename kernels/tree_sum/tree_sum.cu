@@ -17,8 +17,8 @@ static __device__ void add_pairs(double *x, int64_t n) {
 }
 
 /* One block of threads a segment; reads and writes some 32 n bytes. */
-__global__ static void __launch_bounds__(TREE_THREADS) sum_segments(double *x, const int64_t *at, int64_t n, int64_t m,
-                                                                    double *roots) {
+__global__ static void __launch_bounds__(TREE_THREADS)
+    sum_segments(double *x, const int64_t *at, int64_t n, int64_t m, double *roots) {
     for (int64_t s = blockIdx.x; s < m; s += gridDim.x) {
         const int64_t begin = at ? at[s] : 0, end = at ? at[s + 1] : n;
         for (int64_t left = end - begin; left > 1; left = ceil_div(left, 2)) add_pairs(x + begin, left);

@@ -107,11 +107,14 @@ static enum status declare_matrix(struct layer *l, struct params *ps, int slot, 
 static enum status declare(struct layer *l, struct params *ps) {
     const struct mamba2_config *c = l->config;
     const int64_t D = l->width, H = c->heads;
-    TRY(declare_matrix(
-        l, ps, W_IN,
-        (struct param){
-            .name = "in_proj.weight", .shape = {in_width(c), D}, .n_dims = 2, .init = INIT_NORMAL, .product = true, .decay = true},
-        in_sections));
+    TRY(declare_matrix(l, ps, W_IN,
+                       (struct param){.name = "in_proj.weight",
+                                      .shape = {in_width(c), D},
+                                      .n_dims = 2,
+                                      .init = INIT_NORMAL,
+                                      .product = true,
+                                      .decay = true},
+                       in_sections));
     TRY(declare_matrix(
         l, ps, W_CONV,
         (struct param){
@@ -131,10 +134,13 @@ static enum status declare(struct layer *l, struct params *ps) {
                     (struct param){.name = "dt_bias", .shape = {H}, .n_dims = 1, .init = INIT_DT_BIAS}));
     TRY(layer_param(l, ps, W_NORM,
                     (struct param){.name = "gated_norm.weight", .shape = {inner(c)}, .n_dims = 1, .init = INIT_ONE}));
-    TRY(layer_param(
-        l, ps, W_OUT,
-        (struct param){
-            .name = "out_proj.weight", .shape = {D, inner(c)}, .n_dims = 2, .init = INIT_NORMAL_OUT, .product = true, .decay = true}));
+    TRY(layer_param(l, ps, W_OUT,
+                    (struct param){.name = "out_proj.weight",
+                                   .shape = {D, inner(c)},
+                                   .n_dims = 2,
+                                   .init = INIT_NORMAL_OUT,
+                                   .product = true,
+                                   .decay = true}));
     if (!c->bias) return OK;
     TRY(declare_matrix(l, ps, W_IN_BIAS,
                        (struct param){.name = "in_proj.bias", .shape = {in_width(c)}, .n_dims = 1, .init = INIT_ZERO},
