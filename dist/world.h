@@ -40,7 +40,7 @@ struct world_spec {
     double deadline_s;    /* of every wait; 0: 600                                                                 */
     int64_t chunk_bytes;  /* largest single MPI message; 0: 2^30.  Tests make it small                             */
     enum device_way device_way;  /* all ranks alike                                                                 */
-    void (*hard_exit)(int code); /* threads: ends the process where a failed rank does not come to its end; or NULL */
+    void (*hard_exit)(int code); /* or NULL: ends the process where a failed rank cannot be brought to its end      */
     const struct fault *faults;  /* must outlive the world                                                          */
     int n_faults;
 };

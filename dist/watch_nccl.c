@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
+#include "dist/watch_nccl.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "base/arena.h"
+#include "base/log.h"
+#include "profiling/prof.h"
+
+enum {
+    TICK_MS = 20,
+    LAST_S = 30, /* after a failure: then what does not end is ended */
+    EXIT_LOST = 4,
+};
+struct closing { /* one communicator on its way out */
+    struct watch *watch;
+    ncclComm_t comm;
+    bool abort, taken;
+};
+struct watch {
+    struct world *world;
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards what follows; innermost */
+    pthread_cond_t changed;
+    bool stop;
+    int n_closing;
+    struct closing *closing; /* (ranks here, COMMS_MAX) */
+    int n_places;
+    bool said; /* the watch's own, like what follows */
+    double failed_s;
+};
+
+static int ranks_here(const struct world *w) { return w->kind == &world_threads ? w->size : 1; }
+
+static bool sleep_until(struct watch *t, double until_s) {
+    const struct timespec until = {.tv_sec = (time_t)until_s,
+                                   .tv_nsec = (long)((until_s - (double)(time_t)until_s) * 1e9)};
+    return pthread_cond_timedwait(&t->changed, &t->lock, &until) == 0;
+}
+
+void nccl_explain(struct comm_inside *in, ncclResult_t e, const char *what, char *out, size_t room) {
+    const char *last = ncclGetLastError(NULL);
+    snprintf(out, room, "NCCL, %s of %s: %s%s%.200s", what, in->comm->name, ncclGetErrorString(e),
+             last && *last ? "; its latest words: " : "", last ? last : "");
+}
+
+ncclResult_t nccl_state(struct comm_inside *in) {
+    ncclResult_t e = ncclInProgress;
+    if (!in->lane->nccl) return e;
+    const ncclResult_t asked = ncclCommGetAsyncError(in->lane->nccl, &e);
+    return asked == ncclSuccess ? e : asked;
+}
+
+static void *close_main(void *arg) {
+    struct closing *c = arg;
+    if (c->abort) (void)ncclCommAbort(c->comm);
+    else (void)ncclCommDestroy(c->comm);
+    pthread_mutex_lock(&c->watch->lock);
+    c->taken = false;
+    c->watch->n_closing--;
+    pthread_cond_broadcast(&c->watch->changed);
+    pthread_mutex_unlock(&c->watch->lock);
+    return NULL;
+}
+
+void nccl_let_go(struct comm_inside *in, bool abort) {
+    struct watch *t = in->rank->world->nccl;
+    pthread_t thread;
+    int i = 0;
+    if (!in->lane->nccl) return;
+    pthread_mutex_lock(&t->lock);
+    while (i < t->n_places && t->closing[i].taken) i++;
+    ASSERT(i < t->n_places);
+    t->closing[i] = (struct closing){.watch = t, .comm = in->lane->nccl, .abort = abort, .taken = true};
+    t->n_closing++;
+    pthread_mutex_unlock(&t->lock);
+    in->lane->nccl = NULL;
+    if (pthread_create(&thread, NULL, close_main, &t->closing[i]) == 0) pthread_detach(thread);
+    else close_main(&t->closing[i]);
+}
+
+bool nccl_wait_closed(struct world *w, double seconds) {
+    struct watch *t = w->nccl;
+    const double until = prof_seconds() + seconds;
+    pthread_mutex_lock(&t->lock);
+    while (t->n_closing > 0 && prof_seconds() < until) (void)sleep_until(t, until);
+    const bool closed = t->n_closing == 0;
+    pthread_mutex_unlock(&t->lock);
+    return closed;
+}
+
+/* The members of an exchange that have not begun it: known of threads; else all who are to send or receive. */
+static void print_missing(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
+    struct world *w = in->rank->world;
+    size_t n = 0;
+    for (int member = 0; member < in->comm->size && n + 12 < room; member++) {
+        const int rank = comm_world_rank(in, member);
+        bool missing = false;
+        for (int k = 0; k < f->n; k++) missing |= f->posts[k].peer == member;
+        if (missing && w->kind == &world_threads) {
+            struct rank *peer = &w->ranks[rank];
+            pthread_mutex_lock(&peer->lock);
+            for (int i = 0; i < peer->n_lanes; i++)
+                if (peer->lanes[i]->serial == in->serial && peer->lanes[i]->n_begun >= f->number) missing = false;
+            pthread_mutex_unlock(&peer->lock);
+        }
+        if (missing) n += (size_t)snprintf(out + n, room - n, "%s%d", n ? ", " : "", rank);
+    }
+    if (n == 0) snprintf(out, room, "%s", "any: a message was lost, or sizes differ");
+}
+
+static void judge(struct rank *r, enum status st, const char *text) {
+    if (r->verdict.st != OK) return;
+    r->verdict.st = st;
+    snprintf(r->verdict.text, sizeof r->verdict.text, "%s", text);
+}
+
+static void judge_late(struct comm_inside *in, const struct flight *f) {
+    char missing[200] = "", tag[60], text[600];
+    print_missing(in, f, missing, sizeof missing);
+    comm_print_tag(comm_tag(f), tag, sizeof tag);
+    snprintf(text, sizeof text, "%s, exchange %" PRId64 " of %s, has waited %g s on the GPU, not heard of rank %s", tag,
+             f->number, in->comm->name, in->rank->world->spec.deadline_s, missing);
+    judge(in->rank, ERR_TIMEOUT, text);
+}
+
+/* Under rank.lock. */
+static void look_at(struct comm_inside *in) {
+    struct lane *l = in->lane;
+    bool waits = false;
+    if (!l->nccl) return;
+    const ncclResult_t e = nccl_state(in);
+    if (e != ncclSuccess && e != ncclInProgress) {
+        char text[500];
+        nccl_explain(in, e, "exchanges", text, sizeof text);
+        judge(in->rank, ERR_COMM, text);
+        return;
+    }
+    const struct flight *f = lane_oldest(in, &waits);
+    const double now = prof_seconds();
+    if (!f || !waits || f->number != l->suspect) {
+        l->suspect = f && waits ? f->number : 0;
+        l->suspect_s = now;
+    } else if (now - l->suspect_s > in->rank->world->spec.deadline_s) judge_late(in, f);
+}
+
+static bool look_around(struct watch *t) {
+    bool bad = false;
+    for (int i = 0; i < ranks_here(t->world); i++) {
+        struct rank *r = &t->world->ranks[i];
+        pthread_mutex_lock(&r->lock);
+        for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k]);
+        bad |= r->verdict.st != OK;
+        pthread_mutex_unlock(&r->lock);
+    }
+    return bad;
+}
+
+/* What there is to say of the failure: the record, or, before any rank could take it up, a verdict. */
+static void say(struct watch *t) {
+    struct world *w = t->world;
+    if (t->said) return;
+    t->said = true;
+    if (__atomic_load_n(&w->failed, __ATOMIC_ACQUIRE)) {
+        if (w->first_here) log_warn("%s", w->first.text);
+        return;
+    }
+    for (int i = 0; i < ranks_here(w); i++) {
+        struct rank *r = &w->ranks[i];
+        pthread_mutex_lock(&r->lock);
+        if (r->verdict.st != OK) log_warn("rank %d of %d: %s", r->index, w->size, r->verdict.text);
+        pthread_mutex_unlock(&r->lock);
+    }
+}
+
+static void abort_all(struct watch *t) {
+    if (nccl_is_bad()) say(t); /* there may be no later */
+    for (int i = 0; i < ranks_here(t->world); i++) {
+        struct rank *r = &t->world->ranks[i];
+        pthread_mutex_lock(&r->lock);
+        for (int k = 0; k < r->n_lanes; k++) nccl_let_go(r->lanes[k], true);
+        pthread_mutex_unlock(&r->lock);
+    }
+}
+
+static void give_up(struct watch *t) {
+    if (!t->world->spec.hard_exit) return;
+    say(t);
+    log_warn("this process does not come to its end %d s after the failure: it is ended with exit code %d", LAST_S,
+             EXIT_LOST);
+    t->world->spec.hard_exit(EXIT_LOST);
+}
+
+static void tick(struct watch *t) {
+    if (!look_around(t) && !__atomic_load_n(&t->world->failed, __ATOMIC_ACQUIRE)) return;
+    if (t->failed_s == 0) t->failed_s = prof_seconds();
+    abort_all(t); /* each time: a rank that has not heard of it may have opened one more */
+    if (prof_seconds() - t->failed_s > LAST_S) give_up(t);
+}
+
+static void *watch_main(void *arg) {
+    struct watch *t = arg;
+    pthread_mutex_lock(&t->lock);
+    while (!t->stop) {
+        pthread_mutex_unlock(&t->lock);
+        tick(t);
+        pthread_mutex_lock(&t->lock);
+        if (!t->stop) (void)sleep_until(t, prof_seconds() + TICK_MS * 1e-3);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+static void release(struct watch *t) {
+    pthread_cond_destroy(&t->changed);
+    pthread_mutex_destroy(&t->lock);
+    mem_free(t->closing);
+    mem_free(t);
+}
+
+static enum status start(struct world *w) {
+    void *mem = NULL, *closing = NULL;
+    const int n = ranks_here(w) * COMMS_MAX;
+    TRY(mem_take(sizeof(struct watch), &mem));
+    struct watch *t = mem;
+    if (mem_take(n * (int64_t)sizeof(struct closing), &closing) != OK) {
+        mem_free(t);
+        return status_pass(ERR_OOM, __FILE__, __LINE__);
+    }
+    *t = (struct watch){.world = w, .closing = closing, .n_places = n};
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    w->nccl = t;
+    if (pthread_create(&t->thread, NULL, watch_main, t) == 0) return OK;
+    w->nccl = NULL;
+    release(t);
+    FAIL(ERR_OOM, "cannot start the thread that watches NCCL: raise the limit on processes (ulimit -u)");
+}
+
+enum status watch_start(struct world *w) {
+    pthread_mutex_lock(&w->lock);
+    const enum status st = w->nccl ? OK : start(w);
+    pthread_mutex_unlock(&w->lock);
+    return st;
+}
+
+void nccl_stop(struct world *w) {
+    struct watch *t = w->nccl;
+    if (!t) return;
+    pthread_mutex_lock(&t->lock);
+    t->stop = true;
+    pthread_cond_broadcast(&t->changed);
+    pthread_mutex_unlock(&t->lock);
+    pthread_join(t->thread, NULL);
+    const bool closed = nccl_wait_closed(w, LAST_S);
+    w->nccl = NULL;
+    if (closed) release(t);
+    else give_up(t); /* without hard_exit: what hangs keeps its memory */
+}
+
+enum status nccl_verdict(struct rank *r) {
+    char text[sizeof r->verdict.text];
+    pthread_mutex_lock(&r->lock);
+    const enum status st = r->verdict.st;
+    if (st != OK) memcpy(text, r->verdict.text, sizeof text);
+    pthread_mutex_unlock(&r->lock);
+    return st == OK ? OK : r->world->kind->fail(r, st, text);
+}
