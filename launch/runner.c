@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "launch/report.h"
 #include "launch/runner.h"
 #include "base/pool.h"
-#include "kernels/device_queue.h"
 #include "kernels/ops.h"
 #include "kernels/space.h"
 
@@ -64,20 +62,6 @@ static enum status place_params(struct runner *r) {
     return OK;
 }
 
-/* The plan against what is there, before anything is taken. */
-static enum status check_memory(struct runner *r) {
-    struct device_facts f;
-    if (!runner_apart(r)) return ledger_check_host(&r->ledger);
-    TRY(device_facts(device_index(r->spec.device), &f));
-    r->free_before = f.free;
-    r->baseline = f.total - f.free;
-    return ledger_check(&r->ledger, f.free, f.name);
-}
-
-int64_t runner_bytes_peak(const struct runner *r) {
-    return runner_apart(r) ? r->baseline + r->memory.high + r->work.high : report_bytes_peak();
-}
-
 static enum status take_memory(struct runner *r) {
     const int64_t work = r->act.work_bytes, all = ledger_total(&r->ledger);
     TRY(space_arena_init(&r->ctx, &r->memory, "the run's memory", all - work));
@@ -86,7 +70,7 @@ static enum status take_memory(struct runner *r) {
 }
 
 static enum status allocate(struct runner *r) {
-    TRY(check_memory(r));
+    TRY(runner_check_memory(r));
     TRY(take_memory(r));
     TRY(place_params(r));
     TRY(activations_place(&r->act, &r->memory));
@@ -103,32 +87,36 @@ static enum status allocate(struct runner *r) {
     return OK;
 }
 
+enum status runner_plan_activations(struct runner *r, enum policy policy, int64_t keep_every, struct activations *out) {
+    const struct runner_spec *s = &r->spec;
+    const int64_t R = my_ranges(r);
+    void *mem = NULL;
+    TRY(mem_take((R + 1) * 8, &mem));
+    int64_t *range = mem;
+    for (int64_t i = 0; i < R; i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
+    range[R] = my_tokens(r);
+    if (s->exact) r->exact.range = range;
+    const struct plan_size size = {.n_tokens = my_tokens(r),
+                                   .n_ranges = R,
+                                   .range = range,
+                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
+                                   .tile = s->exact ? r->map.spec.grid : s->tile,
+                                   .forward_only = !s->training && !s->gradients,
+                                   .policy = policy,
+                                   .keep_every = keep_every};
+    const enum status st = activations_plan(out, &r->model, &r->ctx, &size);
+    mem_free(range);
+    return st;
+}
+
 static enum status plan(struct runner *r) {
     const struct runner_spec *s = &r->spec;
-    int64_t *range = NULL;
-    void *mem = NULL;
-    TRY(mem_take((my_ranges(r) + 1) * 8, &mem));
-    range = mem;
-    for (int64_t i = 0; i < my_ranges(r); i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
-    range[my_ranges(r)] = my_tokens(r);
-    int64_t tile = s->tile;
     if (s->exact) {
-        tile = r->map.spec.grid;
-        exact_init(&r->exact, r->ctx.ops, range, my_ranges(r));
+        exact_init(&r->exact, r->ctx.ops, NULL, my_ranges(r));
         r->ctx.exact = &r->exact;
         r->ctx.ops = &r->exact.table;
     }
-    const struct plan_size size = {.n_tokens = my_tokens(r),
-                                   .n_ranges = my_ranges(r),
-                                   .range = range,
-                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
-                                   .tile = tile,
-                                   .forward_only = !s->training && !s->gradients,
-                                   .policy = s->policy,
-                                   .keep_every = s->keep_every};
-    const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
-    mem_free(range);
-    return st;
+    return runner_plan_activations(r, s->policy, s->keep_every, &r->act);
 }
 
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry) {

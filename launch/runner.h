@@ -103,6 +103,11 @@ struct param_sink runner_sink(struct runner *r);
  * gradients are summed over ranks, and over the passes since sharding_step_begin.  On a GPU it returns once all is
  * enqueued; ids, targets and pos may then be written anew. */
 enum status runner_pass(struct runner *r, bool backward);
+/* runner_memory.c: the plan against what is there, before anything is taken: ERR_OOM says what is short, and which
+ * settings would fit.  What a GPU says of its memory after some steps, beside the plan. */
+enum status runner_check_memory(struct runner *r);
+enum status runner_print_memory(const struct runner *r, struct text *out);
+enum status runner_plan_activations(struct runner *r, enum policy policy, int64_t keep_every, struct activations *out);
 /* Most memory in use so far, where the ops are: a GPU's baseline (what its context takes before any plan) and arenas,
  * or the process. */
 int64_t runner_bytes_peak(const struct runner *r);

@@ -109,6 +109,16 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 (r->step - 1) * n, r->step * n - 1);
 }
 
+/* After the first step, when libraries have taken what they take. */
+static enum status tell_memory(struct trainer *t) {
+    struct text text = {0};
+    enum status st = runner_print_memory(&t->run, &text);
+    if (st == OK && text.n > 0) report_note(t->report, "%s", text.s);
+    text_term(&text);
+    t->told_memory = true;
+    return st;
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -120,6 +130,7 @@ static enum status one_step(struct trainer *t) {
         r.validated = st == OK;
     }
     if (t->report) TRY(report_step(t->report, &r));
+    if (t->report && !t->told_memory) TRY(tell_memory(t));
     if (r.skipped && t->report) note_skipped(t, &r);
     TRY(st);
     if (t->step < c->train.steps && due(t->step, c->checkpoint.every, -1)) save_or_warn(t);

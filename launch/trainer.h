@@ -29,6 +29,7 @@ struct trainer {
     struct state_memory memory; /* how, where the host cannot read them                          */
     struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
+    bool told_memory;
 };
 
 /* A tensor of the state: rows of a parameter from element `first` on, or of its moments (param -1). */

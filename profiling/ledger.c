@@ -24,13 +24,6 @@ enum status ledger_print(const struct ledger *l, struct text *out) {
     return text_print(out, "  %-34s %10.2f MiB\n", "total", mib(ledger_total(l)));
 }
 
-enum status ledger_check(const struct ledger *l, int64_t free_bytes, const char *where) {
-    const int64_t need = ledger_total(l);
-    FAIL_UNLESS(need <= free_bytes, ERR_OOM, "the plan needs %.1f MiB and %s has %.1f MiB free: %.1f MiB are short",
-                mib(need), where, mib(free_bytes), mib(need - free_bytes));
-    return OK;
-}
-
 /* What the kernel says can be used without swapping, in bytes; 0 when it does not say. */
 static int64_t host_available(void) {
     FILE *f = fopen("/proc/meminfo", "r");

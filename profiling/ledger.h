@@ -16,8 +16,6 @@ struct ledger {
 void ledger_add(struct ledger *l, const char *what, int64_t bytes); /* rows of 0 bytes are left out */
 int64_t ledger_total(const struct ledger *l);
 enum status ledger_print(const struct ledger *l, struct text *out);
-/* ERR_OOM when the total is above what a device called `where` has free. */
-enum status ledger_check(const struct ledger *l, int64_t free_bytes, const char *where);
 /* ERR_OOM when the total is above what this host has free: says what is short. */
 enum status ledger_check_host(const struct ledger *l);
 #endif
