@@ -40,7 +40,8 @@ static enum status advise(struct runner *r, int64_t room, struct text *out) {
     const struct runner_spec *s = &r->spec;
     const bool ranks = r->shards.n_ranks > 1;
     TRY(find_policy(r, room, out));
-    if (out->n == 0 && s->n_sequences > 1) TRY(text_print(out, "make train.micro_batch smaller than %" PRId64, s->n_sequences));
+    if (out->n == 0 && s->n_sequences > 1)
+        TRY(text_print(out, "make train.micro_batch smaller than %" PRId64, s->n_sequences));
     if (out->n == 0 && ranks && s->mesh->shard != SHARDING_PARAMETERS)
         TRY(text_print(out, "set mesh.shard=parameters and train.keep=inputs"));
     if (out->n == 0) TRY(text_print(out, "use more ranks (mesh.seq), fewer tokens_per_sequence, or a smaller model"));
@@ -74,10 +75,11 @@ enum status runner_print_memory(const struct runner *r, struct text *out) {
     struct device_facts f;
     if (!runner_apart(r)) return OK;
     TRY(device_facts(device_index(r->spec.device), &f));
-    const int64_t plan = ledger_total(&r->ledger), high = r->memory.high + r->work.high, taken = r->free_before - f.free;
-    return text_print(out,
-                      "memory of the GPU: plan %.1f MiB; arenas at most %.1f MiB (plan / arenas %.4f); free memory fell by "
-                      "%.1f MiB (plan / fall %.4f) from a baseline of %.1f MiB taken by context and libraries",
-                      mib(plan), mib(high), (double)plan / (double)high, mib(taken), (double)plan / (double)taken,
-                      mib(r->baseline));
+    const int64_t plan = ledger_total(&r->ledger), high = r->memory.high + r->work.high,
+                  taken = r->free_before - f.free;
+    return text_print(
+        out,
+        "memory of the GPU: plan %.1f MiB; arenas at most %.1f MiB (plan / arenas %.4f); free memory fell by "
+        "%.1f MiB (plan / fall %.4f) from a baseline of %.1f MiB taken by context and libraries",
+        mib(plan), mib(high), (double)plan / (double)high, mib(taken), (double)plan / (double)taken, mib(r->baseline));
 }
