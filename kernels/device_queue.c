@@ -74,12 +74,18 @@ enum status device_usable(void) {
 
 enum status device_facts(int index, struct device_facts *out) {
     struct cudaDeviceProp p;
-    size_t unused = 0, total = 0;
     CUDA(cudaGetDeviceProperties(&p, index), "asking the GPU what it is");
-    CUDA(cudaSetDevice(index), "choosing the GPU");
-    CUDA(cudaMemGetInfo(&unused, &total), "asking the GPU for its memory");
-    *out = (struct device_facts){.free = (int64_t)unused, .total = (int64_t)total};
+    *out = (struct device_facts){.bytes = (int64_t)p.totalGlobalMem};
     snprintf(out->name, sizeof out->name, "%.95s", p.name);
+    return OK;
+}
+
+enum status device_memory(const struct device *d, int64_t *unused, int64_t *all) {
+    size_t some = 0, total = 0;
+    CUDA(cudaSetDevice(d->index), "choosing the GPU");
+    CUDA(cudaMemGetInfo(&some, &total), "asking the GPU for its memory");
+    *unused = (int64_t)some;
+    *all = (int64_t)total;
     return OK;
 }
 
@@ -144,6 +150,10 @@ void device_pinned_free(void *p) { ASSERT(!p); }
 enum status device_usable(void) { NONE(); }
 enum status device_facts(int index, struct device_facts *out) {
     (void)index, (void)out;
+    NONE();
+}
+enum status device_memory(const struct device *d, int64_t *unused, int64_t *all) {
+    (void)d, (void)unused, (void)all;
     NONE();
 }
 enum status device_timer_init(struct device_timer *t) {

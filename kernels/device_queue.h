@@ -20,12 +20,14 @@ void device_pinned_free(void *p); /* accepts NULL */
 /* OK: there is a GPU that this program can use.  ERR_CUDA: no GPU, a driver too old (which, and which is wanted), or a
  * GPU that the kernels were not compiled for; says to run with --device cpu. */
 enum status device_usable(void);
-/* Its name; bytes free now and in all. */
+/* What a GPU is; asking takes none of its memory, as a context would. */
 struct device_facts {
     char name[96];
-    int64_t free, total;
+    int64_t bytes;
 };
 enum status device_facts(int index, struct device_facts *out);
+/* Bytes of an open one that are free now, and in all. */
+enum status device_memory(const struct device *d, int64_t *unused, int64_t *all);
 
 /* A stretch of the stream, timed by events: begin, end, and after device_settle the milliseconds between. */
 struct device_timer {

@@ -56,6 +56,7 @@ enum status space_copy(struct ctx *c, void *to, const void *from, int64_t bytes)
 
 enum status space_zero(struct ctx *c, void *p, int64_t bytes) {
     if (far(c)) {
+        TRY(space_settle(c));
         TRY(device_fill(p, 0, bytes)); /* on a stream of its own */
         return device_wait();
     }

@@ -294,7 +294,6 @@ static enum status run(int argc, char **argv) {
     TRY_OUT(device_choose(device, &t.device));
     TRY_OUT(read_tol(tol, &t.tol));
     TRY_OUT(read_config(&t, &line));
-    TRY_OUT(device_print(&t.device));
     st = team_run(&(struct team_spec){.ranks = ranks,
                                       .mesh = &t.config.mesh,
                                       .mesh_given = mesh_given(&line),

@@ -130,7 +130,6 @@ static enum status run(int argc, char **argv) {
     struct command_line line;
     TRY(command_parse(argc, argv, rows, 4, &line));
     enum status st = read_config(&t.config, &line, o, &t.device);
-    if (st == OK) st = device_print(&t.device);
     if (st == OK) st = train(&t);
     config_term(&t.config);
     command_line_term(&line);

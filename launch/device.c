@@ -36,7 +36,7 @@ enum status device_print(const struct device_choice *c) {
         return OK;
     }
     TRY(device_facts(0, &f));
-    fprintf(stderr, "device: cuda, %d x %s, %.1f GiB each\n", c->n_devices, f.name, (double)f.total / (1 << 30));
+    fprintf(stderr, "device: cuda, %d x %s, %.1f GiB each\n", c->n_devices, f.name, (double)f.bytes / (1 << 30));
     return OK;
 }
 

@@ -51,18 +51,20 @@ static enum status advise(struct runner *r, int64_t room, struct text *out) {
 enum status runner_check_memory(struct runner *r) {
     struct device_facts f;
     struct text advice = {0};
+    int64_t unused = 0, all = 0;
     if (!runner_apart(r)) return ledger_check_host(&r->ledger);
-    TRY(device_facts(device_index(r->spec.device), &f));
-    r->free_before = f.free;
-    r->baseline = f.total - f.free;
+    TRY(device_memory(r->spec.device, &unused, &all));
+    r->free_before = unused;
+    r->baseline = all - unused;
     const int64_t need = ledger_total(&r->ledger);
-    if (need <= f.free) return OK;
-    enum status st = advise(r, f.free, &advice);
+    if (need <= unused) return OK;
+    TRY(device_facts(device_index(r->spec.device), &f));
+    enum status st = advise(r, unused, &advice);
     if (st == OK)
         st = status_fail(ERR_OOM, __FILE__, __LINE__,
                          "the plan needs %.1f MiB and the GPU (%s) has %.1f MiB free, so %.1f MiB are short: %s "
                          "(--dry-run prints the plan)",
-                         mib(need), f.name, mib(f.free), mib(need - f.free), advice.s);
+                         mib(need), f.name, mib(unused), mib(need - unused), advice.s);
     text_term(&advice);
     return st;
 }
@@ -72,11 +74,11 @@ int64_t runner_bytes_peak(const struct runner *r) {
 }
 
 enum status runner_print_memory(const struct runner *r, struct text *out) {
-    struct device_facts f;
+    int64_t unused = 0, all = 0;
     if (!runner_apart(r)) return OK;
-    TRY(device_facts(device_index(r->spec.device), &f));
+    TRY(device_memory(r->spec.device, &unused, &all));
     const int64_t plan = ledger_total(&r->ledger), high = r->memory.high + r->work.high,
-                  taken = r->free_before - f.free;
+                  taken = r->free_before - unused;
     return text_print(
         out,
         "memory of the GPU: plan %.1f MiB; arenas at most %.1f MiB (plan / arenas %.4f); free memory fell by "

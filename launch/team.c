@@ -38,6 +38,7 @@ enum status team_open(struct team *t, struct rank *rank, const struct mesh_confi
     struct comm_limits limits = {.transfers = transfers};
     TRY_OUT(mesh_place(&t->mesh, &sizes, rank_size(rank), rank_index(rank)));
     if (device) TRY_OUT(open_there(t, device));
+    if (device && t->leader) TRY_OUT(device_print(device));
     const bool far = t->device && rank_size(rank) > 1; /* one rank moves nothing */
     if (far) limits.device = &t->far;
     TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || far ? &limits : NULL));

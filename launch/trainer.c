@@ -2,6 +2,7 @@
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -112,7 +113,8 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
 /* After the first step, when libraries have taken what they take. */
 static enum status tell_memory(struct trainer *t) {
     struct text text = {0};
-    enum status st = runner_print_memory(&t->run, &text);
+    const bool shared = !world_launcher(getenv) && rank_size(t->team.rank) > device_count();
+    enum status st = shared ? OK : runner_print_memory(&t->run, &text); /* where ranks share it, it tells nothing */
     if (st == OK && text.n > 0) report_note(t->report, "%s", text.s);
     text_term(&text);
     t->told_memory = true;

@@ -71,6 +71,7 @@ cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
 struct cudaDeviceProp {
     char name[256];
+    size_t totalGlobalMem;
 };
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 

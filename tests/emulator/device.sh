@@ -70,7 +70,8 @@ run both cuda train.steps=3
 run cpu cpu train.steps=3
 near both cpu 1e-4
 for device in cpu cuda; do
-    "$emulated" eval "$work/cpu" sample --prompt 12 tokens=6 temperature=0 --device $device >"$work/$device.text" 2>/dev/null
+    "$emulated" eval "$work/cpu" sample --prompt 12 tokens=6 temperature=0 --device $device \
+        >"$work/$device.text" 2>/dev/null
     "$emulated" eval "$work/cpu" perplexity data="$work/text" lengths=32 tokens=64 --device $device 2>/dev/null |
         awk '$1 == 32 { printf "%.3f\n", $3 }' >"$work/$device.nats"
 done

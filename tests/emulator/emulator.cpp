@@ -307,5 +307,6 @@ cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaS
 cudaError_t cudaDeviceGetAttribute(int *value, int, int) { return *value = 9, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int) {
     snprintf(p->name, sizeof p->name, "emulated GPU");
+    p->totalGlobalMem = device_bytes();
     return cudaSuccess;
 }
