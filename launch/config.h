@@ -57,6 +57,7 @@ struct run_config {
     char *dir;
     int64_t seed;
     bool tensorboard;
+    int64_t profile; /* steps between reports of device time; 0: none */
 };
 struct config {
     struct model_config model;

@@ -93,6 +93,8 @@ static const struct field run_fields[] = {
     {"dir", FIELD_TEXT, AT(dir), NULL, 0, 0, NULL, "folder of the run, made if it does not exist", FREE},
     {"seed", FIELD_INT, AT(seed), "1", 0, 9e15, NULL, "seed of initial weights and data order", IDENTITY},
     {"tensorboard", FIELD_BOOL, AT(tensorboard), "true", 0, 0, NULL, "write TensorBoard event files too", FREE},
+    {"profile", FIELD_INT, AT(profile), "0", 0, 1e15, NULL,
+     "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
     FIELDS_END};
 #undef AT
 

@@ -18,6 +18,11 @@ static enum status make_ctx(struct runner *r) {
         r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : F32;
         r->ctx.space = DEVICE;
     }
+    if (spec->device && spec->traced) {
+        TRY(traced_init(&r->traced, r->ctx.ops));
+        r->ctx.traced = &r->traced;
+        r->ctx.ops = &r->traced.table;
+    }
     const int64_t cores = pool_cores(), ranks = spec->team ? rank_size(spec->team->rank) : 1;
     const int64_t threads = spec->threads > 0 ? spec->threads : cores > ranks ? cores / ranks : 1;
     if (spec->weights_of) {
@@ -83,6 +88,10 @@ static enum status allocate(struct runner *r) {
                             .seams_state = r->cache,
                             .params = &r->model.params};
     if (r->spec.team) TRY(runner_mesh_seams(r));
+    if (r->ctx.traced) {
+        r->step.traced = r->step.seams;
+        r->step.seams = &seams_traced;
+    }
     arena_seal(&r->memory);
     return OK;
 }
@@ -144,6 +153,7 @@ void runner_term(struct runner *r) {
     space_arena_term(&r->ctx, &r->memory);
     space_arena_term(&r->ctx, &r->work);
     space_host_term(&r->ctx, &r->host);
+    traced_term(&r->traced);
     pool_term(r->pool);
     *r = (struct runner){0};
 }

@@ -4,6 +4,7 @@
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
 #include "checkpoints/hf.h"
 #include "kernels/exact.h"
+#include "kernels/traced.h"
 #include "launch/team.h"
 #include "model/model.h"
 #include "model/param_draw.h"
@@ -18,6 +19,7 @@ struct runner_spec {
     int64_t n_sequences;   /* of one micro-batch                                                 */
     int64_t tokens;        /* of one whole sequence                                              */
     int64_t tile;          /* rows of one head tile                                              */
+    bool traced;           /* on a GPU: time of ops and seams is kept */
     bool training;         /* gradients and moments too; otherwise forward passes only           */
     bool gradients;        /* gradients without moments (parity)                                 */
     int64_t n_micro;       /* passes whose gradients make a step, with a team; 0: 1              */
@@ -66,6 +68,7 @@ struct runner {
     struct sharding shards;
     struct seams_mesh mesh;
     struct exact exact;
+    struct traced traced;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work; /* of ops                                        */

@@ -130,7 +130,7 @@ static enum status step(struct trainer *t, struct step_report *r) {
 }
 
 enum status train_step(struct trainer *t, struct step_report *r) {
-    prof_begin("step");
+    prof_begin(PROF_STEP, "step");
     const enum status st = step(t, r);
     prof_end();
     return st;

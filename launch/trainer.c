@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _DEFAULT_SOURCE /* strsep */
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -34,6 +36,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .n_sequences = c->train.micro_batch,
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
+                                .traced = c->run.profile > 0,
                                 .training = true,
                                 .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
@@ -121,11 +124,26 @@ static enum status tell_memory(struct trainer *t) {
     return st;
 }
 
+static enum status tell_times(struct trainer *t) {
+    struct text text = {0};
+    enum status st = traced_report(&t->run.traced, &text);
+    if (st == OK && t->report) report_note(t->report, "device time of step %" PRId64 ":", t->step);
+    char *rest = text.s;
+    for (char *line; st == OK && t->report && (line = strsep(&rest, "\n"));)
+        if (*line) report_note(t->report, "%s", line);
+    text_term(&text);
+    return st;
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
     struct step_report r;
+    const int64_t profile = t->run.ctx.traced ? c->run.profile : 0;
+    const bool record = profile > 0 && t->step >= 1 && (t->step - 1) % profile == 0; /* the first step warms up */
+    if (record) traced_record(&t->run.traced);
     TRY(train_step(t, &r));
+    if (record) TRY(tell_times(t));
     enum status st = OK;
     if (t->valid && due(t->step, c->train.valid_every, c->train.steps)) {
         st = train_validate(t, &r.valid_loss);

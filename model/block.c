@@ -50,7 +50,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
 
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
-    prof_begin(l->kind->name);
+    prof_begin(PROF_LAYER, l->kind->name);
     enum status st = s->seams->need(s, l->index);
     if (st == OK) st = forward(s, l, f, v, x_next);
     prof_end();
@@ -62,7 +62,7 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
     again.seams = &seams_replay;
     again.again = true;
     again.y_unused = !tensor_has(x_next);
-    prof_begin("again");
+    prof_begin(PROF_LAYER, "again");
     f->x = v->slot[FRAME_X].t;
     enum status st = s->seams->need(s, l->index);
     if (st == OK) st = forward(&again, l, f, v, x_next);
@@ -82,7 +82,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 }
 
 enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
-    prof_begin(l->kind->name);
+    prof_begin(PROF_LAYER, l->kind->name);
     const enum status st = backward(s, l, f, v);
     prof_end();
     return st;

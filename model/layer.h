@@ -85,6 +85,7 @@ int64_t saved_bytes(const struct saved *v, enum home home);
 struct step {
     struct ctx *ctx;
     const struct seams *seams;
+    const struct seams *traced; /* with seams_traced: those behind it */
     void *seams_state;
     struct params *params;
     bool forward_only; /* no backward follows                                                 */

@@ -101,7 +101,7 @@ static enum status forward(struct step *s, const struct model *m, struct activat
 
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                           const struct loss_out *out) {
-    prof_begin("forward");
+    prof_begin(PROF_PASS, "forward");
     const enum status st = forward(s, m, a, b, out);
     prof_end();
     return st;
@@ -133,7 +133,7 @@ static enum status backward(struct step *s, const struct model *m, struct activa
 
 enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     ASSERT(!a->forward_only);
-    prof_begin("backward");
+    prof_begin(PROF_PASS, "backward");
     const enum status st = backward(s, m, a, b);
     prof_end();
     return st;

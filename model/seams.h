@@ -65,6 +65,7 @@ struct seams {
 extern const struct seams seams_local;
 extern const struct seams seams_cached;
 extern const struct seams seams_replay;
+extern const struct seams seams_traced; /* before step.traced (kernels/traced.h) */
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;

@@ -56,7 +56,10 @@ run cpu cpu
 run cuda cuda
 near cuda cpu 1e-4
 grep -q 'memory of the GPU: plan' "$work/cuda.out" || wrong "nothing is told of the GPU's memory"
-run inputs cuda train.keep=inputs train.keep_every=2
+run inputs cuda train.keep=inputs train.keep_every=2 run.profile=1
+for name in ssd_bwd adamw_fwd "seam carry_end"; do
+    grep -q "^ *$name .* ms .* calls" "$work/inputs.out" || wrong "no device time of $name"
+done
 [ "$(numbers inputs)" = "$(numbers cuda)" ] || wrong "layers that are computed again change numbers"
 run ranks cuda --ranks 2 mesh.shard=parameters mesh.carry=scan mesh.attention=keys mesh.layout=zigzag
 near ranks cuda 1e-5
