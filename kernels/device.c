@@ -2,6 +2,7 @@
 #include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
+#include "kernels/gemm_cuda.h"
 
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
@@ -62,6 +63,7 @@ enum status device_open(struct device **out, int index) {
     CUDA_OUT(cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), "making a stream");
     CUDA_OUT(cudaEventCreateWithFlags((cudaEvent_t *)&d->mark, cudaEventDisableTiming | cudaEventBlockingSync),
              "making an event");
+    TRY_OUT(gemm_cuda_open(d));
 out:
     if (st != OK) {
         device_close(d);
@@ -77,6 +79,7 @@ void device_close(struct device *d) {
         (void)cudaStreamDestroy(d->stream);
     }
     if (d->mark) (void)cudaEventDestroy(d->mark);
+    gemm_cuda_close(d);
     mem_free(d);
 }
 #else

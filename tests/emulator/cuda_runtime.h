@@ -91,6 +91,9 @@ void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);
 void emulated_wait(int n_open);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
+/* Code that stands for a library of the toolkit works on memory of the device between the two. */
+void emulated_enter(void);
+void emulated_leave(void);
 extern unsigned char *emulated_shared; /* dynamic shared memory of the block */
 #ifdef __cplusplus
 }

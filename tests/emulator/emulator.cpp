@@ -116,12 +116,12 @@ static void open_all(int protection) {
         if (regions[i].base) mprotect(regions[i].base, regions[i].bytes, protection);
 }
 
-static void enter_device() {
+void emulated_enter(void) {
     pthread_mutex_lock(&device_lock);
     open_all(PROT_READ | PROT_WRITE);
 }
 
-static void leave_device() {
+void emulated_leave(void) {
     open_all(PROT_NONE);
     pthread_mutex_unlock(&device_lock);
 }
@@ -205,7 +205,7 @@ static void run_block() {
 }
 
 void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *arg) {
-    enter_device();
+    emulated_enter();
     if (!fibers) {
         fibers = (struct fiber *)take_pages(THREADS_MAX * sizeof *fibers);
         stacks = (char *)take_pages((size_t)THREADS_MAX * STACK);
@@ -222,7 +222,7 @@ void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *a
                 emulated_blockIdx = {x, y, z};
                 run_block();
             }
-    leave_device();
+    emulated_leave();
 }
 
 // ---- the runtime ----
@@ -244,18 +244,18 @@ cudaError_t cudaFree(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, int) {
-    enter_device();
+    emulated_enter();
     memmove(to, from, bytes);
-    leave_device();
+    emulated_leave();
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
     return cudaMemcpy(to, from, bytes, kind);
 }
 cudaError_t cudaMemset(void *p, int byte, size_t bytes) {
-    enter_device();
+    emulated_enter();
     memset(p, byte, bytes);
-    leave_device();
+    emulated_leave();
     return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
