@@ -86,12 +86,18 @@ static enum status wait_ready(struct comm_inside *in, const char *what) {
     }
 }
 
+static void launching_none(struct rank *r) {
+    pthread_mutex_lock(&r->lock);
+    r->launching = NULL;
+    pthread_mutex_unlock(&r->lock);
+}
+
 /* What is launching is on its stream when this returns. */
 static enum status settle(struct rank *r) {
     struct comm_inside *in = r->launching;
     if (!in) return OK;
     TRY(wait_ready(in, "the launch of an exchange"));
-    r->launching = NULL;
+    launching_none(r);
     return lane_finish(in, r->launched);
 }
 
@@ -122,11 +128,11 @@ static enum status begin(struct comm_inside *in, struct flight *f) {
     if (f->n == 0) return OK;
     pthread_mutex_lock(&r->lock);
     const ncclResult_t e = group(in, f);
-    pthread_mutex_unlock(&r->lock);
-    if (e != ncclSuccess && e != ncclInProgress) return refuse(in, e, "the launch of an exchange");
-    r->launching = in;
+    const bool good = e == ncclSuccess || e == ncclInProgress;
+    if (good) r->launching = in;
     r->launched = f;
-    return OK;
+    pthread_mutex_unlock(&r->lock);
+    return good ? OK : refuse(in, e, "the launch of an exchange");
 }
 
 static void enters(struct comm_inside *in, const struct flight *f) {
@@ -156,13 +162,9 @@ static enum status nccl_end(struct comm_inside *in, struct flight *f) {
     return OK;
 }
 
-/* Connections are made at the first message between two members, and take memory: so here, one byte each way. */
-static enum status warm_up(struct comm_inside *in) {
+static enum status first_exchange(struct comm_inside *in, char *room) {
     const int n = in->comm->size;
     struct flight *f = &in->flights[0];
-    const cudaError_t e = cudaMalloc(&in->lane->warm, (size_t)(2 * n));
-    FAIL_UNLESS(e == cudaSuccess, ERR_OOM, "no memory on the GPU for NCCL's first exchange: %s", cudaGetErrorString(e));
-    char *room = in->lane->warm;
     f->n = 0;
     for (int k = 0; k < 2 * n; k++) {
         const int peer = k % n;
@@ -172,8 +174,21 @@ static enum status warm_up(struct comm_inside *in) {
     }
     TRY(begin(in, f));
     TRY(wait_ready(in, "the first exchange"));
-    in->rank->launching = NULL;
+    launching_none(in->rank);
     return comm_wait_stream(in->rank, in->lane->stream);
+}
+
+/* Connections are made at the first message between two members, and take memory: so here, one byte each way.  The room
+ * is the rank's until the end of the world: cudaFree waits for the whole GPU, and so for exchanges of other ranks that
+ * share it, which wait for this one. */
+static enum status warm_up(struct comm_inside *in) {
+    struct rank *r = in->rank;
+    if (!r->warm) {
+        const cudaError_t e = cudaMalloc(&r->warm, (size_t)(2 * r->world->size));
+        FAIL_UNLESS(e == cudaSuccess, ERR_OOM, "no memory on the GPU for NCCL's first exchange: %s",
+                    cudaGetErrorString(e));
+    }
+    return first_exchange(in, r->warm);
 }
 
 static enum status start(struct comm_inside *in) {
@@ -203,13 +218,11 @@ static void nccl_leave(struct comm_inside *in) {
     struct rank *r = in->rank;
     const bool peace = in->n_open == 0 && !__atomic_load_n(&r->world->failed, __ATOMIC_ACQUIRE) && lane_idle(in) &&
                        !__atomic_load_n(&r->world->failed, __ATOMIC_ACQUIRE);
-    if (r->launching == in) r->launching = NULL;
+    if (r->launching == in) launching_none(r);
     pthread_mutex_lock(&r->lock);
     nccl_let_go(in, !peace);
     pthread_mutex_unlock(&r->lock);
-    nccl_wait_closed(r->world, CLOSE_S);
-    if (in->lane->warm) (void)cudaFree(in->lane->warm);
-    in->lane->warm = NULL;
+    (void)nccl_wait_closed(r->world, CLOSE_S);
     pthread_mutex_lock(&r->world->lock);
     if (r->last == in) r->last = NULL;
     pthread_mutex_unlock(&r->world->lock);

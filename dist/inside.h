@@ -95,6 +95,7 @@ struct rank {
     struct comm_inside *lanes[COMMS_MAX];
     struct comm_inside *launching; /* its latest exchange is on its way to the stream */
     struct flight *launched;
+    void *warm; /* device memory for the first exchange of a communicator */
     struct {
         enum status st; /* OK: none */
         char text[600];

@@ -23,7 +23,6 @@ struct lane {
     void *copied;        /* cudaEvent_t                                                                       */
     struct comm control; /* the same group over host memory: barriers, and what must be agreed upon           */
     void *nccl;          /* ncclComm_t; NULL where none is, or it was aborted.  Under rank.lock               */
-    void *warm;          /* device memory for the first exchange                                              */
     int64_t suspect;     /* number of the oldest exchange that waits for others, and since when: the watch's  */
     double suspect_s;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
 #include "dist/watch_nccl.h"
+#include <cuda_runtime.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +18,7 @@ enum {
 struct closing { /* one communicator on its way out */
     struct watch *watch;
     ncclComm_t comm;
-    bool abort, taken;
+    bool by_force, taken;
 };
 struct watch {
     struct world *world;
@@ -55,7 +56,7 @@ ncclResult_t nccl_state(struct comm_inside *in) {
 
 static void *close_main(void *arg) {
     struct closing *c = arg;
-    if (c->abort) (void)ncclCommAbort(c->comm);
+    if (c->by_force) (void)ncclCommAbort(c->comm);
     else (void)ncclCommDestroy(c->comm);
     pthread_mutex_lock(&c->watch->lock);
     c->taken = false;
@@ -65,7 +66,7 @@ static void *close_main(void *arg) {
     return NULL;
 }
 
-void nccl_let_go(struct comm_inside *in, bool abort) {
+void nccl_let_go(struct comm_inside *in, bool by_force) {
     struct watch *t = in->rank->world->nccl;
     pthread_t thread;
     int i = 0;
@@ -73,7 +74,7 @@ void nccl_let_go(struct comm_inside *in, bool abort) {
     pthread_mutex_lock(&t->lock);
     while (i < t->n_places && t->closing[i].taken) i++;
     ASSERT(i < t->n_places);
-    t->closing[i] = (struct closing){.watch = t, .comm = in->lane->nccl, .abort = abort, .taken = true};
+    t->closing[i] = (struct closing){.watch = t, .comm = in->lane->nccl, .by_force = by_force, .taken = true};
     t->n_closing++;
     pthread_mutex_unlock(&t->lock);
     in->lane->nccl = NULL;
@@ -91,7 +92,22 @@ bool nccl_wait_closed(struct world *w, double seconds) {
     return closed;
 }
 
-/* The members of an exchange that have not begun it: known of threads; else all who are to send or receive. */
+/* Has this rank, a thread, launched its part of the exchange of that number? */
+static bool has_launched(struct rank *peer, int serial, int64_t number) {
+    bool launched = false;
+    pthread_mutex_lock(&peer->lock);
+    for (int i = 0; i < peer->n_lanes; i++) {
+        const struct comm_inside *theirs = peer->lanes[i];
+        if (theirs->serial != serial) continue;
+        launched = theirs->n_begun > number || (peer->launching == theirs && peer->launched->number == number);
+        for (int k = 0; k < theirs->n_slots; k++)
+            launched |= theirs->flights[k].number == number && theirs->flights[k].enqueued;
+    }
+    pthread_mutex_unlock(&peer->lock);
+    return launched;
+}
+
+/* The members of an exchange that have not launched it: known of threads; else all who are to send or receive. */
 static void print_missing(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
     struct world *w = in->rank->world;
     size_t n = 0;
@@ -99,13 +115,7 @@ static void print_missing(const struct comm_inside *in, const struct flight *f, 
         const int rank = comm_world_rank(in, member);
         bool missing = false;
         for (int k = 0; k < f->n; k++) missing |= f->posts[k].peer == member;
-        if (missing && w->kind == &world_threads) {
-            struct rank *peer = &w->ranks[rank];
-            pthread_mutex_lock(&peer->lock);
-            for (int i = 0; i < peer->n_lanes; i++)
-                if (peer->lanes[i]->serial == in->serial && peer->lanes[i]->n_begun >= f->number) missing = false;
-            pthread_mutex_unlock(&peer->lock);
-        }
+        if (missing && w->kind == &world_threads) missing = !has_launched(&w->ranks[rank], in->serial, f->number);
         if (missing) n += (size_t)snprintf(out + n, room - n, "%s%d", n ? ", " : "", rank);
     }
     if (n == 0) snprintf(out, room, "%s", "any: a message was lost, or sizes differ");
@@ -193,8 +203,25 @@ static void give_up(struct watch *t) {
     t->world->spec.hard_exit(EXIT_LOST);
 }
 
+/* Threads hear of it here; a process when its rank, which alone may call MPI, takes it up. */
+static void record(struct world *w) {
+    char text[sizeof w->ranks[0].verdict.text];
+    for (int i = 0; w->kind == &world_threads && i < w->size; i++) {
+        struct rank *r = &w->ranks[i];
+        pthread_mutex_lock(&r->lock);
+        const enum status st = r->verdict.st;
+        memcpy(text, r->verdict.text, sizeof text);
+        pthread_mutex_unlock(&r->lock);
+        if (st != OK) (void)w->kind->fail(r, st, text);
+    }
+}
+
+static bool failed(const struct world *w) { return __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE); }
+
 static void tick(struct watch *t) {
-    if (!look_around(t) && !__atomic_load_n(&t->world->failed, __ATOMIC_ACQUIRE)) return;
+    const bool found = look_around(t);
+    if (found && !failed(t->world)) record(t->world);
+    if (!found && !failed(t->world)) return;
     if (t->failed_s == 0) t->failed_s = prof_seconds();
     abort_all(t); /* each time: a rank that has not heard of it may have opened one more */
     if (prof_seconds() - t->failed_s > LAST_S) give_up(t);
@@ -260,8 +287,15 @@ void nccl_stop(struct world *w) {
     pthread_join(t->thread, NULL);
     const bool closed = nccl_wait_closed(w, LAST_S);
     w->nccl = NULL;
-    if (closed) release(t);
-    else give_up(t); /* without hard_exit: what hangs keeps its memory */
+    if (!closed) {
+        give_up(t); /* without hard_exit: what hangs keeps its memory */
+        return;
+    }
+    for (int i = 0; i < ranks_here(w); i++) {
+        (void)cudaFree(w->ranks[i].warm);
+        w->ranks[i].warm = NULL;
+    }
+    release(t);
 }
 
 enum status nccl_verdict(struct rank *r) {
