@@ -39,7 +39,8 @@ struct flight { /* one begun exchange */
     void *ready;    /* device memory: events (lane.h), */
     void *finished;
     bool moves;    /* any byte at all,                 */
-    bool enqueued; /* and `finished` is recorded       */
+    bool enqueued; /* and `finished` is recorded,      */
+    bool over;     /* and was seen to have passed      */
 };
 struct queue {
     struct post *head, *tail;

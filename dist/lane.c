@@ -148,8 +148,9 @@ struct flight *lane_oldest(struct comm_inside *in, bool *waits) {
     struct flight *oldest = NULL;
     for (int i = 0; i < in->n_slots; i++) {
         struct flight *f = &in->flights[i];
-        if (f->enqueued && (!oldest || f->number < oldest->number) && cudaEventQuery(f->finished) == cudaErrorNotReady)
-            oldest = f;
+        if (!f->enqueued || f->over) continue;
+        f->over = cudaEventQuery(f->finished) != cudaErrorNotReady;
+        if (!f->over && (!oldest || f->number < oldest->number)) oldest = f;
     }
     *waits = oldest && cudaEventQuery(oldest->ready) == cudaSuccess;
     return oldest;
@@ -221,25 +222,22 @@ enum status comm_wait_stream(struct rank *r, void *stream) {
     return st == OK ? OK : status_pass(st, __FILE__, __LINE__);
 }
 
-enum status card_name(char *out, int room) {
-    int device = 0;
-    CUDA(cudaGetDevice(&device), "the GPU of this rank");
-    CUDA(cudaDeviceGetPCIBusId(out, room, device), "the GPU of this rank");
+enum status card_name(int *device, char *out, int room) {
+    CUDA(cudaGetDevice(device), "the GPU of this rank");
+    CUDA(cudaDeviceGetPCIBusId(out, room, *device), "the GPU of this rank");
     return OK;
 }
 
-enum status card_reach(void) {
-    int mine = 0, n = 0;
+enum status card_reach(int device) {
+    int mine = 0, can = 0;
     CUDA(cudaGetDevice(&mine), "the GPU of this rank");
-    CUDA(cudaGetDeviceCount(&n), "the GPUs");
-    for (int i = 0; i < n; i++) {
-        int can = 0;
-        if (i == mine || cudaDeviceCanAccessPeer(&can, mine, i) != cudaSuccess || !can) continue;
-        const cudaError_t e = cudaDeviceEnablePeerAccess(i, 0);
-        (void)cudaGetLastError(); /* that it was enabled before is no failure */
-        FAIL_UNLESS(e == cudaSuccess || e == cudaErrorPeerAccessAlreadyEnabled, ERR_CUDA, "access to GPU %d: %s", i,
-                    cudaGetErrorString(e));
-    }
+    if (device == mine) return OK;
+    CUDA(cudaDeviceCanAccessPeer(&can, mine, device), "the way between two GPUs");
+    if (!can) return OK; /* copies then go through host memory */
+    const cudaError_t e = cudaDeviceEnablePeerAccess(device, 0);
+    (void)cudaGetLastError(); /* that it was enabled before is no failure */
+    FAIL_UNLESS(e == cudaSuccess || e == cudaErrorPeerAccessAlreadyEnabled, ERR_CUDA, "access to GPU %d: %s", device,
+                cudaGetErrorString(e));
     return OK;
 }
 #else

@@ -45,9 +45,9 @@ bool lane_idle(struct comm_inside *in);
  * stream.  Under rank.lock. */
 struct flight *lane_oldest(struct comm_inside *in, bool *waits);
 
-/* Of a GPU: what tells it from others, and lets it be reached by copies. */
-enum status card_name(char *out, int room);
-enum status card_reach(void);
+/* The GPU of the calling thread: its number, and what tells it from others.  Let it reach another by copies. */
+enum status card_name(int *device, char *out, int room);
+enum status card_reach(int device);
 /* What moves bytes between the GPUs of all ranks, settled by all of them at the first communicator: r->device_way. */
 enum status way_choose(struct rank *r, const struct mesh *m);
 

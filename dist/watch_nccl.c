@@ -107,18 +107,25 @@ static bool has_launched(struct rank *peer, int serial, int64_t number) {
     return launched;
 }
 
-/* The members of an exchange that have not launched it: known of threads; else all who are to send or receive. */
-static void print_missing(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
-    struct world *w = in->rank->world;
-    size_t n = 0;
-    for (int member = 0; member < in->comm->size && n + 12 < room; member++) {
-        const int rank = comm_world_rank(in, member);
-        bool missing = false;
-        for (int k = 0; k < f->n; k++) missing |= f->posts[k].peer == member;
-        if (missing && w->kind == &world_threads) missing = !has_launched(&w->ranks[rank], in->serial, f->number);
-        if (missing) n += (size_t)snprintf(out + n, room - n, "%s%d", n ? ", " : "", rank);
+/* An exchange that waits beyond the deadline, and the ranks it sends to or receives from. */
+struct late {
+    struct rank *rank; /* NULL: none */
+    int serial, n;
+    int64_t number;
+    char what[100];
+    int others[32];
+};
+
+static void note_late(struct comm_inside *in, const struct flight *f, struct late *out) {
+    char tag[60];
+    *out = (struct late){.rank = in->rank, .serial = in->serial, .number = f->number};
+    comm_print_tag(comm_tag(f), tag, sizeof tag);
+    snprintf(out->what, sizeof out->what, "%s, exchange %" PRId64 " of %s", tag, f->number, in->comm->name);
+    for (int member = 0; member < in->comm->size; member++) {
+        bool is_peer = false;
+        for (int k = 0; k < f->n; k++) is_peer |= f->posts[k].peer == member;
+        if (is_peer && out->n < 32) out->others[out->n++] = comm_world_rank(in, member);
     }
-    if (n == 0) snprintf(out, room, "%s", "any: a message was lost, or sizes differ");
 }
 
 static void judge(struct rank *r, enum status st, const char *text) {
@@ -127,17 +134,23 @@ static void judge(struct rank *r, enum status st, const char *text) {
     snprintf(r->verdict.text, sizeof r->verdict.text, "%s", text);
 }
 
-static void judge_late(struct comm_inside *in, const struct flight *f) {
-    char missing[200] = "", tag[60], text[600];
-    print_missing(in, f, missing, sizeof missing);
-    comm_print_tag(comm_tag(f), tag, sizeof tag);
-    snprintf(text, sizeof text, "%s, exchange %" PRId64 " of %s, has waited %g s on the GPU, not heard of rank %s", tag,
-             f->number, in->comm->name, in->rank->world->spec.deadline_s, missing);
-    judge(in->rank, ERR_TIMEOUT, text);
+/* Which of the others have not launched it is known of threads; else all of them are named. */
+static void judge_late(const struct late *l) {
+    struct world *w = l->rank->world;
+    char missing[300] = "", text[600];
+    size_t n = 0;
+    for (int i = 0; i < l->n && n + 12 < sizeof missing; i++)
+        if (w->kind != &world_threads || !has_launched(&w->ranks[l->others[i]], l->serial, l->number))
+            n += (size_t)snprintf(missing + n, sizeof missing - n, "%s%d", n ? ", " : "", l->others[i]);
+    snprintf(text, sizeof text, "%s, has waited %g s on the GPU, not heard of rank %s", l->what, w->spec.deadline_s,
+             n ? missing : "any: a message was lost, or sizes differ");
+    pthread_mutex_lock(&l->rank->lock);
+    judge(l->rank, ERR_TIMEOUT, text);
+    pthread_mutex_unlock(&l->rank->lock);
 }
 
 /* Under rank.lock. */
-static void look_at(struct comm_inside *in) {
+static void look_at(struct comm_inside *in, struct late *late) {
     struct lane *l = in->lane;
     bool waits = false;
     if (!l->nccl) return;
@@ -153,17 +166,19 @@ static void look_at(struct comm_inside *in) {
     if (!f || !waits || f->number != l->suspect) {
         l->suspect = f && waits ? f->number : 0;
         l->suspect_s = now;
-    } else if (now - l->suspect_s > in->rank->world->spec.deadline_s) judge_late(in, f);
+    } else if (now - l->suspect_s > in->rank->world->spec.deadline_s && !late->rank) note_late(in, f, late);
 }
 
 static bool look_around(struct watch *t) {
     bool bad = false;
     for (int i = 0; i < ranks_here(t->world); i++) {
         struct rank *r = &t->world->ranks[i];
+        struct late late = {0};
         pthread_mutex_lock(&r->lock);
-        for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k]);
-        bad |= r->verdict.st != OK;
+        for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k], &late);
+        bad |= r->verdict.st != OK || late.rank;
         pthread_mutex_unlock(&r->lock);
+        if (late.rank) judge_late(&late); /* it takes the locks of other ranks, one at a time */
     }
     return bad;
 }

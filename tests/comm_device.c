@@ -7,6 +7,7 @@
  * hand-off of 4 MiB takes comm_device_fake is the same program over fake_gpu/, which needs no GPU. */
 #define _POSIX_C_SOURCE 200809L
 #include "tests/check.h"
+#include <signal.h>
 #include <unistd.h>
 #ifdef BATON_CUDA
 #include "profiling/prof.h"
@@ -144,6 +145,7 @@ static enum status step(struct comm *c, void *arg) {
         struct pending p = {0};
         if (me && i == 3 && how && !strcmp(how, "fails")) FAIL(ERR_DATA, "books/valid.bin: 3 bytes are missing");
         if (me && i == 3 && how && !strcmp(how, "ends")) return OK;
+        if (me && i == 3 && how && !strcmp(how, "kill")) raise(SIGKILL);
         TRY(all_gather_even_begin(c, COMM_KEYS, cells + c->index * CELLS, 8 * CELLS, cells, &p));
         TRY(comm_end(c, &p));
         struct reduction sum = {
@@ -313,14 +315,42 @@ static void time_all(int n_devices) {
                              &sizes[i]));
 }
 
+/* ---- processes ---- */
+
+static enum status process(struct rank *r, void *arg) {
+    struct cases cases[] = {{"one", 1, true}, {"uneven", 1003, true}, {"large", (1 << 20) + 3, true}};
+    int rounds = 40;
+    if (*(const char *)arg) return step_all(r, arg);
+    for (int i = 0; i < 3; i++) TRY(all_cases(r, &cases[i]));
+    TRY(relay_all(r, &rounds));
+    return step_all(r, NULL);
+}
+
+/* Exit codes as the program's: 4 where a rank was lost. */
+static int run_process(const char *launcher, char *part) {
+    struct world *w = NULL;
+    MUST(world_open(&w, &(struct world_spec){.launcher = launcher,
+                                             .deadline_s = *part ? 5 : 60,
+                                             .device_way = DEVICE_WAY_NCCL,
+                                             .hard_exit = _exit}));
+    ASSERT(world_size(w) <= DEVICE_RANKS);
+    const enum status st = world_run(w, process, part);
+    if (st != OK && world_speaks(w)) fprintf(stderr, "failed: %s\n", status_text());
+    world_close(w);
+    return st == OK ? finish() : st == ERR_COMM || st == ERR_TIMEOUT ? 4 : 1;
+}
+
 int main(int argc, char **argv) {
     int n_devices = 0;
-    const char *part = argc > 1 ? argv[1] : "";
+    static char none[] = "";
+    char *part = argc > 1 ? argv[1] : none;
     /* A kernel that is loaded at its first launch waits for the GPU, where another rank's exchange may wait for it. */
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) SKIP("no GPU");
     device_plan.seed = 5;
     device_plan.delays = 200;
+    device_plan.n_devices = n_devices;
+    if (world_launcher(getenv)) return run_process(world_launcher(getenv), part);
     if (!strcmp(part, "time")) {
         time_all(n_devices);
         return finish();
