@@ -62,10 +62,13 @@ static enum status refuse(struct comm_inside *in, ncclResult_t e, const char *wh
 }
 
 static enum status fail_late(struct comm_inside *in, const char *what) {
-    char text[300];
-    snprintf(text, sizeof text,
-             "waited %g s for NCCL, %s of %s: one of its %d ranks (%d, %d, ...) is late, stuck or lost",
-             in->rank->world->spec.deadline_s, what, in->comm->name, in->comm->size, in->first, in->first + in->stride);
+    char others[200] = "", text[500];
+    size_t n = 0;
+    for (int i = 0; i < in->comm->size && n + 12 < sizeof others; i++)
+        if (i != in->comm->index)
+            n += (size_t)snprintf(others + n, sizeof others - n, "%s%d", n ? ", " : "", comm_world_rank(in, i));
+    snprintf(text, sizeof text, "waited %g s for NCCL, %s of %s: rank %s late, stuck or lost",
+             in->rank->world->spec.deadline_s, what, in->comm->name, others);
     return in->rank->world->kind->fail(in->rank, ERR_TIMEOUT, text);
 }
 

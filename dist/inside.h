@@ -91,7 +91,8 @@ struct rank {
     pthread_cond_t wake;
     /* Device memory.  lock guards flights and calls of NCCL, which the watch shares; never taken before world.lock. */
     pthread_mutex_t lock;
-    enum device_way device_way; /* AUTO: not settled yet */
+    enum device_way device_way; /* AUTO: not settled yet         */
+    int card;                   /* its GPU, as cudaSetDevice counts */
     int n_lanes;
     struct comm_inside *lanes[COMMS_MAX];
     struct comm_inside *launching; /* its latest exchange is on its way to the stream */

@@ -8,7 +8,10 @@
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
 
-enum { SLACK_S = 2 }; /* the watch of NCCL knows more, and speaks first */
+enum {
+    SLACK_S = 2,  /* the watch of NCCL knows more, and speaks first */
+    FAILED_S = 10 /* after a failure: for what is enqueued to end   */
+};
 
 #define CUDA(call, what)                                                                                               \
     do {                                                                                                               \
@@ -76,11 +79,12 @@ enum status lane_open(struct comm_inside *in, const struct mesh *m, const struct
 
 bool lane_idle(struct comm_inside *in) {
     const struct world *w = in->rank->world;
-    const double until = prof_seconds() + w->spec.deadline_s;
+    const double begun = prof_seconds(), deadline = w->spec.deadline_s;
     for (int64_t polls = 0;; polls++) {
         const cudaError_t e = cudaStreamQuery(in->lane->stream);
+        const bool failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
         if (e != cudaErrorNotReady) return e == cudaSuccess;
-        if (prof_seconds() > until) return false;
+        if (prof_seconds() - begun > (failed && deadline > FAILED_S ? FAILED_S : deadline)) return false;
         world_nap(polls);
     }
 }

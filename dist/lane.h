@@ -29,7 +29,7 @@ struct lane {
 
 /* The lane, its control communicator, and the transport of the communicator. */
 enum status lane_open(struct comm_inside *in, const struct mesh *m, const struct comm_device *spec);
-/* Waits for what is enqueued, unless the world has failed; accepts a lane half open, or none. */
+/* Waits for what is enqueued; accepts a lane half open, or none. */
 void lane_close(struct comm_inside *in);
 enum status lane_begin(struct comm_inside *in, struct flight *f);
 enum status lane_finish(struct comm_inside *in, struct flight *f); /* all of it is enqueued */
@@ -39,7 +39,7 @@ enum status lane_copy(struct comm_inside *in, void *to, const void *from, int64_
 enum status lane_copy_compute(struct comm_inside *in, void *to, const void *from, int64_t bytes);
 /* Enqueue the copy of a message; s is a post of `peer`, p of `in`. */
 enum status lane_take(struct comm_inside *in, struct post *p, struct comm_inside *peer, struct post *s);
-/* Wait until the lane is idle; false: the deadline passed, or the world has failed. */
+/* Wait until the lane is idle; false: it failed, or the deadline passed, which is short once the world has failed. */
 bool lane_idle(struct comm_inside *in);
 /* Of the exchanges enqueued and not over, the oldest, or NULL; waits: it waits for others, not for this rank's compute
  * stream.  Under rank.lock. */

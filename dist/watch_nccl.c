@@ -18,6 +18,7 @@ enum {
 struct closing { /* one communicator on its way out */
     struct watch *watch;
     ncclComm_t comm;
+    int card;
     bool by_force, taken;
 };
 struct watch {
@@ -56,6 +57,7 @@ ncclResult_t nccl_state(struct comm_inside *in) {
 
 static void *close_main(void *arg) {
     struct closing *c = arg;
+    (void)cudaSetDevice(c->card); /* else a context appears on GPU 0 */
     if (c->by_force) (void)ncclCommAbort(c->comm);
     else (void)ncclCommDestroy(c->comm);
     pthread_mutex_lock(&c->watch->lock);
@@ -74,7 +76,8 @@ void nccl_let_go(struct comm_inside *in, bool by_force) {
     pthread_mutex_lock(&t->lock);
     while (i < t->n_places && t->closing[i].taken) i++;
     ASSERT(i < t->n_places);
-    t->closing[i] = (struct closing){.watch = t, .comm = in->lane->nccl, .by_force = by_force, .taken = true};
+    t->closing[i] = (struct closing){
+        .watch = t, .comm = in->lane->nccl, .card = in->rank->card, .by_force = by_force, .taken = true};
     t->n_closing++;
     pthread_mutex_unlock(&t->lock);
     in->lane->nccl = NULL;
@@ -175,6 +178,7 @@ static bool look_around(struct watch *t) {
         struct rank *r = &t->world->ranks[i];
         struct late late = {0};
         pthread_mutex_lock(&r->lock);
+        if (r->n_lanes > 0) (void)cudaSetDevice(r->card);
         for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k], &late);
         bad |= r->verdict.st != OK || late.rank;
         pthread_mutex_unlock(&r->lock);
@@ -307,6 +311,8 @@ void nccl_stop(struct world *w) {
         return;
     }
     for (int i = 0; i < ranks_here(w); i++) {
+        if (!w->ranks[i].warm) continue;
+        (void)cudaSetDevice(w->ranks[i].card);
         (void)cudaFree(w->ranks[i].warm);
         w->ranks[i].warm = NULL;
     }

@@ -83,6 +83,7 @@ static enum status settle(struct rank *r, const struct mesh *m, struct card *car
     *mine = (struct card){.nccl = nccl_version(), .way = (int)r->world->spec.device_way};
     FAIL_UNLESS(gethostname(mine->host, sizeof mine->host - 1) == 0, ERR_IO, "the name of this host is not to be had");
     TRY(card_name(&mine->device, mine->bus, sizeof mine->bus));
+    r->card = mine->device;
     TRY(meet(r, m, cards));
     TRY(choose(cards, r->world->size, threads, &r->device_way));
     if (r->device_way == DEVICE_WAY_NCCL) return nccl_check_version(r->index == 0);

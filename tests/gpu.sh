@@ -7,7 +7,7 @@
 #   tests/gpu.sh bench [OP ...]      baton bench --device cuda
 #   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
 #   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
-#   tests/gpu.sh comm                communicators over memory of GPUs: threads and processes, copies and NCCL, faults, time;
+#   tests/gpu.sh comm                communicators over memory of GPUs: threads, processes, copies, NCCL, faults, time;
 #                                    ONE_CARD: a folder of an NCCL that lets ranks share a GPU (built against it)
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
 set -u
