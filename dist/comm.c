@@ -181,7 +181,7 @@ static void give_back(struct comm_inside *in, struct flight *f) {
 /* The exchange, up to what its transport does. */
 static enum status prepare(struct comm *c, struct flight *f, const struct transfer *list, int n) {
     struct comm_inside *in = c->inside;
-    f->moves = f->enqueued = false;
+    f->moves = f->enqueued = f->over = false;
     for (int i = 0; i < n; i++) f->moves |= list[i].send_bytes > 0 || list[i].recv_bytes > 0;
     f->number = ++in->n_begun;
     if (in->lane && f->moves) TRY(lane_begin(in, f));

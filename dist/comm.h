@@ -7,7 +7,8 @@
  * Messages match first in, first out for each (communicator, source, destination); sizes, use and operation must agree
  * on both sides, or the exchange fails and says how they differ.  Pendings may be ended in any order.  From begin to
  * end the sent bytes must not change and the received ones must not be read; after a failure the memory must live
- * until comm_term.  Nothing is allocated after comm_init. */
+ * until comm_term.  Nothing is allocated after comm_init.  Over NCCL the lists of a group run in the order in which
+ * they are begun: a list that waits for a member must not come before one for which that member waits. */
 #include "base/tensor.h"
 #include "dist/mesh.h"
 #include "dist/world.h"

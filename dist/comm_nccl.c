@@ -62,10 +62,13 @@ static enum status refuse(struct comm_inside *in, ncclResult_t e, const char *wh
 }
 
 static enum status fail_late(struct comm_inside *in, const char *what) {
-    char text[300];
-    snprintf(text, sizeof text,
-             "waited %g s for NCCL, %s of %s: one of its %d ranks (%d, %d, ...) is late, stuck or lost",
-             in->rank->world->spec.deadline_s, what, in->comm->name, in->comm->size, in->first, in->first + in->stride);
+    char others[200] = "", text[500];
+    size_t n = 0;
+    for (int i = 0; i < in->comm->size && n + 12 < sizeof others; i++)
+        if (i != in->comm->index)
+            n += (size_t)snprintf(others + n, sizeof others - n, "%s%d", n ? ", " : "", comm_world_rank(in, i));
+    snprintf(text, sizeof text, "waited %g s for NCCL, %s of %s: rank %s late, stuck or lost",
+             in->rank->world->spec.deadline_s, what, in->comm->name, others);
     return in->rank->world->kind->fail(in->rank, ERR_TIMEOUT, text);
 }
 
@@ -86,12 +89,18 @@ static enum status wait_ready(struct comm_inside *in, const char *what) {
     }
 }
 
+static void launching_none(struct rank *r) {
+    pthread_mutex_lock(&r->lock);
+    r->launching = NULL;
+    pthread_mutex_unlock(&r->lock);
+}
+
 /* What is launching is on its stream when this returns. */
 static enum status settle(struct rank *r) {
     struct comm_inside *in = r->launching;
     if (!in) return OK;
     TRY(wait_ready(in, "the launch of an exchange"));
-    r->launching = NULL;
+    launching_none(r);
     return lane_finish(in, r->launched);
 }
 
@@ -122,11 +131,11 @@ static enum status begin(struct comm_inside *in, struct flight *f) {
     if (f->n == 0) return OK;
     pthread_mutex_lock(&r->lock);
     const ncclResult_t e = group(in, f);
-    pthread_mutex_unlock(&r->lock);
-    if (e != ncclSuccess && e != ncclInProgress) return refuse(in, e, "the launch of an exchange");
-    r->launching = in;
+    const bool good = e == ncclSuccess || e == ncclInProgress;
+    if (good) r->launching = in;
     r->launched = f;
-    return OK;
+    pthread_mutex_unlock(&r->lock);
+    return good ? OK : refuse(in, e, "the launch of an exchange");
 }
 
 static void enters(struct comm_inside *in, const struct flight *f) {
@@ -156,13 +165,9 @@ static enum status nccl_end(struct comm_inside *in, struct flight *f) {
     return OK;
 }
 
-/* Connections are made at the first message between two members, and take memory: so here, one byte each way. */
-static enum status warm_up(struct comm_inside *in) {
+static enum status first_exchange(struct comm_inside *in, char *room) {
     const int n = in->comm->size;
     struct flight *f = &in->flights[0];
-    const cudaError_t e = cudaMalloc(&in->lane->warm, (size_t)(2 * n));
-    FAIL_UNLESS(e == cudaSuccess, ERR_OOM, "no memory on the GPU for NCCL's first exchange: %s", cudaGetErrorString(e));
-    char *room = in->lane->warm;
     f->n = 0;
     for (int k = 0; k < 2 * n; k++) {
         const int peer = k % n;
@@ -172,8 +177,21 @@ static enum status warm_up(struct comm_inside *in) {
     }
     TRY(begin(in, f));
     TRY(wait_ready(in, "the first exchange"));
-    in->rank->launching = NULL;
+    launching_none(in->rank);
     return comm_wait_stream(in->rank, in->lane->stream);
+}
+
+/* Connections are made at the first message between two members, and take memory: so here, one byte each way.  The room
+ * is the rank's until the end of the world: cudaFree waits for the whole GPU, and so for exchanges of other ranks that
+ * share it, which wait for this one. */
+static enum status warm_up(struct comm_inside *in) {
+    struct rank *r = in->rank;
+    if (!r->warm) {
+        const cudaError_t e = cudaMalloc(&r->warm, (size_t)(2 * r->world->size));
+        FAIL_UNLESS(e == cudaSuccess, ERR_OOM, "no memory on the GPU for NCCL's first exchange: %s",
+                    cudaGetErrorString(e));
+    }
+    return first_exchange(in, r->warm);
 }
 
 static enum status start(struct comm_inside *in) {
@@ -203,13 +221,11 @@ static void nccl_leave(struct comm_inside *in) {
     struct rank *r = in->rank;
     const bool peace = in->n_open == 0 && !__atomic_load_n(&r->world->failed, __ATOMIC_ACQUIRE) && lane_idle(in) &&
                        !__atomic_load_n(&r->world->failed, __ATOMIC_ACQUIRE);
-    if (r->launching == in) r->launching = NULL;
+    if (r->launching == in) launching_none(r);
     pthread_mutex_lock(&r->lock);
     nccl_let_go(in, !peace);
     pthread_mutex_unlock(&r->lock);
-    nccl_wait_closed(r->world, CLOSE_S);
-    if (in->lane->warm) (void)cudaFree(in->lane->warm);
-    in->lane->warm = NULL;
+    (void)nccl_wait_closed(r->world, CLOSE_S);
     pthread_mutex_lock(&r->world->lock);
     if (r->last == in) r->last = NULL;
     pthread_mutex_unlock(&r->world->lock);

@@ -39,7 +39,8 @@ struct flight { /* one begun exchange */
     void *ready;    /* device memory: events (lane.h), */
     void *finished;
     bool moves;    /* any byte at all,                 */
-    bool enqueued; /* and `finished` is recorded       */
+    bool enqueued; /* and `finished` is recorded,      */
+    bool over;     /* and was seen to have passed      */
 };
 struct queue {
     struct post *head, *tail;
@@ -90,11 +91,13 @@ struct rank {
     pthread_cond_t wake;
     /* Device memory.  lock guards flights and calls of NCCL, which the watch shares; never taken before world.lock. */
     pthread_mutex_t lock;
-    enum device_way device_way; /* AUTO: not settled yet */
+    enum device_way device_way; /* AUTO: not settled yet         */
+    int card;                   /* its GPU, as cudaSetDevice counts */
     int n_lanes;
     struct comm_inside *lanes[COMMS_MAX];
     struct comm_inside *launching; /* its latest exchange is on its way to the stream */
     struct flight *launched;
+    void *warm; /* device memory for the first exchange of a communicator */
     struct {
         enum status st; /* OK: none */
         char text[600];

@@ -8,7 +8,10 @@
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
 
-enum { SLACK_S = 2 }; /* the watch of NCCL knows more, and speaks first */
+enum {
+    SLACK_S = 2,  /* the watch of NCCL knows more, and speaks first */
+    FAILED_S = 10 /* after a failure: for what is enqueued to end   */
+};
 
 #define CUDA(call, what)                                                                                               \
     do {                                                                                                               \
@@ -76,11 +79,12 @@ enum status lane_open(struct comm_inside *in, const struct mesh *m, const struct
 
 bool lane_idle(struct comm_inside *in) {
     const struct world *w = in->rank->world;
-    const double until = prof_seconds() + w->spec.deadline_s;
+    const double begun = prof_seconds(), deadline = w->spec.deadline_s;
     for (int64_t polls = 0;; polls++) {
         const cudaError_t e = cudaStreamQuery(in->lane->stream);
+        const bool failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
         if (e != cudaErrorNotReady) return e == cudaSuccess;
-        if (prof_seconds() > until) return false;
+        if (prof_seconds() - begun > (failed && deadline > FAILED_S ? FAILED_S : deadline)) return false;
         world_nap(polls);
     }
 }
@@ -148,8 +152,9 @@ struct flight *lane_oldest(struct comm_inside *in, bool *waits) {
     struct flight *oldest = NULL;
     for (int i = 0; i < in->n_slots; i++) {
         struct flight *f = &in->flights[i];
-        if (f->enqueued && (!oldest || f->number < oldest->number) && cudaEventQuery(f->finished) == cudaErrorNotReady)
-            oldest = f;
+        if (!f->enqueued || f->over) continue;
+        f->over = cudaEventQuery(f->finished) != cudaErrorNotReady;
+        if (!f->over && (!oldest || f->number < oldest->number)) oldest = f;
     }
     *waits = oldest && cudaEventQuery(oldest->ready) == cudaSuccess;
     return oldest;
@@ -198,10 +203,11 @@ static enum status wait_stream(struct rank *r, cudaStream_t stream) {
     double since = prof_seconds();
     for (int64_t polls = 0;; polls++) {
         const cudaError_t e = cudaStreamQuery(stream);
-        if (e == cudaSuccess) return OK;
-        FAIL_UNLESS(e == cudaErrorNotReady, ERR_CUDA, "work on the GPU: %s", cudaGetErrorString(e));
+        /* After the question: a stream is empty also where its exchange was aborted. */
         TRY(r->world->kind->poll(r));
         TRY(nccl_verdict(r));
+        if (e == cudaSuccess) return OK;
+        FAIL_UNLESS(e == cudaErrorNotReady, ERR_CUDA, "work on the GPU: %s", cudaGetErrorString(e));
         const double now = prof_seconds();
         if (polls % LOOK == 0 || now - since > r->world->spec.deadline_s) {
             const int64_t at = progress(r);
@@ -220,25 +226,22 @@ enum status comm_wait_stream(struct rank *r, void *stream) {
     return st == OK ? OK : status_pass(st, __FILE__, __LINE__);
 }
 
-enum status card_name(char *out, int room) {
-    int device = 0;
-    CUDA(cudaGetDevice(&device), "the GPU of this rank");
-    CUDA(cudaDeviceGetPCIBusId(out, room, device), "the GPU of this rank");
+enum status card_name(int *device, char *out, int room) {
+    CUDA(cudaGetDevice(device), "the GPU of this rank");
+    CUDA(cudaDeviceGetPCIBusId(out, room, *device), "the GPU of this rank");
     return OK;
 }
 
-enum status card_reach(void) {
-    int mine = 0, n = 0;
+enum status card_reach(int device) {
+    int mine = 0, can = 0;
     CUDA(cudaGetDevice(&mine), "the GPU of this rank");
-    CUDA(cudaGetDeviceCount(&n), "the GPUs");
-    for (int i = 0; i < n; i++) {
-        int can = 0;
-        if (i == mine || cudaDeviceCanAccessPeer(&can, mine, i) != cudaSuccess || !can) continue;
-        const cudaError_t e = cudaDeviceEnablePeerAccess(i, 0);
-        (void)cudaGetLastError(); /* that it was enabled before is no failure */
-        FAIL_UNLESS(e == cudaSuccess || e == cudaErrorPeerAccessAlreadyEnabled, ERR_CUDA, "access to GPU %d: %s", i,
-                    cudaGetErrorString(e));
-    }
+    if (device == mine) return OK;
+    CUDA(cudaDeviceCanAccessPeer(&can, mine, device), "the way between two GPUs");
+    if (!can) return OK; /* copies then go through host memory */
+    const cudaError_t e = cudaDeviceEnablePeerAccess(device, 0);
+    (void)cudaGetLastError(); /* that it was enabled before is no failure */
+    FAIL_UNLESS(e == cudaSuccess || e == cudaErrorPeerAccessAlreadyEnabled, ERR_CUDA, "access to GPU %d: %s", device,
+                cudaGetErrorString(e));
     return OK;
 }
 #else

@@ -23,14 +23,13 @@ struct lane {
     void *copied;        /* cudaEvent_t                                                                       */
     struct comm control; /* the same group over host memory: barriers, and what must be agreed upon           */
     void *nccl;          /* ncclComm_t; NULL where none is, or it was aborted.  Under rank.lock               */
-    void *warm;          /* device memory for the first exchange                                              */
     int64_t suspect;     /* number of the oldest exchange that waits for others, and since when: the watch's  */
     double suspect_s;
 };
 
 /* The lane, its control communicator, and the transport of the communicator. */
 enum status lane_open(struct comm_inside *in, const struct mesh *m, const struct comm_device *spec);
-/* Waits for what is enqueued, unless the world has failed; accepts a lane half open, or none. */
+/* Waits for what is enqueued; accepts a lane half open, or none. */
 void lane_close(struct comm_inside *in);
 enum status lane_begin(struct comm_inside *in, struct flight *f);
 enum status lane_finish(struct comm_inside *in, struct flight *f); /* all of it is enqueued */
@@ -40,15 +39,15 @@ enum status lane_copy(struct comm_inside *in, void *to, const void *from, int64_
 enum status lane_copy_compute(struct comm_inside *in, void *to, const void *from, int64_t bytes);
 /* Enqueue the copy of a message; s is a post of `peer`, p of `in`. */
 enum status lane_take(struct comm_inside *in, struct post *p, struct comm_inside *peer, struct post *s);
-/* Wait until the lane is idle; false: the deadline passed, or the world has failed. */
+/* Wait until the lane is idle; false: it failed, or the deadline passed, which is short once the world has failed. */
 bool lane_idle(struct comm_inside *in);
 /* Of the exchanges enqueued and not over, the oldest, or NULL; waits: it waits for others, not for this rank's compute
  * stream.  Under rank.lock. */
 struct flight *lane_oldest(struct comm_inside *in, bool *waits);
 
-/* Of a GPU: what tells it from others, and lets it be reached by copies. */
-enum status card_name(char *out, int room);
-enum status card_reach(void);
+/* The GPU of the calling thread: its number, and what tells it from others.  Let it reach another by copies. */
+enum status card_name(int *device, char *out, int room);
+enum status card_reach(int device);
 /* What moves bytes between the GPUs of all ranks, settled by all of them at the first communicator: r->device_way. */
 enum status way_choose(struct rank *r, const struct mesh *m);
 

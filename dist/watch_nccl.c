@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _POSIX_C_SOURCE 200809L
 #include "dist/watch_nccl.h"
+#include <cuda_runtime.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +18,8 @@ enum {
 struct closing { /* one communicator on its way out */
     struct watch *watch;
     ncclComm_t comm;
-    bool abort, taken;
+    int card;
+    bool by_force, taken;
 };
 struct watch {
     struct world *world;
@@ -55,7 +57,8 @@ ncclResult_t nccl_state(struct comm_inside *in) {
 
 static void *close_main(void *arg) {
     struct closing *c = arg;
-    if (c->abort) (void)ncclCommAbort(c->comm);
+    (void)cudaSetDevice(c->card); /* else a context appears on GPU 0 */
+    if (c->by_force) (void)ncclCommAbort(c->comm);
     else (void)ncclCommDestroy(c->comm);
     pthread_mutex_lock(&c->watch->lock);
     c->taken = false;
@@ -65,7 +68,7 @@ static void *close_main(void *arg) {
     return NULL;
 }
 
-void nccl_let_go(struct comm_inside *in, bool abort) {
+void nccl_let_go(struct comm_inside *in, bool by_force) {
     struct watch *t = in->rank->world->nccl;
     pthread_t thread;
     int i = 0;
@@ -73,7 +76,8 @@ void nccl_let_go(struct comm_inside *in, bool abort) {
     pthread_mutex_lock(&t->lock);
     while (i < t->n_places && t->closing[i].taken) i++;
     ASSERT(i < t->n_places);
-    t->closing[i] = (struct closing){.watch = t, .comm = in->lane->nccl, .abort = abort, .taken = true};
+    t->closing[i] = (struct closing){
+        .watch = t, .comm = in->lane->nccl, .card = in->rank->card, .by_force = by_force, .taken = true};
     t->n_closing++;
     pthread_mutex_unlock(&t->lock);
     in->lane->nccl = NULL;
@@ -91,24 +95,40 @@ bool nccl_wait_closed(struct world *w, double seconds) {
     return closed;
 }
 
-/* The members of an exchange that have not begun it: known of threads; else all who are to send or receive. */
-static void print_missing(const struct comm_inside *in, const struct flight *f, char *out, size_t room) {
-    struct world *w = in->rank->world;
-    size_t n = 0;
-    for (int member = 0; member < in->comm->size && n + 12 < room; member++) {
-        const int rank = comm_world_rank(in, member);
-        bool missing = false;
-        for (int k = 0; k < f->n; k++) missing |= f->posts[k].peer == member;
-        if (missing && w->kind == &world_threads) {
-            struct rank *peer = &w->ranks[rank];
-            pthread_mutex_lock(&peer->lock);
-            for (int i = 0; i < peer->n_lanes; i++)
-                if (peer->lanes[i]->serial == in->serial && peer->lanes[i]->n_begun >= f->number) missing = false;
-            pthread_mutex_unlock(&peer->lock);
-        }
-        if (missing) n += (size_t)snprintf(out + n, room - n, "%s%d", n ? ", " : "", rank);
+/* Has this rank, a thread, launched its part of the exchange of that number? */
+static bool has_launched(struct rank *peer, int serial, int64_t number) {
+    bool launched = false;
+    pthread_mutex_lock(&peer->lock);
+    for (int i = 0; i < peer->n_lanes; i++) {
+        const struct comm_inside *theirs = peer->lanes[i];
+        if (theirs->serial != serial) continue;
+        launched = theirs->n_begun > number || (peer->launching == theirs && peer->launched->number == number);
+        for (int k = 0; k < theirs->n_slots; k++)
+            launched |= theirs->flights[k].number == number && theirs->flights[k].enqueued;
     }
-    if (n == 0) snprintf(out, room, "%s", "any: a message was lost, or sizes differ");
+    pthread_mutex_unlock(&peer->lock);
+    return launched;
+}
+
+/* An exchange that waits beyond the deadline, and the ranks it sends to or receives from. */
+struct late {
+    struct rank *rank; /* NULL: none */
+    int serial, n;
+    int64_t number;
+    char what[100];
+    int others[32];
+};
+
+static void note_late(struct comm_inside *in, const struct flight *f, struct late *out) {
+    char tag[60];
+    *out = (struct late){.rank = in->rank, .serial = in->serial, .number = f->number};
+    comm_print_tag(comm_tag(f), tag, sizeof tag);
+    snprintf(out->what, sizeof out->what, "%s, exchange %" PRId64 " of %s", tag, f->number, in->comm->name);
+    for (int member = 0; member < in->comm->size; member++) {
+        bool is_peer = false;
+        for (int k = 0; k < f->n; k++) is_peer |= f->posts[k].peer == member;
+        if (is_peer && out->n < 32) out->others[out->n++] = comm_world_rank(in, member);
+    }
 }
 
 static void judge(struct rank *r, enum status st, const char *text) {
@@ -117,17 +137,23 @@ static void judge(struct rank *r, enum status st, const char *text) {
     snprintf(r->verdict.text, sizeof r->verdict.text, "%s", text);
 }
 
-static void judge_late(struct comm_inside *in, const struct flight *f) {
-    char missing[200] = "", tag[60], text[600];
-    print_missing(in, f, missing, sizeof missing);
-    comm_print_tag(comm_tag(f), tag, sizeof tag);
-    snprintf(text, sizeof text, "%s, exchange %" PRId64 " of %s, has waited %g s on the GPU, not heard of rank %s", tag,
-             f->number, in->comm->name, in->rank->world->spec.deadline_s, missing);
-    judge(in->rank, ERR_TIMEOUT, text);
+/* Which of the others have not launched it is known of threads; else all of them are named. */
+static void judge_late(const struct late *l) {
+    struct world *w = l->rank->world;
+    char missing[300] = "", text[600];
+    size_t n = 0;
+    for (int i = 0; i < l->n && n + 12 < sizeof missing; i++)
+        if (w->kind != &world_threads || !has_launched(&w->ranks[l->others[i]], l->serial, l->number))
+            n += (size_t)snprintf(missing + n, sizeof missing - n, "%s%d", n ? ", " : "", l->others[i]);
+    snprintf(text, sizeof text, "%s, has waited %g s on the GPU, not heard of rank %s", l->what, w->spec.deadline_s,
+             n ? missing : "any: a message was lost, or sizes differ");
+    pthread_mutex_lock(&l->rank->lock);
+    judge(l->rank, ERR_TIMEOUT, text);
+    pthread_mutex_unlock(&l->rank->lock);
 }
 
 /* Under rank.lock. */
-static void look_at(struct comm_inside *in) {
+static void look_at(struct comm_inside *in, struct late *late) {
     struct lane *l = in->lane;
     bool waits = false;
     if (!l->nccl) return;
@@ -143,17 +169,20 @@ static void look_at(struct comm_inside *in) {
     if (!f || !waits || f->number != l->suspect) {
         l->suspect = f && waits ? f->number : 0;
         l->suspect_s = now;
-    } else if (now - l->suspect_s > in->rank->world->spec.deadline_s) judge_late(in, f);
+    } else if (now - l->suspect_s > in->rank->world->spec.deadline_s && !late->rank) note_late(in, f, late);
 }
 
 static bool look_around(struct watch *t) {
     bool bad = false;
     for (int i = 0; i < ranks_here(t->world); i++) {
         struct rank *r = &t->world->ranks[i];
+        struct late late = {0};
         pthread_mutex_lock(&r->lock);
-        for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k]);
-        bad |= r->verdict.st != OK;
+        if (r->n_lanes > 0) (void)cudaSetDevice(r->card);
+        for (int k = 0; k < r->n_lanes; k++) look_at(r->lanes[k], &late);
+        bad |= r->verdict.st != OK || late.rank;
         pthread_mutex_unlock(&r->lock);
+        if (late.rank) judge_late(&late); /* it takes the locks of other ranks, one at a time */
     }
     return bad;
 }
@@ -193,8 +222,25 @@ static void give_up(struct watch *t) {
     t->world->spec.hard_exit(EXIT_LOST);
 }
 
+/* Threads hear of it here; a process when its rank, which alone may call MPI, takes it up. */
+static void record(struct world *w) {
+    char text[sizeof w->ranks[0].verdict.text];
+    for (int i = 0; w->kind == &world_threads && i < w->size; i++) {
+        struct rank *r = &w->ranks[i];
+        pthread_mutex_lock(&r->lock);
+        const enum status st = r->verdict.st;
+        memcpy(text, r->verdict.text, sizeof text);
+        pthread_mutex_unlock(&r->lock);
+        if (st != OK) (void)w->kind->fail(r, st, text);
+    }
+}
+
+static bool failed(const struct world *w) { return __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE); }
+
 static void tick(struct watch *t) {
-    if (!look_around(t) && !__atomic_load_n(&t->world->failed, __ATOMIC_ACQUIRE)) return;
+    const bool found = look_around(t);
+    if (found && !failed(t->world)) record(t->world);
+    if (!found && !failed(t->world)) return;
     if (t->failed_s == 0) t->failed_s = prof_seconds();
     abort_all(t); /* each time: a rank that has not heard of it may have opened one more */
     if (prof_seconds() - t->failed_s > LAST_S) give_up(t);
@@ -260,8 +306,17 @@ void nccl_stop(struct world *w) {
     pthread_join(t->thread, NULL);
     const bool closed = nccl_wait_closed(w, LAST_S);
     w->nccl = NULL;
-    if (closed) release(t);
-    else give_up(t); /* without hard_exit: what hangs keeps its memory */
+    if (!closed) {
+        give_up(t); /* without hard_exit: what hangs keeps its memory */
+        return;
+    }
+    for (int i = 0; i < ranks_here(w); i++) {
+        if (!w->ranks[i].warm) continue;
+        (void)cudaSetDevice(w->ranks[i].card);
+        (void)cudaFree(w->ranks[i].warm);
+        w->ranks[i].warm = NULL;
+    }
+    release(t);
 }
 
 enum status nccl_verdict(struct rank *r) {

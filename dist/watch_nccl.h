@@ -19,7 +19,7 @@ enum status watch_start(struct world *w); /* unless it runs already */
 /* Of the communicator's latest call; ncclInProgress where it was aborted.  Under rank.lock. */
 ncclResult_t nccl_state(struct comm_inside *in);
 /* Destroy the communicator, or abort it, in a thread; nothing is left of it for others.  Under rank.lock. */
-void nccl_let_go(struct comm_inside *in, bool abort);
+void nccl_let_go(struct comm_inside *in, bool by_force);
 /* Until those threads are through; false: not all within so many seconds. */
 bool nccl_wait_closed(struct world *w, double seconds);
 bool nccl_is_bad(void); /* the library is known to crash in ncclCommAbort */

@@ -11,6 +11,7 @@
 #ifdef BATON_CUDA
 struct card {
     char host[64], bus[32]; /* a GPU is known by where it sits */
+    int device;             /* as its process counts */
     int nccl;
     int way;
 };
@@ -81,11 +82,14 @@ static enum status settle(struct rank *r, const struct mesh *m, struct card *car
     const bool threads = r->world->kind == &world_threads;
     *mine = (struct card){.nccl = nccl_version(), .way = (int)r->world->spec.device_way};
     FAIL_UNLESS(gethostname(mine->host, sizeof mine->host - 1) == 0, ERR_IO, "the name of this host is not to be had");
-    TRY(card_name(mine->bus, sizeof mine->bus));
+    TRY(card_name(&mine->device, mine->bus, sizeof mine->bus));
+    r->card = mine->device;
     TRY(meet(r, m, cards));
     TRY(choose(cards, r->world->size, threads, &r->device_way));
     if (r->device_way == DEVICE_WAY_NCCL) return nccl_check_version(r->index == 0);
-    return r->world->size > 1 ? card_reach() : OK;
+    for (int i = 0; i < r->world->size; i++)
+        if (threads) TRY(card_reach(cards[i].device));
+    return OK;
 }
 
 enum status way_choose(struct rank *r, const struct mesh *m) {

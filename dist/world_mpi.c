@@ -111,9 +111,10 @@ static enum status mpi_run(struct world *w, world_fn *fn, void *arg) {
     struct rank *r = &w->ranks[0];
     FAIL_UNLESS(!m->ran, ERR_ARG, "a world of MPI ranks runs once");
     m->ran = true;
-    const enum status st = fn(r, arg);
+    enum status st = fn(r, arg);
     for (int i = 0; i < r->n_comms; i++) ASSERT(!r->comms[i]);
     nccl_stop(w);
+    if (st == OK) st = nccl_verdict(r);
     mpi_listen(w);
     if (st != OK && st != ERR_STOPPED) world_record(r, st, false);
     if (w->first.set && w->first_here) mpi_tell_all(w);
