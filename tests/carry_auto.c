@@ -38,7 +38,7 @@ static enum status one_rank(struct rank *rank, void *arg) {
                                .mesh = &c->mesh};
     int transfers = 0;
     TRY(runner_transfers(&c->model, &spec, &transfers));
-    TRY(team_open(&team, rank, &c->mesh, transfers));
+    TRY(team_open(&team, rank, &c->mesh, transfers, NULL));
     spec.team = &team;
     enum status st = runner_init(&r, &c->model, &spec, false);
     const bool begun = st == OK;

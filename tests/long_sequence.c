@@ -48,7 +48,7 @@ static enum status train_rank(struct rank *rank, void *arg) {
     struct outcome *o = job->out;
     struct trainer t;
     const int me = rank_index(rank);
-    TRY(trainer_open(&t, &job->config, rank, &never));
+    TRY(trainer_open(&t, &job->config, rank, NULL, &never));
     enum status st = OK;
     for (int i = 0; i < STEPS && st == OK; i++) {
         struct step_report r;

@@ -223,7 +223,7 @@ static enum status one_rank(struct rank *rank, void *arg) {
     TRY(mem_take((int64_t)sizeof *w, &mem));
     w = mem;
     TRY_OUT(runner_transfers(job->model, &spec, &transfers));
-    TRY_OUT(team_open(&w->team, rank, &s->mesh, transfers));
+    TRY_OUT(team_open(&w->team, rank, &s->mesh, transfers, NULL));
     if (!s->local) spec.team = &w->team;
     TRY_OUT(runner_init(&w->r, job->model, &spec, job->dry));
     o->own = w->r.act.bytes;

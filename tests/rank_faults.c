@@ -33,7 +33,7 @@ static enum status train_rank(struct rank *rank, void *arg) {
     struct run *run = arg;
     struct trainer t;
     const int me = rank_index(rank);
-    TRY(trainer_open(&t, &run->config, rank, &never));
+    TRY(trainer_open(&t, &run->config, rank, NULL, &never));
     enum status st = OK;
     for (int i = 0; i < STEPS && st == OK; i++) {
         struct step_report r;

@@ -85,7 +85,7 @@ static enum status train_rank(struct rank *rank, void *arg) {
     static const int never = 0;
     struct task *task = arg;
     struct trainer t;
-    TRY(trainer_open(&t, &task->config, rank, &never));
+    TRY(trainer_open(&t, &task->config, rank, NULL, &never));
     enum status st = OK;
     for (int i = 0; i < STEPS && st == OK; i++) {
         struct step_report r;
