@@ -144,9 +144,8 @@ const struct command command_train = {
             "  --dry-run   print the stack, the parameters and the memory plan, and stop\n"
             "  --fork      where run.dir holds a run of another identity (model, data, seed, optimizer, precision,\n"
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
-            "TERM, INT and USR1 save the last finished step and end with exit code 3.  Send mpirun USR1, which it "
-            "passes on:\n"
-            "after TERM it kills its ranks within a second.\n",
+            "TERM, INT and USR1 save the last finished step and end with exit code 3.  Send mpirun USR1, which\n"
+            "it passes on: after TERM it kills its ranks within a second.\n",
     .run = run,
     .keys = config_help,
 };

@@ -152,8 +152,8 @@ grep -q 'rank 3' log || wrong "nobody names the lost rank: $(tail -n 20 log)"
 over 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 || wrong "after a loss: $(tail -n 9 log)"
 same one_lost "one process lost"
 
-# Signals: the ranks save the step that they have all finished.  USR1 comes by way of mpirun, which passes it on; TERM to
-# the ranks, as srun sends it: mpirun would kill them a second later, saved or not.
+# Signals: the ranks save the step that they have all finished.  USR1 comes by way of mpirun, which passes it on; TERM
+# goes to the ranks, as srun sends it: mpirun would kill them a second later, saved or not.
 for signal in USR1 TERM; do
     run=stopped_$signal
     mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=$run train.steps=20000 >log 2>&1 &
