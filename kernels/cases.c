@@ -9,6 +9,7 @@
 #include "kernels/add/add_cases.h"
 #include "kernels/affine/affine_cases.h"
 #include "kernels/attention/attention_cases.h"
+#include "kernels/clip/clip_cases.h"
 #include "kernels/conv1d/conv1d_cases.h"
 #include "kernels/copy/copy_cases.h"
 #include "kernels/embedding/embedding_cases.h"
@@ -23,6 +24,7 @@
 #include "kernels/sum_squares/sum_squares_cases.h"
 #include "kernels/tail/tail_cases.h"
 #include "kernels/token_loss/token_loss_cases.h"
+#include "kernels/tree_sum/tree_sum_cases.h"
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 

@@ -14,12 +14,24 @@ template <typename real, int n> __global__ static void add_cells(const struct ad
     }
 }
 
+/* Totals, and sums of squares over ranks. */
+__global__ static void add_totals(const struct add a) {
+    FOR_CELLS(t, i, a.x.shape[0], a.x.shape[1]) {
+        const double y = row_of<double>(a.y, t)[i];
+        row_of<double>(a.out, t)[i] = row_of<double>(a.x, t)[i] + a.scale * y;
+    }
+}
+
 extern "C" enum status add_fwd_cuda(struct ctx *c, const struct add *a) {
     const int64_t T = a->x.shape[0], C = a->x.shape[1];
-    const enum dtype type = a->x.dtype == WIDE ? WIDE : REAL;
+    const enum dtype type = a->x.dtype == WIDE || a->x.dtype == F64 ? a->x.dtype : REAL;
     CHECK_SHAPE(add, x, type, T, C);
     CHECK_SHAPE(add, y, type, T, C);
     CHECK_SHAPE(add, out, type, T, C);
+    if (type == F64) {
+        LAUNCH_CELLS(add_totals, T, C, *a);
+        return OK;
+    }
     LAUNCH_PACKS(add_cells, type, packs_fit(a->x) && packs_fit(a->y) && packs_fit(a->out), T, C, *a);
     return OK;
 }

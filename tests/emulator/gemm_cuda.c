@@ -3,6 +3,7 @@
  * column-major matrices.  Nothing is chosen or measured. */
 #include "kernels/gemm_cuda.h"
 #include <string.h>
+#include "tests/emulator/cuda_runtime.h"
 
 enum status gemm_cuda_open(struct device *d) { return (void)d, OK; }
 void gemm_cuda_close(struct device *d) { (void)d; }
@@ -43,6 +44,7 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
                                  .trans_b = trans_b};
     const struct gemm_columns x = gemm_columns_of(&s);
     (void)c;
+    emulated_enter();
     for (int64_t j = 0; j < x.out_cols; j++)
         for (int64_t i = 0; i < x.out_rows; i++) {
             const int64_t at = i + j * x.out_ld;
@@ -54,5 +56,6 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
             if (C.dtype == F32) ((float *)C.data)[at] = beta == 0.0f ? sum : sum + beta * ((float *)C.data)[at];
             else bf16_set(C.data, at, beta == 0.0f ? sum : sum + beta * bf16_at(C.data, at));
         }
+    emulated_leave();
     return OK;
 }
