@@ -308,4 +308,20 @@ enum status gemm_cuda_import(struct device *d, const char *text) {
     struct gemm *g = d->gemm;
     return g->pinned ? OK : gemm_plans_read(&g->plans, text);
 }
+#else
+#define NO_CUDA() FAIL(ERR_CUDA, "this program was built without CUDA: run with --device cpu")
+
+void gemm_cuda_pin(struct device *d) { (void)d; }
+enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
+    (void)d, (void)scratch, (void)bytes;
+    NO_CUDA();
+}
+enum status gemm_cuda_export(struct device *d, char **text) {
+    (void)d, (void)text;
+    NO_CUDA();
+}
+enum status gemm_cuda_import(struct device *d, const char *text) {
+    (void)d, (void)text;
+    NO_CUDA();
+}
 #endif

@@ -62,7 +62,8 @@ static enum status train_in_folder(struct trainer *t, const struct run_folder *f
         return OK;
     }
     TRY(open_report(t, f));
-    const enum status st = trainer_run(t);
+    enum status st = trainer_choose_products(t);
+    if (st == OK) st = trainer_run(t);
     const enum status closed = report_close(t->report);
     t->report = NULL;
     return st != OK ? st : closed;
