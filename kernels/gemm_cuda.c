@@ -135,16 +135,16 @@ out:
     return st;
 }
 
-/* Sums in a fixed order: k whole, or its parts added from the workspace in F32.  Adding parts in place, or in the
- * output's type, is left out. */
+/* Sums in a fixed order: k whole, or its parts added from the workspace in F32.  The search has left out those that add
+ * parts in place or in the output's type; an algorithm that does not tell is one of those it let through. */
 static bool fixed_order(const cublasLtMatmulAlgo_t *a, bool pinned) {
     int32_t parts = 0;
     uint32_t scheme = 0;
     size_t n = 0;
     if (cublasLtMatmulAlgoConfigGetAttribute(a, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts, &n) ||
         cublasLtMatmulAlgoConfigGetAttribute(a, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, &n))
-        return false;
-    if (parts >= 0 && parts <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE) return true;
+        return true;
+    if (parts <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE) return true;
     return !pinned && parts > 1 && scheme == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 }
 
@@ -157,9 +157,10 @@ static enum status find_algorithms(struct gemm *g, const struct gemm_shape *s, c
     *n_out = 0;
     BLAS_OUT(cublasLtMatmulPreferenceCreate(&search), "choosing an algorithm");
     TRY_OUT(limit_search(search, s, g->pinned));
-    BLAS_OUT(cublasLtMatmulAlgoGetHeuristic(g->library, x->desc, x->left, x->right, x->out, x->out, search, CANDIDATES,
-                                            found, &n),
-             "choosing an algorithm");
+    const cublasStatus_t e = cublasLtMatmulAlgoGetHeuristic(g->library, x->desc, x->left, x->right, x->out, x->out,
+                                                            search, CANDIDATES, found, &n);
+    if (e == CUBLAS_STATUS_NOT_SUPPORTED) n = 0; /* told below, with the sizes */
+    else BLAS_OUT(e, "choosing an algorithm");
     for (int i = 0; i < n; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS && found[i].workspaceSize <= GEMM_WORKSPACE &&
             fixed_order(&found[i].algo, g->pinned))
@@ -309,8 +310,18 @@ enum status gemm_cuda_import(struct device *d, const char *text) {
     return g->pinned ? OK : gemm_plans_read(&g->plans, text);
 }
 #else
-#define NO_CUDA() FAIL(ERR_CUDA, "this program was built without CUDA: run with --device cpu")
+#define NO_CUDA() FAIL(ERR_CUDA, "this program was built without CUDA: run with --device cpu, or build with a toolkit")
 
+enum status gemm_cuda_open(struct device *d) {
+    (void)d;
+    NO_CUDA();
+}
+void gemm_cuda_close(struct device *d) { (void)d; }
+enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A, struct tensor B,
+                      float beta, struct tensor C) {
+    (void)c, (void)trans_a, (void)trans_b, (void)alpha, (void)A, (void)B, (void)beta, (void)C;
+    NO_CUDA();
+}
 void gemm_cuda_pin(struct device *d) { (void)d; }
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
     (void)d, (void)scratch, (void)bytes;

@@ -27,12 +27,16 @@ about() {
 
 correct() {
     "$program" --table --large "$@" >"$work/table" 2>"$work/errors"
-    local rc=$? huge
+    local rc=$? huge gemm
     "$build/tests/ops_huge_cuda" 2>>"$work/errors"
     huge=$?
     printf 'above 2^31 elements: exit %d\n' $huge >>"$work/table"
+    "$build/tests/gemm_cuda" 2>>"$work/errors"
+    gemm=$?
+    printf 'choosing algorithms of products: exit %d\n' $gemm >>"$work/table"
     head -40 "$work/errors"
     [ $rc -ne 0 ] || rc=$huge
+    [ $rc -ne 0 ] || rc=$gemm
     about "tests/gpu.sh correct, exit $rc"
     cat "$work/table"
     return $rc

@@ -66,6 +66,7 @@ static void to_device(struct mirror *m) {
         MUST(device_copy(m->block[i], x->block, trial_block_bytes(x)));
         point_at(x, x->block, m->block[i], DEVICE);
     }
+    MUST(device_wait()); /* a copy may be under way, and the ops' stream does not wait for it */
 }
 
 static void to_host(struct mirror *m) {

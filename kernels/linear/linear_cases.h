@@ -35,6 +35,8 @@ static inline void linear_build(struct trial *t, struct linear *a, const struct 
     a->add = k->add;
     a->dx_add = k->dx_add;
     t->bound = k->bound;
+    /* A tensor core adds 16 terms at a time to an F32 sum and may cut, not round: an ulp of the sum for each step. */
+    if (t->real == BF16) t->wide_bound = k->bound + 0x1p-23 * (double)((k->T + 15) / 16);
     t->roundings = k->bias ? 2.0 : 1.0; /* y with its bias, before the product and after it */
     t->flops[FORWARD] = 2.0 * (double)(k->T * k->I * k->O);
     t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);

@@ -9,15 +9,11 @@ enum status gemm_cuda_open(struct device *d) { return (void)d, OK; }
 void gemm_cuda_close(struct device *d) { (void)d; }
 void gemm_cuda_pin(struct device *d) { (void)d; }
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
-    (void)d, (void)scratch, (void)bytes;
-    return OK;
+    return (void)d, (void)scratch, (void)bytes, OK;
 }
-enum status gemm_cuda_export(struct device *d, char **text) { return (void)d, mem_copy_text("emulated\n", text); }
-enum status gemm_cuda_import(struct device *d, const char *text) {
-    (void)d;
-    FAIL_UNLESS(!strcmp(text, "emulated\n"), ERR_MISSING, "products of another library");
-    return OK;
-}
+static struct gemm_plans none = {.library = "no library"};
+enum status gemm_cuda_export(struct device *d, char **text) { return (void)d, gemm_plans_print(&none, text); }
+enum status gemm_cuda_import(struct device *d, const char *text) { return (void)d, gemm_plans_read(&none, text); }
 
 static float bf16_at(const void *data, int64_t i) {
     uint16_t half;
