@@ -144,8 +144,8 @@ out:
 }
 
 void runner_term(struct runner *r) {
+    sharding_term(&r->shards); /* before the wait: it ends what other ranks no longer answer */
     if (runner_apart(r)) (void)space_settle(&r->ctx); /* what is enqueued reads memory that goes now */
-    sharding_term(&r->shards);
     seams_cache_term(r->cache);
     activations_term(&r->act);
     shard_map_term(&r->map);
