@@ -124,6 +124,7 @@ struct world {
     struct world_spec spec;
     const struct world_kind *kind;
     int size, rank_here; /* rank_here: the lowest rank of this process */
+    int on_host;         /* ranks of this host                         */
     struct rank *ranks;  /* threads: all; MPI: mine alone */
     struct record first;
     bool first_here; /* the first failure is one of this process' ranks */

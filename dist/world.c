@@ -82,6 +82,7 @@ enum status world_run(struct world *w, world_fn *fn, void *arg) { return w->kind
 
 int rank_index(const struct rank *r) { return r->index; }
 int rank_size(const struct rank *r) { return r->world->size; }
+int rank_on_host(const struct rank *r) { return r->world->on_host; }
 
 void world_nap(int64_t polls) {
     if (polls < 200) sched_yield();

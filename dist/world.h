@@ -64,6 +64,7 @@ void world_close(struct world *w); /* accepts NULL */
 
 int rank_index(const struct rank *r);
 int rank_size(const struct rank *r);
+int rank_on_host(const struct rank *r); /* ranks that share this host's memory, me among them */
 /* What the rank is doing, for the texts of failures: "backward", layer 3.  name must outlive the run. */
 void rank_phase(struct rank *r, const char *name, int64_t number);
 

@@ -154,6 +154,14 @@ const struct world_kind world_mpi = {
     .poll = mpi_poll,
 };
 
+static enum status count_host(struct world *w) {
+    MPI_Comm host;
+    TRY(mpi_status(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+                   "MPI_Comm_split_type"));
+    MPI_Comm_size(host, &w->on_host);
+    return mpi_status(MPI_Comm_free(&host), "MPI_Comm_free");
+}
+
 static enum status start(struct world *w) {
     struct mpi_world *m = w->mpi;
     int begun = 0, level = 0;
@@ -165,6 +173,7 @@ static enum status start(struct world *w) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank_here);
+    TRY(count_host(w));
     TRY(mem_take(2 * w->size * (int64_t)sizeof(MPI_Request), &ends));
     m->ends = ends;
     TRY(mem_take(w->size + 1, &bytes));

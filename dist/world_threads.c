@@ -133,7 +133,7 @@ const struct world_kind world_threads = {
 
 enum status threads_open(struct world *w) {
     void *mem = NULL;
-    w->size = w->spec.n_ranks;
+    w->size = w->on_host = w->spec.n_ranks;
     TRY(mem_take(w->size * (int64_t)sizeof(struct rank), &mem));
     w->ranks = mem;
     w->kind = &world_threads;

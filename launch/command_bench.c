@@ -58,7 +58,7 @@ static enum status run_library(void *arg) {
 
 /* OpenBLAS's threads spin for some 30 ms after their work and would take a core from ours: wait until they sleep, then
  * run once to be as warm as the library is. */
-static enum status prepare_after_library(void *arg) {
+static enum status begin_after_library(void *arg) {
     const struct timespec pause = {.tv_nsec = 100000000};
     thrd_sleep(&pause, NULL);
     return run_row(arg);
@@ -77,7 +77,7 @@ static enum status report(struct bench *b, const struct bench_row *r, const stru
     putchar('\n');
     fflush(stdout);
     json_t *o = json_pack("{ss, ss, ss, si, si, sf, sf, sf, sf, ss, sf}", "op", t->op->name, "pass", pass, "case",
-                          t->why, "threads", pool_size(b->pool), "rounds", m->n_rounds, "ms", 1e3 * m->run_s, "best_ms",
+                          t->why, "threads", pool_size(b->pool), "calls", m->n_calls, "ms", 1e3 * m->run_s, "best_ms",
                           1e3 * m->run_best_s, "gb_per_s", 1e-9 * bytes / m->run_s, "gflop_per_s",
                           1e-9 * flops / m->run_s, "yardstick", library ? "OpenBLAS" : "copy", "share", share);
     FAIL_UNLESS(o && json_array_append_new(b->rows, o) == 0, ERR_OOM, "no memory for the results of the benchmark");
@@ -86,13 +86,12 @@ static enum status report(struct bench *b, const struct bench_row *r, const stru
 
 static enum status bench_pass(struct bench *b, struct bench_row *r) {
     const bool library = !strcmp(r->trial.op->name, "linear");
-    const struct bench_subject subject = {
-        .prepare = library ? prepare_after_library : prepare_row, .run = run_row, .arg = r};
-    const struct bench_subject yardstick = {.prepare = library ? run_library : NULL,
-                                            .run = library ? run_library : bench_copy_run,
-                                            .arg = library ? (void *)r : (void *)&b->copy};
+    const struct bench_subject ours = {.prepare = prepare_row, .run = run_row, .arg = r};
+    const struct bench_subject copy = {.run = bench_copy_run, .arg = &b->copy};
+    const struct bench_subject ours_after = {.begin = begin_after_library, .run = run_row, .arg = r};
+    const struct bench_subject openblas = {.begin = run_library, .run = run_library, .arg = r};
     struct bench_result m;
-    TRY(bench_compare(&subject, &yardstick, &m));
+    TRY(library ? bench_compare(&ours_after, &openblas, &m) : bench_compare(&ours, &copy, &m));
     return report(b, r, &m, library);
 }
 
@@ -145,7 +144,7 @@ static enum status bench_ops(const struct command_line *l, const char *json) {
     TRY_OUT(b.rows ? OK : status_fail(ERR_OOM, __FILE__, __LINE__, "no memory for the results of the benchmark"));
     TRY_OUT(pool_init(&b.pool, pool_cores()));
     TRY_OUT(bench_copy_init(&b.copy, b.pool));
-    printf("F32 on the cpu, %d threads; medians; shares compare the best rounds; a copy counts every byte twice\n",
+    printf("F32 on the cpu, %d threads; medians; shares compare the best calls; a copy counts every byte twice\n",
            pool_size(b.pool));
     for (int i = 0; i < n_case_ops; i++)
         for (int row = 0; wanted(l, case_ops[i].name) && row < case_ops[i].n_bench; row++)

@@ -258,6 +258,9 @@ static enum status read_config(struct task *t, const struct command_line *line) 
         status_clear();
     }
     if (st == OK) st = config_check_runnable(&t->config);
+    if (st == OK && t->config.mesh.data > 1)
+        FAIL_OUT(ERR_CONFIG, "mesh.data: %" PRId64 " ranks have nothing to share, parity is one pass; set mesh.data=1",
+                 t->config.mesh.data);
     if (st == OK) st = device_check_precision(&t->device, t->config.train.precision);
     if (st == OK && isnan(t->tol) && t->config.train.precision != PRECISION_BF16)
         t->tol = t->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;

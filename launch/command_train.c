@@ -38,7 +38,7 @@ static enum status print_plan(const struct config *c, const struct runner *r) {
     if (st == OK)
         st = text_print(&out, "parameters: %" PRId64 ", %.3f MFLOP a trained token\n", r->model.params.n_elements,
                         1e-6 * flops);
-    if (st == OK) st = ledger_print(&r->ledger, &out);
+    if (st == OK) st = ledger_print(&r->ledger, rank_on_host(r->spec.team->rank), &out);
     if (st == OK) log_note("%s", out.s);
     text_term(&out);
     return st;
@@ -146,7 +146,8 @@ const struct command command_train = {
             "  --dry-run   print the stack, the parameters and the memory plan, and stop\n"
             "  --fork      where run.dir holds a run of another identity (model, data, seed, optimizer, precision,\n"
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
-            "TERM, INT and USR1 save the last finished step and end with exit code 3.\n",
+            "TERM, INT and USR1 save the last finished step and end with exit code 3.  Send mpirun USR1, which\n"
+            "it passes on: after TERM it kills its ranks within a second.\n",
     .run = run,
     .keys = config_help,
 };

@@ -53,6 +53,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     runner_plan_batch(r);
+    if (!runner_apart(r)) ledger_add(l, "tokens of a step", r->spec.step_bytes);
     ledger_add(l, "exchanges between ranks", mesh.ops + (runner_apart(r) ? 0 : mesh.host));
     if (runner_apart(r)) r->host_bytes += mesh.host;
     ledger_add(l, "gradients on their way", shards.exchanges);
@@ -68,7 +69,8 @@ static enum status place_params(struct runner *r) {
 }
 
 static enum status take_memory(struct runner *r) {
-    const int64_t work = r->act.work_bytes, all = ledger_total(&r->ledger);
+    const int64_t beside = runner_apart(r) ? 0 : r->spec.step_bytes, work = r->act.work_bytes;
+    const int64_t all = ledger_total(&r->ledger) - beside;
     TRY(space_arena_init(&r->ctx, &r->memory, "the run's memory", all - work));
     TRY(space_arena_init(&r->ctx, &r->work, "workspace of ops", work));
     return runner_apart(r) ? space_host_init(&r->ctx, &r->host, "the host's side of the run", r->host_bytes) : OK;

@@ -20,6 +20,7 @@ struct runner_spec {
     int64_t n_sequences;   /* of one micro-batch                                                 */
     int64_t tokens;        /* of one whole sequence                                              */
     int64_t tile;          /* rows of one head tile                                              */
+    int64_t step_bytes;    /* what the caller takes beside the runner: tokens of a whole step    */
     bool traced;           /* on a GPU: time of ops and seams is kept */
     bool training;         /* gradients and moments too; otherwise forward passes only           */
     bool gradients;        /* gradients without moments (parity)                                 */

@@ -48,11 +48,18 @@ static enum status advise(struct runner *r, int64_t room, struct text *out) {
     return OK;
 }
 
+/* The ranks of a host share its memory: none takes any before all have looked. */
+static enum status check_host(const struct runner *r) {
+    if (!r->spec.team) return ledger_check_host(&r->ledger, 1);
+    TRY(ledger_check_host(&r->ledger, rank_on_host(r->spec.team->rank)));
+    return barrier(&r->spec.team->tokens);
+}
+
 enum status runner_check_memory(struct runner *r) {
     struct device_facts f;
     struct text advice = {0};
     int64_t unused = 0, all = 0;
-    if (!runner_apart(r)) return ledger_check_host(&r->ledger);
+    if (!runner_apart(r)) return check_host(r);
     TRY(device_memory(r->spec.device, &unused, &all));
     r->free_before = unused;
     r->baseline = all - unused;

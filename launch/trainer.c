@@ -17,10 +17,18 @@ static enum status open_stream(struct stream **out, const struct config *c, cons
     return stream_open(out, &spec);
 }
 
+static int64_t step_tokens(const struct config *c) {
+    return c->train.sequences_per_step * c->train.tokens_per_sequence;
+}
+
+static int64_t step_bytes(const struct config *c) {
+    return 2 * arena_round(4 * step_tokens(c)) + arena_round(8 * step_tokens(c));
+}
+
 static enum status place_tokens(struct trainer *t) {
-    const int64_t n = t->config->train.sequences_per_step * t->config->train.tokens_per_sequence;
+    const int64_t n = step_tokens(t->config);
     void *mem[3] = {0};
-    TRY(arena_init(&t->tokens, "the tokens of a step", 2 * arena_round(4 * n) + arena_round(8 * n)));
+    TRY(arena_init(&t->tokens, "the tokens of a step", step_bytes(t->config)));
     for (int i = 0; i < 3; i++) TRY(arena_take(&t->tokens, (i < 2 ? 4 : 8) * n, &mem[i]));
     t->ids = mem[0], t->targets = mem[1], t->pos = mem[2];
     return OK;
@@ -36,6 +44,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .n_sequences = c->train.micro_batch,
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
+                                .step_bytes = step_bytes(c),
                                 .traced = c->run.profile > 0,
                                 .training = true,
                                 .n_micro = n_micro(c),

@@ -16,7 +16,8 @@
  * Attention, numbers received in both passes by a rank with T of the micro-batch's U tokens, w numbers a head:
  *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
- *           mine: within the window, and from the start of the document that a range begins in */
+ *           mine: within the window, and from the start of the document that a range begins in; in exact mode from
+ *           the start of the sequence */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
