@@ -14,6 +14,8 @@ const char *dtype_name(enum dtype t) {
     return names[t];
 }
 
+enum dtype dtype_wide(enum dtype real) { return real == BF16 ? F32 : real; }
+
 struct tensor tensor_1d(void *data, enum dtype t, int64_t n) {
     return (struct tensor){.data = data, .shape = {n, 1, 1, 1}, .pitch = 1, .dtype = t};
 }
@@ -27,6 +29,12 @@ struct tensor tensor_4d(void *data, enum dtype t, const int64_t shape[4]) {
                            .shape = {shape[0], shape[1], shape[2], shape[3]},
                            .pitch = shape[1] * shape[2] * shape[3],
                            .dtype = t};
+}
+
+struct tensor tensor_like(struct tensor t, void *data, int64_t rows, int64_t cols) {
+    struct tensor out = tensor_2d(data, t.dtype, rows, cols);
+    out.space = t.space;
+    return out;
 }
 
 struct tensor tensor_rows(struct tensor t, int64_t begin, int64_t n) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kernels/device.h"
+#include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
+#include "kernels/gemm_cuda.h"
 
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
@@ -13,6 +14,12 @@
                     cudaGetErrorString(e_));                                                                           \
     } while (0)
 
+#define CUDA_OUT(call, what)                                                                                           \
+    do {                                                                                                               \
+        const cudaError_t e_ = (call);                                                                                 \
+        if (e_ != cudaSuccess) FAIL_OUT(ERR_CUDA, "%s: %s; run with --device cpu", (what), cudaGetErrorString(e_));    \
+    } while (0)
+
 int device_count(void) {
     int n = 0;
     return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
@@ -20,7 +27,7 @@ int device_count(void) {
 
 enum status device_take(int64_t bytes, void **out) {
     *out = NULL;
-    const cudaError_t e = cudaMalloc(out, bytes ? (size_t)bytes : 1);
+    const cudaError_t e = mem_call() ? cudaErrorMemoryAllocation : cudaMalloc(out, bytes ? (size_t)bytes : 1);
     FAIL_UNLESS(e != cudaErrorMemoryAllocation, ERR_OOM,
                 "cannot allocate %" PRId64 " bytes on the GPU: it has less memory free", bytes);
     CUDA(e, "the GPU's memory");
@@ -32,18 +39,51 @@ void device_free(void *p) { (void)cudaFree(p); }
 enum status device_copy(void *to, const void *from, int64_t bytes) {
     if (bytes == 0) return OK;
     CUDA(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDefault), "a copy to or from the GPU");
+    /* From pageable memory it may still be under way, and streams of ranks do not wait for it. */
+    CUDA(cudaStreamSynchronize(NULL), "a copy to or from the GPU");
     return OK;
 }
 
 enum status device_fill(void *p, int byte, int64_t bytes) {
     if (bytes == 0) return OK;
     CUDA(cudaMemset(p, byte, (size_t)bytes), "filling memory of the GPU");
+    CUDA(cudaStreamSynchronize(NULL), "filling memory of the GPU");
     return OK;
 }
 
 enum status device_wait(void) {
     CUDA(cudaDeviceSynchronize(), "a kernel");
     return OK;
+}
+
+enum status device_open(struct device **out, int index) {
+    enum status st = OK;
+    void *mem = NULL;
+    TRY(mem_take(sizeof **out, &mem));
+    struct device *d = *out = mem;
+    d->index = index;
+    CUDA_OUT(cudaSetDevice(index), "choosing the GPU");
+    CUDA_OUT(cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), "making a stream");
+    CUDA_OUT(cudaEventCreateWithFlags((cudaEvent_t *)&d->mark, cudaEventDisableTiming | cudaEventBlockingSync),
+             "making an event");
+    TRY_OUT(gemm_cuda_open(d));
+out:
+    if (st != OK) {
+        device_close(d);
+        *out = NULL;
+    }
+    return st;
+}
+
+void device_close(struct device *d) {
+    if (!d) return;
+    if (d->stream) {
+        (void)cudaStreamSynchronize(d->stream);
+        (void)cudaStreamDestroy(d->stream);
+    }
+    if (d->mark) (void)cudaEventDestroy(d->mark);
+    gemm_cuda_close(d);
+    mem_free(d);
 }
 #else
 #define NO_CUDA() FAIL(ERR_CUDA, "this program was built without CUDA: run with --device cpu, or build with a toolkit")
@@ -64,7 +104,16 @@ enum status device_fill(void *p, int byte, int64_t bytes) {
     NO_CUDA();
 }
 enum status device_wait(void) { NO_CUDA(); }
+enum status device_open(struct device **out, int index) {
+    (void)index;
+    *out = NULL;
+    NO_CUDA();
+}
+void device_close(struct device *d) { ASSERT(!d); }
 #endif
+
+void *device_stream(struct device *d) { return d->stream; }
+int device_index(const struct device *d) { return d->index; }
 
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes) {
     void *base = NULL;

@@ -15,12 +15,16 @@
 #define WARP    32
 #define WARPS   (THREADS / WARP)
 
+#ifndef BATON_EMULATED
+#define START(kernel, grid, block, bytes, stream, ...) kernel<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__)
+#endif
+
 /* Enqueues a kernel unless the grid is empty; `c` is in scope. */
 #define LAUNCH(kernel, grid, block, ...)                                                                               \
     do {                                                                                                               \
         const dim3 grid_ = (grid);                                                                                     \
         if (grid_.x == 0 || grid_.y == 0 || grid_.z == 0) break;                                                       \
-        kernel<<<grid_, (block), 0, (cudaStream_t)c->stream>>>(__VA_ARGS__);                                           \
+        START(kernel, grid_, (block), 0, (cudaStream_t)c->stream, __VA_ARGS__);                                        \
         const cudaError_t error_ = cudaGetLastError();                                                                 \
         FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
                     #kernel, cudaGetErrorString(error_));                                                              \
@@ -31,6 +35,14 @@
     extern "C" int64_t op##_work_cuda(const struct ctx *, const struct op *) { return 0; }
 #define NO_BACKWARD(op)                                                                                                \
     extern "C" enum status op##_bwd_cuda(struct ctx *, const struct op *) { FAIL(ERR_ARG, #op " has no backward"); }
+
+/* Types of the call, `c` in scope: kernels/README.md says what is which. */
+static inline enum dtype real_of(const struct ctx *c) {
+    ASSERT(c->real == F32 || c->real == BF16); /* a run in another type on a GPU is refused before */
+    return c->real;
+}
+#define REAL real_of(c)
+#define WIDE dtype_wide(real_of(c))
 
 static inline __host__ __device__ int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static inline __host__ __device__ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -65,11 +65,12 @@ struct seams {
 extern const struct seams seams_local;
 extern const struct seams seams_cached;
 extern const struct seams seams_replay;
+extern const struct seams seams_traced; /* before step.traced (kernels/traced.h) */
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;
-enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max);
-void seams_cache_clear(struct seams_cache *c); /* a new sequence begins */
+enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max, enum space space);
+enum status seams_cache_clear(struct seams_cache *c, struct ctx *ctx); /* a new sequence begins */
 void seams_cache_term(struct seams_cache *c);
 
 #ifdef __cplusplus

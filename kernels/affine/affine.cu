@@ -9,10 +9,10 @@ __global__ static void affine_cells(const struct affine a) {
 
 extern "C" enum status affine_fwd_cuda(struct ctx *c, const struct affine *a) {
     const int64_t n = a->in.shape[0], M = a->in.shape[1];
-    CHECK_SHAPE(affine, in, F32, n, M);
-    CHECK_SHAPE(affine, decay, F32, n);
-    CHECK_SHAPE(affine, state, F32, n, M);
-    CHECK_SHAPE(affine, out, F32, n, M);
+    CHECK_SHAPE(affine, in, WIDE, n, M);
+    CHECK_SHAPE(affine, decay, WIDE, n);
+    CHECK_SHAPE(affine, state, WIDE, n, M);
+    CHECK_SHAPE(affine, out, WIDE, n, M);
     LAUNCH_CELLS(affine_cells, n, M, *a);
     return OK;
 }

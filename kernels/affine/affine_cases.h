@@ -17,22 +17,24 @@ static const struct affine_case affine_cases[] = {
     {"in place", 9, 77, 3, true, 2e-7},
     {"no rows", 0, 8, 0, false, 2e-7},
     {"several items of the pool", 24, 4096, 0, true, 2e-7},
+    {"more heads than a block", 65, 1000, 0, false, 2e-7},
 };
 static const struct affine_case affine_bench[] = {
     {"2,048 heads of 64 x 128", 2048, 8192, 0, true, 2e-7},
+    {"65537 heads of 8", 65537, 8, 0, false, 2e-7},
 };
 
 static inline void affine_build(struct trial *t, struct affine *a, const struct affine_case *k) {
     t->bound = k->bound;
-    REALS(decay, F_IN, UNIFORM(0.0, 1.0), k->n);
-    REALS(state, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+    WIDES(decay, F_IN, UNIFORM(0.0, 1.0), k->n);
+    WIDES(state, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
     if (k->in_place) {
-        struct case_tensor *in = REALS(in, F_ADD, NORMAL(1.0), k->n, k->M);
+        struct case_tensor *in = WIDES(in, F_ADD, NORMAL(1.0), k->n, k->M);
         in->gap = k->gap;
         in->twin = &a->out;
         return;
     }
-    REALS(in, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
-    REALS(out, F_OUT, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+    WIDES(in, F_IN, NORMAL(1.0), k->n, k->M)->gap = k->gap;
+    WIDES(out, F_OUT, NORMAL(1.0), k->n, k->M)->gap = k->gap;
 }
 #endif
