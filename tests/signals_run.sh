@@ -8,7 +8,8 @@
 set -u
 program=${BATON_PROGRAM:?the path of baton}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+clean_up() { rm -rf "$work"; }
+trap clean_up EXIT
 cd "$work" || exit 1
 seed=${BATON_SEED:-$$}
 RANDOM=$seed
@@ -66,15 +67,17 @@ hold_in_a_save() {
 send() {
     local signal=$1 dir=$2 when=$3 process code line last log=log.$1.$2.$3
     rm -f "$log"
+    trap - EXIT # a shell that a signal ends before it has become the program would clean up
     "$program" train config.yaml run.dir="$dir" "${@:4}" >"$log" 2>&1 &
     process=$!
+    trap clean_up EXIT
     case $when in
     save) hold_in_a_save "$dir" $process ;;
     *ms) sleep "$(printf '0.%03d' "${when%ms}")" ;;
     valid)
         until [ "$(steps_told "$log")" -ge 1 ] || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
         last=$(($(cpu_ticks $process) + 25))
-        until [ "$(cpu_ticks $process)" -ge $last ]; do sleep 0.01; done
+        until [ "$(cpu_ticks $process)" -ge $last ] || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
         ;;
     *)
         until [ "$(steps_told "$log")" -ge "$when" ] || ! kill -0 $process 2>/dev/null; do sleep 0.002; done
