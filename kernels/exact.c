@@ -124,7 +124,8 @@ static enum status over_end(struct over *o, bool add) {
         struct tensor to = o->part[i].to;
         if (!tensor_has(to) || (!root && add)) continue;
         const int64_t cols = to.shape[1] * to.shape[2] * to.shape[3];
-        const struct tensor x = tensor_like(to, root + o->part[i].at * dtype_bytes(to.dtype), to.shape[0], cols);
+        char *const at = root ? root + o->part[i].at * dtype_bytes(to.dtype) : NULL;
+        const struct tensor x = tensor_like(to, at, to.shape[0], cols);
         const int64_t pitch = to.pitch;
         to = tensor_like(to, to.data, to.shape[0], cols);
         to.pitch = pitch;
