@@ -64,7 +64,7 @@ says out "--fork of the same identity continues" "continuing from $work/run/chec
 # Killed before its first checkpoint: as if it had not been.
 "$program" train config.yaml --fork run.seed=4 train.steps=100000 checkpoint.every=0 >out 2>err &
 process=$!
-for _ in $(seq 1 1000); do grep -q '^step' out && break; sleep 0.01; done
+for _ in $(seq 1 6000); do grep -q '^step' out && break; sleep 0.01; done
 kill -KILL $process
 wait $process 2>/dev/null
 [ -s run-fork-3/metrics.jsonl ] || wrong "the killed fork has no step: $(cat err)"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # labels: cpu long
-# timeout: 110
+# timeout: 240
 # Kill -9 at ten random times, three of them surely inside a save: the same command then ends as the run that was left
 # alone, with the same bits in every loss and in the last checkpoint, each step once.
 set -u
@@ -40,25 +40,38 @@ begin=$(date +%s%N)
 alone_ms=$((($(date +%s%N) - begin) / 1000000))
 
 in_a_save() { compgen -G "killed/checkpoints/step-*.tmp-$1-*" >/dev/null; }
-# Kills one process: at once when it saves, or after a random time below a twelfth of the whole run's.
+steps_told() { grep -s '^step ' one.log | wc -l; }
+# Holds the process in the middle of a save.  One that ended its save before it was held goes on to the next.
+hold_in_a_save() {
+    while kill -0 "$1" 2>/dev/null; do
+        until in_a_save "$1" || ! kill -0 "$1" 2>/dev/null; do :; done
+        kill -STOP "$1" 2>/dev/null
+        in_a_save "$1" && return
+        kill -CONT "$1" 2>/dev/null
+    done
+}
+# Kills one process: inside a save, or so many steps and a random moment after its start, counted in steps so that load
+# on the machine neither ends a run before its kill nor lets none begin.
 kill_one() {
     local when=$1 process
-    "$program" train config.yaml run.dir=killed >>killed.log 2>&1 &
+    rm -f one.log
+    "$program" train config.yaml run.dir=killed >one.log 2>&1 &
     process=$!
-    if [ "$when" = save ]; then
-        until in_a_save $process || ! kill -0 $process 2>/dev/null; do :; done
+    if [ "$when" = save ]; then hold_in_a_save $process
     else
-        sleep "$(printf '%d.%03d' $((when / 1000)) $((when % 1000)))"
+        until [ "$(steps_told)" -ge "$when" ] || ! kill -0 $process 2>/dev/null; do sleep 0.002; done
+        sleep "0.0$((10 + RANDOM % 30))"
     fi
     kill -KILL $process 2>/dev/null && kills=$((kills + 1))
     wait $process 2>/dev/null
     in_a_save $process && inside=$((inside + 1))
+    cat one.log >>killed.log
 }
 kills=0
 inside=0
 for i in $(seq 1 10); do
     if [ $((i % 3)) = 0 ]; then kill_one save
-    else kill_one $((RANDOM % (alone_ms / 12 + 1))); fi
+    else kill_one $((RANDOM % 12)); fi
 done
 [ $kills = 10 ] || wrong "$kills of 10 processes were still there to be killed"
 [ $inside -ge 3 ] || wrong "$inside kills were inside a save, not 3 or more"

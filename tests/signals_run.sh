@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # labels: cpu long
-# timeout: 110
+# timeout: 240
 # Twenty signals, TERM, INT and USR1, at random times, at start-up, during validation and during a save: each ends the
 # process with exit code 3 and a committed checkpoint of the last finished step, or leaves nothing where no step had
 # finished; the run that was stopped so often then ends with the losses of one left alone.
@@ -50,24 +50,42 @@ step_of() { sed 's/{"step": \([0-9]*\),.*/\1/' <<<"$1"; }
 starting=0
 in_validation=0
 in_saving=0
-# send SIGNAL DIR WHEN [KEY=VALUE ...]: a number of milliseconds; "save": as soon as one has begun; "valid": half a
-# second after the first step is told.
+steps_told() { grep -s '^step ' "$1" | wc -l; }
+cpu_ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat" 2>/dev/null || echo 1000000000; } # of 10 ms
+# Holds the process in the middle of a save.  One that ended its save before it was held goes on to the next.
+hold_in_a_save() {
+    while kill -0 "$2" 2>/dev/null; do
+        until in_a_save "$1" "$2" || ! kill -0 "$2" 2>/dev/null; do :; done
+        kill -STOP "$2" 2>/dev/null
+        in_a_save "$1" "$2" && return
+        kill -CONT "$2" 2>/dev/null
+    done
+}
+# send SIGNAL DIR WHEN [KEY=VALUE ...]: "Nms": after so long; "N": after so many steps and a random moment; "save":
+# inside one; "valid": a quarter of a second of computing after the first step is told, which is in a long validation.
 send() {
     local signal=$1 dir=$2 when=$3 process code line last log=log.$1.$2.$3
+    rm -f "$log"
     "$program" train config.yaml run.dir="$dir" "${@:4}" >"$log" 2>&1 &
     process=$!
-    if [ "$when" = save ]; then
-        until in_a_save "$dir" $process || ! kill -0 $process 2>/dev/null; do :; done
-    elif [ "$when" = valid ]; then
-        until grep -qs '^step 1/' "$log" || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
-        sleep 0.5
-    else
-        sleep "$(printf '%d.%03d' $((when / 1000)) $((when % 1000)))"
-    fi
+    case $when in
+    save) hold_in_a_save "$dir" $process ;;
+    *ms) sleep "$(printf '0.%03d' "${when%ms}")" ;;
+    valid)
+        until [ "$(steps_told "$log")" -ge 1 ] || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
+        last=$(($(cpu_ticks $process) + 25))
+        until [ "$(cpu_ticks $process)" -ge $last ]; do sleep 0.01; done
+        ;;
+    *)
+        until [ "$(steps_told "$log")" -ge "$when" ] || ! kill -0 $process 2>/dev/null; do sleep 0.002; done
+        sleep "0.0$((10 + RANDOM % 30))"
+        ;;
+    esac
     # A shell starts what runs behind it with INT ignored, so one before the handlers would be lost.
     while [ "$signal" = INT ] && [ ! -s "$log" ] && kill -0 $process 2>/dev/null; do sleep 0.005; done
     in_a_save "$dir" $process && in_saving=$((in_saving + 1))
     kill -"$signal" $process 2>/dev/null || wrong "$signal at $when: the run had ended"
+    kill -CONT $process 2>/dev/null
     wait $process 2>/dev/null
     code=$?
     line=$(newest_line "$dir")
@@ -87,11 +105,11 @@ send() {
 }
 
 signals=(TERM INT USR1)
-for i in 0 1 2 3; do send ${signals[i % 3]} "start$i" $((RANDOM % 30)); done
+for i in 0 1 2 3; do send ${signals[i % 3]} "start$i" "$((RANDOM % 30))ms"; done
 for i in 0 1 2; do send ${signals[i]} stopped save; done
 for i in 0 1 2; do send ${signals[i]} "valid$i" valid data.valid=long train.valid_sequences=4000; done
 [ $in_validation -ge 3 ] || wrong "$in_validation signals came during a validation, not 3 or more"
-for i in $(seq 0 9); do send ${signals[i % 3]} stopped $((20 + RANDOM % (alone_ms / 20 + 1))); done
+for i in $(seq 0 9); do send ${signals[i % 3]} stopped $((RANDOM % 6)); done
 [ $in_saving -ge 3 ] || wrong "$in_saving signals came during a save, not 3 or more"
 reached=$(wc -l <stopped/metrics.jsonl)
 

@@ -64,7 +64,7 @@ start() {
     shift
     "$program" train config.yaml "$@" >"$log" 2>&1 &
     process=$!
-    for i in $(seq 1 1000); do
+    for i in $(seq 1 6000); do
         grep -q '^step' "$log" 2>/dev/null && return
         sleep 0.01
     done
