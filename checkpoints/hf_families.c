@@ -207,8 +207,6 @@ static enum status read_pattern(const struct hf_source *s, struct text *pattern)
         TRY(pattern_of_text(s, given, pattern));
     }
     FAIL_UNLESS(pattern->n > 0, ERR_DATA, "%s: the pattern has no layer", s->where);
-    FAIL_UNLESS(!strchr(pattern->s, 'E'), ERR_DATA, "%s: \"%s\": layers of experts (moe, E) are not known here yet",
-                s->where, given ? "hybrid_override_pattern" : "layers_block_type");
     return OK;
 }
 
@@ -251,12 +249,42 @@ static enum status nemotron_attention(const struct hf_source *s, struct hf_model
                       heads, kv_heads, head_width, yes_no(hf_holds(s->folder, ".mixer.q_proj.bias")));
 }
 
+/* The router takes sigmoids and a selection bias; what balances it in training is no part of config.json. */
+static enum status nemotron_moe(const struct hf_source *s, struct hf_model *m) {
+    static const char *const known[] = {"relu2", NULL};
+    int64_t experts = 0, top_k = 0, hidden = 0, shared = 0, n_shared = 1, latent = 0, groups = 1, top_groups = 1;
+    double scale = 1.0;
+    bool renormalise = true;
+    char factor[32];
+    const char *act = NULL;
+    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, &act));
+    TRY(hf_int(s, "n_routed_experts", NULL, &experts));
+    TRY(hf_int(s, "num_experts_per_tok", NULL, &top_k));
+    TRY(hf_int(s, "moe_intermediate_size", NULL, &hidden));
+    TRY(json_int_or(s->where, s->root, "n_shared_experts", 1, &n_shared));
+    FAIL_UNLESS(n_shared == 0 || n_shared == 1, ERR_DATA,
+                "%s: \"n_shared_experts\" is %" PRId64 ": one or none is known", s->where, n_shared);
+    if (n_shared) TRY(hf_int(s, "moe_shared_expert_intermediate_size", NULL, &shared));
+    TRY(json_int_or(s->where, s->root, "moe_latent_size", 0, &latent));
+    TRY(json_int_or(s->where, s->root, "n_group", 1, &groups));
+    TRY(json_int_or(s->where, s->root, "topk_group", 1, &top_groups));
+    TRY(json_real_or(s->where, s->root, "routed_scaling_factor", 1.0, &scale));
+    TRY(json_bool_or(s->where, s->root, "norm_topk_prob", true, &renormalise));
+    json_print_real(factor, scale);
+    return text_print(&m->layers,
+                      "    E: {kind: moe, experts: %" PRId64 ", top_k: %" PRId64 ", hidden: %" PRId64
+                      ", activation: %s, shared: %" PRId64 ", latent: %" PRId64 ", scores: sigmoid, renormalise: %s"
+                      ", scale: %s, groups: %" PRId64 ", top_groups: %" PRId64 ", bias: true}\n",
+                      experts, top_k, hidden, act, shared, latent, yes_no(renormalise), factor, groups, top_groups);
+}
+
 static enum status describe_nemotron_h(const struct hf_source *s, struct hf_model *m) {
     TRY(read_pattern(s, &m->pattern));
     TRY(json_real_or(s->where, s->root, "layer_norm_epsilon", 1e-5, &m->norm_eps));
     if (strchr(m->pattern.s, 'M')) TRY(nemotron_mamba(s, m));
     if (strchr(m->pattern.s, '*')) TRY(nemotron_attention(s, m));
     if (strchr(m->pattern.s, '-')) TRY(nemotron_mlp(s, m));
+    if (strchr(m->pattern.s, 'E')) TRY(nemotron_moe(s, m));
     return OK;
 }
 
@@ -277,6 +305,15 @@ static const struct hf_row nemotron_h_rows[] = {
     {'-', "up.bias", "mixer.up_proj.bias", NULL},
     {'-', "down.weight", "mixer.down_proj.weight", NULL},
     {'-', "down.bias", "mixer.down_proj.bias", NULL},
+    {'E', "norm.weight", "norm.weight", NULL},
+    {'E', "router.weight", "mixer.gate.weight", NULL},
+    {'E', "router.bias", "mixer.gate.e_score_correction_bias", NULL},
+    {'E', "experts.up.weight", "mixer.experts.#.up_proj.weight", NULL},
+    {'E', "experts.down.weight", "mixer.experts.#.down_proj.weight", NULL},
+    {'E', "shared.up.weight", "mixer.shared_experts.up_proj.weight", NULL},
+    {'E', "shared.down.weight", "mixer.shared_experts.down_proj.weight", NULL},
+    {'E', "latent.in.weight", "mixer.fc1_latent_proj.weight", NULL},
+    {'E', "latent.out.weight", "mixer.fc2_latent_proj.weight", NULL},
     {0, NULL, NULL, NULL},
 };
 

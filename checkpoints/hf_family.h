@@ -23,7 +23,8 @@ struct hf_model {
     struct text layers;  /* the table, one line a symbol, indented by four */
     double norm_eps;
 };
-/* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`. */
+/* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`.  A # in
+ * their name counts rows: row i of ours is their tensor with i for it (experts, one file tensor each). */
 struct hf_row {
     char symbol; /* 0: outside the layers, and `theirs` is a whole name */
     const char *ours, *theirs, *alias;

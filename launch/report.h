@@ -24,6 +24,9 @@ struct step_report {
     bool skipped;       /* bad numbers: parameters were left alone                            */
     bool validated;     /* valid_loss is there, if only as a value that is not finite         */
     double valid_loss;
+    bool experts;       /* there are some: the next two are known                             */
+    double expert_load; /* tokens of the most loaded expert over the mean of its layer: the worst layer */
+    double aux_loss;    /* of routers, in what is minimised but not in loss                   */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
@@ -33,7 +36,7 @@ struct report_value {
     int64_t count; /* if integer */
     double real;   /* always     */
 };
-#define REPORT_VALUES 12
+#define REPORT_VALUES 14
 int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
 
 struct report_spec {

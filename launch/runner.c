@@ -60,6 +60,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
     ledger_add(l, "exchanges between ranks", runner_mesh_bytes(r));
     ledger_add(l, "gradients on their way", shards.exchanges);
+    ledger_add(l, "loads of experts", runner_load_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
 }
 
@@ -120,6 +121,7 @@ static enum status allocate(struct runner *r) {
                             .seams_state = r->cache,
                             .params = &r->model.params};
     if (r->spec.team) TRY(runner_mesh_seams(r));
+    TRY(runner_load_place(r));
     arena_seal(&r->memory);
     return OK;
 }

@@ -43,6 +43,8 @@ struct param {
     bool decay;      /* weight decay applies */
     double lr_scale; /* 1 unless set         */
     enum param_kind kind;
+    int layer;          /* of a STATE that follows the load of this layer's experts,                  */
+    double rate;        /* by steps of this size (kernels/nudge/nudge.h); 0: it stays              */
     int n_uses;         /* gradients sum over uses */
     struct tensor w, g; /* where they live, packed; set by the owner of the memory (seams need/done) */
 };

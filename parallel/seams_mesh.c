@@ -106,12 +106,13 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     return f->shard->wide->swap ? swap_end(s, f, a, when) : keys_end(s, f, a, when);
 }
 
-/* F64 sums of a few numbers; the tensor axis has one rank so far. */
+/* F64 sums of numbers that the plan knows; the tensor axis has one rank so far. */
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     struct seams_mesh *m = mesh_of(s);
     if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
-    ASSERT((axes & AXIS_DATA) && (axes & AXIS_SEQ));
-    ASSERT(all_reduce_scratch(m->spec.tokens, t.dtype, tensor_count(t)) <= m->scratch_bytes);
+    ASSERT(axes & AXIS_SEQ);
+    struct comm *over = axes & AXIS_DATA ? m->spec.tokens : m->spec.seq;
+    ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
     struct reduction r = {.use = COMM_CONTROL,
                           .dtype = t.dtype,
                           .in = t.data,
@@ -119,8 +120,8 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
                           .n = tensor_count(t),
                           .tree = m->spec.map->spec.segments,
                           .scratch = m->scratch};
-    TRY(all_reduce_begin(m->spec.tokens, &r));
-    return all_reduce_end(m->spec.tokens, &r);
+    TRY(all_reduce_begin(over, &r));
+    return all_reduce_end(over, &r);
 }
 
 static enum status need(struct step *s, int block) { return sharding_need(mesh_of(s)->spec.shards, block); }
@@ -132,6 +133,10 @@ const struct seams seams_mesh = {
     .carry_end = carry_end,
     .attend_begin = attend_begin,
     .attend_end = attend_end,
+    .dispatch_begin = seams_rows_stay,
+    .dispatch_end = seams_rows_stay,
+    .combine_begin = seams_rows_stay,
+    .combine_end = seams_rows_stay,
     .total = total,
     .need = need,
     .done = done,
@@ -177,9 +182,10 @@ enum { SCRATCH_NUMBERS = 64 };
 
 static int64_t other_bytes(const struct seams_mesh *m, int64_t bytes[3]) {
     const int all = m->spec.tokens->size;
+    const int64_t numbers = most(SCRATCH_NUMBERS, m->spec.total_numbers);
     bytes[0] = m->room * (int64_t)sizeof *m->list;
     bytes[1] = shard_map_ranges(m->spec.map, m->me) * 16;
-    bytes[2] = SCRATCH_NUMBERS * 8 * (int64_t)all * 2;
+    bytes[2] = numbers * 8 * (int64_t)all * 2;
     return arena_round(bytes[0]) + arena_round(bytes[1]) + arena_round(bytes[2]);
 }
 
