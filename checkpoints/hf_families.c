@@ -226,16 +226,22 @@ static enum status nemotron_mamba(const struct hf_source *s, struct hf_model *m)
     return print_mamba(s, m, &z);
 }
 
-static enum status nemotron_mlp(const struct hf_source *s, struct hf_model *m) {
+static enum status nemotron_act(const struct hf_source *s, const char **act) {
     static const char *const known[] = {"relu2", "gelu", "gelu_pytorch_tanh", "gelu_new", NULL};
+    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, act));
+    if (strcmp(*act, "relu2") && strcmp(*act, "gelu")) *act = "gelu_tanh";
+    return OK;
+}
+
+static enum status nemotron_mlp(const struct hf_source *s, struct hf_model *m) {
     int64_t hidden = 0;
     bool bias = false;
     const char *act = NULL;
-    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, &act));
+    TRY(nemotron_act(s, &act));
     TRY(hf_int(s, "intermediate_size", NULL, &hidden));
     TRY(bias_of(s, "mlp_bias", ".mixer.up_proj.bias", &bias));
     return text_print(&m->layers, "    \"-\": {kind: mlp, hidden: %" PRId64 ", activation: %s, bias: %s}\n", hidden,
-                      strcmp(act, "relu2") && strcmp(act, "gelu") ? "gelu_tanh" : act, yes_no(bias));
+                      act, yes_no(bias));
 }
 
 /* No positions; the class has no bias here, older ones had. */
@@ -251,20 +257,20 @@ static enum status nemotron_attention(const struct hf_source *s, struct hf_model
 
 /* The router takes sigmoids and a selection bias; what balances it in training is no part of config.json. */
 static enum status nemotron_moe(const struct hf_source *s, struct hf_model *m) {
-    static const char *const known[] = {"relu2", NULL};
-    int64_t experts = 0, top_k = 0, hidden = 0, shared = 0, n_shared = 1, latent = 0, groups = 1, top_groups = 1;
+    static const char *const sigmoid[] = {"sigmoid", NULL}, *const plain[] = {"noaux_tc", NULL};
+    int64_t experts = 0, top_k = 0, hidden = 0, shared = 0, latent = 0, groups = 1, top_groups = 1;
     double scale = 1.0;
     bool renormalise = true;
     char factor[32];
     const char *act = NULL;
-    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, &act));
+    TRY(hf_refuse_other_text(s, "scoring_func", "sigmoid", sigmoid, &act));
+    TRY(hf_refuse_other_text(s, "topk_method", "noaux_tc", plain, &act));
+    TRY(nemotron_act(s, &act));
     TRY(hf_int(s, "n_routed_experts", NULL, &experts));
     TRY(hf_int(s, "num_experts_per_tok", NULL, &top_k));
     TRY(hf_int(s, "moe_intermediate_size", NULL, &hidden));
-    TRY(json_int_or(s->where, s->root, "n_shared_experts", 1, &n_shared));
-    FAIL_UNLESS(n_shared == 0 || n_shared == 1, ERR_DATA,
-                "%s: \"n_shared_experts\" is %" PRId64 ": one or none is known", s->where, n_shared);
-    if (n_shared) TRY(hf_int(s, "moe_shared_expert_intermediate_size", NULL, &shared));
+    if (hf_holds(s->folder, ".shared_experts.up_proj.weight"))
+        TRY(hf_int(s, "moe_shared_expert_intermediate_size", NULL, &shared));
     TRY(json_int_or(s->where, s->root, "moe_latent_size", 0, &latent));
     TRY(json_int_or(s->where, s->root, "n_group", 1, &groups));
     TRY(json_int_or(s->where, s->root, "topk_group", 1, &top_groups));
