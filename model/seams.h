@@ -8,7 +8,7 @@
  * (generation: what lies before is answered from kept state), seams_replay (a layer computed again: what came over is
  * still in its slots). */
 #include "kernels/attention/attention.h"
-#include "model/layer.h"
+#include "model/routed.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,17 +44,6 @@ enum attend_when {
     ATTEND_DQKV, /* after it: gradients of queries, keys and values come home       */
 };
 
-/* Rows of experts, grouped by expert (kernels/group/group.h): as the mixer fills it, its own tokens' rows.  dispatch
- * puts in their place the rows of this rank's experts, combine brings the results home. */
-struct routed {
-    struct tensor offset;       /* (S, E + 1) I64                                  */
-    struct tensor x, y, dy, dx; /* (N, W) into and out of the experts, gradients  */
-};
-enum routed_what {
-    ROUTED_VALUES,    /* dispatch: x;  combine: y   */
-    ROUTED_GRADIENTS, /* dispatch: dy;  combine: dx */
-};
-
 #define AXIS_DATA   1u
 #define AXIS_SEQ    2u
 #define AXIS_TENSOR 4u
@@ -65,11 +54,8 @@ struct seams {
     enum status (*carry_end)(struct step *, const struct layer *, struct flow *, struct carry *);
     enum status (*attend_begin)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
     enum status (*attend_end)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
-    enum status (*dispatch_begin)(struct step *, const struct layer *, struct flow *, struct routed *,
-                                  enum routed_what);
-    enum status (*dispatch_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_what);
-    enum status (*combine_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_what);
-    enum status (*combine_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_what);
+    enum status (*routed_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
+    enum status (*routed_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their
@@ -81,9 +67,6 @@ struct seams {
 extern const struct seams seams_local;
 extern const struct seams seams_cached;
 extern const struct seams seams_replay;
-/* dispatch and combine where every rank has all experts: rows stay. */
-enum status seams_rows_stay(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
-                            enum routed_what what);
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;

@@ -21,9 +21,9 @@ static enum status attend_here(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-enum status seams_rows_stay(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
-                            enum routed_what what) {
-    (void)s, (void)l, (void)f, (void)r, (void)what;
+enum status routed_here(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                        enum routed_when when) {
+    (void)s, (void)l, (void)f, (void)r, (void)when;
     return OK;
 }
 
@@ -43,10 +43,8 @@ const struct seams seams_local = {
     .carry_end = carry_end,
     .attend_begin = attend_here,
     .attend_end = attend_here,
-    .dispatch_begin = seams_rows_stay,
-    .dispatch_end = seams_rows_stay,
-    .combine_begin = seams_rows_stay,
-    .combine_end = seams_rows_stay,
+    .routed_begin = routed_here,
+    .routed_end = routed_here,
     .total = total,
     .need = block_here,
     .done = block_here,

@@ -388,13 +388,13 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(choose(s, l, v, &m));
     if (c->latent && !layer_has(s, v, S_LATENT)) TRY(ops->linear_fwd(s->ctx, &m.latent_in));
     TRY(ops->combine_bwd(s->ctx, &m.spread));
-    TRY(s->seams->dispatch_begin(s, l, f, &m.rows, ROUTED_VALUES));
+    TRY(s->seams->routed_begin(s, l, f, &m.rows, DISPATCH_X));
     TRY(shared_inner(s, l, v, &m));
-    TRY(s->seams->dispatch_end(s, l, f, &m.rows, ROUTED_VALUES));
+    TRY(s->seams->routed_end(s, l, f, &m.rows, DISPATCH_X));
     TRY(experts(s, l, v, &m));
-    TRY(s->seams->combine_begin(s, l, f, &m.rows, ROUTED_VALUES));
+    TRY(s->seams->routed_begin(s, l, f, &m.rows, COMBINE_Y));
     if (c->shared && !s->y_unused) TRY(ops->linear_fwd(s->ctx, &m.shared_down));
-    TRY(s->seams->combine_end(s, l, f, &m.rows, ROUTED_VALUES));
+    TRY(s->seams->routed_end(s, l, f, &m.rows, COMBINE_Y));
     if (c->latent || !s->y_unused) TRY(ops->combine_fwd(s->ctx, &m.gather));
     return c->latent && !s->y_unused ? ops->linear_fwd(s->ctx, &m.latent_out) : OK;
 }
@@ -430,13 +430,13 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     moe_args(&m, s, l, f, v);
     if (c->latent) TRY(ops->linear_bwd(s->ctx, &m.latent_out));
     TRY(ops->combine_bwd(s->ctx, &m.gather));
-    TRY(s->seams->dispatch_begin(s, l, f, &m.rows, ROUTED_GRADIENTS));
+    TRY(s->seams->routed_begin(s, l, f, &m.rows, DISPATCH_DY));
     TRY(shared_back(s, l, &m));
-    TRY(s->seams->dispatch_end(s, l, f, &m.rows, ROUTED_GRADIENTS));
+    TRY(s->seams->routed_end(s, l, f, &m.rows, DISPATCH_DY));
     TRY(experts_back(s, l, &m));
-    TRY(s->seams->combine_begin(s, l, f, &m.rows, ROUTED_GRADIENTS));
+    TRY(s->seams->routed_begin(s, l, f, &m.rows, COMBINE_DX));
     TRY(router_back(s, l, &m));
-    TRY(s->seams->combine_end(s, l, f, &m.rows, ROUTED_GRADIENTS));
+    TRY(s->seams->routed_end(s, l, f, &m.rows, COMBINE_DX));
     TRY(ops->combine_fwd(s->ctx, &m.spread));
     return c->latent ? ops->linear_bwd(s->ctx, &m.latent_in) : OK;
 }
