@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include "kernels/affine/affine.h"
 #include "kernels/check.h"
 #include "kernels/ranges.h"
 #include "kernels/real_math.h"
@@ -76,7 +77,7 @@ static inline void tile_fold(real *restrict acc, const real *restrict A, const r
                              const real *restrict own, int64_t N) {
     for (int64_t n = 0; n < N; n++)
         for (int w = 0; w < TILE; w++) {
-            const real keep = isinf(time[w]) ? 0 : real_exp(A[n * TILE + w] * time[w]);
+            const real keep = time[w] >= (real)AFFINE_FOREVER ? 0 : real_exp(A[n * TILE + w] * time[w]);
             acc[n * TILE + w] = keep * acc[n * TILE + w] + own[n * TILE + w];
         }
 }

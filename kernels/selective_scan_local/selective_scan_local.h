@@ -6,8 +6,8 @@
  *
  *   forward    dts_t = softplus(dt_t + dt_bias)         A = -exp(A_log)
  *              states[c] = the state at the end of chunk c if it began with zero, in the recurrence of selective_scan.h
- *              chunk_time[c] = sum of dts over the chunk, infinite if a document starts in it: element (d, n) of a
- *              state keeps exp(A_dn time_d) through it
+ *              chunk_time[c] = sum of dts over the chunk, or AFFINE_FOREVER (affine.h) if a document starts in it:
+ *              element (d, n) of a state keeps exp(A_dn time_d) through it
  *              range_state[r], range_time[r]: the same of a whole range: S_out = exp(A time) S_in + state
  *   backward   dstates[c] = what chunk c's own outputs ask of its entering state, and range_dstate[r] = what range r's
  *              outputs ask of the entering state if nothing is asked of its leaving state:

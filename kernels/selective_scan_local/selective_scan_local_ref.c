@@ -102,7 +102,7 @@ static void fwd_chunk(void *arg, int64_t item, int worker) {
         for (int w = 0; w < TILE; w++) sum[w] += (double)dts[w];
     }
     const bool starts = s->enter < s->end - s->begin;
-    for (int w = 0; w < TILE; w++) time[w] = starts ? (real)INFINITY : (real)sum[w];
+    for (int w = 0; w < TILE; w++) time[w] = starts ? (real)AFFINE_FOREVER : (real)sum[w];
     tile_store(a->chunk_time, item / j->tiles, it.k, time);
     tile_store_state(state_of(a->states, item / j->tiles), a->state, it.k, it.state);
 }
