@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The backward pass, for one channel: g_t is what the outputs from t on ask of h_t, and a_t = exp(dts_t A), 0 where a
- * document starts.  Going down from the chunk's last token, with g the gradient that the chunk's end state is asked for:
+ * document starts.  Going down from the chunk's last token, with g the gradient that the chunk's end state is asked
+ * for:
  *
  *   dy_t = dout_t silu(z_t)                       dz_t = dout_t y_t silu'(z_t)
  *   g_t = dy_t C_t + a_{t+1} g_{t+1}              dC_t = sum_d dy_t h_t         dB_t = sum_d g_t dts_t x_t
@@ -20,10 +21,10 @@ struct job {
     const struct selective_scan *a;
     struct span *chunk;
     int64_t *first, n_chunks, tiles, strips;
-    struct rows cut;                 /* of the chunks                                                  */
-    double *d_a_log, *d_bias, *d_D;  /* (cut.items, D N), (cut.items, D) twice                         */
-    double *bc;                      /* (strips, T, 2 N) what each strip adds to dB | dC               */
-    char *memory;                    /* a worker's, memory_each bytes each: see item_open              */
+    struct rows cut;                /* of the chunks                                                  */
+    double *d_a_log, *d_bias, *d_D; /* (cut.items, D N), (cut.items, D) twice                         */
+    double *bc;                     /* (strips, T, 2 N) what each strip adds to dB | dC               */
+    char *memory;                   /* a worker's, memory_each bytes each: see item_open              */
     int64_t memory_each;
 };
 
@@ -31,10 +32,10 @@ struct job {
 struct item {
     const struct selective_scan *a;
     struct tile k;
-    real *A, *g, *h;    /* [N][TILE]: rates, gradient of the state; states after 0, 1, ... tokens: h + t N TILE */
-    real *keep;         /* [t][N][TILE] a_t                                                                     */
-    real *dts, *x;      /* [t][TILE]                                                                            */
-    double *dA;         /* [N][TILE] sum of a chunk                                                             */
+    real *A, *g, *h; /* [N][TILE]: rates, gradient of the state; states after 0, 1, ... tokens: h + t N TILE */
+    real *keep;      /* [t][N][TILE] a_t                                                                     */
+    real *dts, *x;   /* [t][TILE]                                                                            */
+    double *dA;      /* [N][TILE] sum of a chunk                                                             */
     double dbias[TILE], dD[TILE]; /* likewise                                                                   */
     real bias[TILE], D[TILE];
 };

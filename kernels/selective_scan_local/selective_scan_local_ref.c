@@ -61,8 +61,7 @@ static enum status job_open(struct job *j, struct ctx *c, const struct selective
     void *at[3];
     sizes(c, a, bytes);
     for (int i = 0; i < 3; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    *j = (struct job){
-        .a = a, .chunk = at[0], .first = at[1], .memory = at[2], .tiles = tiles_of(a->A_log.shape[0])};
+    *j = (struct job){.a = a, .chunk = at[0], .first = at[1], .memory = at[2], .tiles = tiles_of(a->A_log.shape[0])};
     *n_chunks = spans_cut(a->range, a->pos, a->chunk, j->chunk, j->first);
     return OK;
 }
