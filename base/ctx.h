@@ -10,16 +10,18 @@
 extern "C" {
 #endif
 
-struct ops;   /* kernels/ops.h */
-struct pool;  /* base/pool.h   */
-struct exact; /* kernels/exact.h */
+struct ops;    /* kernels/ops.h */
+struct pool;   /* base/pool.h   */
+struct exact;  /* kernels/exact.h */
+struct device; /* kernels/device.h */
 
 struct ctx {
     const struct ops *ops; /* ops_ref, ops_ref64 or ops_cuda                                          */
     struct pool *pool;     /* host threads; NULL: the caller alone                                    */
     struct arena *work;    /* workspace of ops: taken and released inside one call                    */
     void *stream;          /* cudaStream_t of the compute stream; NULL on the CPU                     */
-    enum dtype real;       /* type of activations: F32 with ops_ref, F64 with ops_ref64               */
+    struct device *device; /* a GPU's library handles; NULL on the CPU                                */
+    enum dtype real;       /* type of activations: F32 or F64 on the CPU, F32 or BF16 on a GPU        */
     enum space space;
     struct exact *exact; /* NULL, or exact mode: segments and trees          */
     uint64_t seed;

@@ -14,6 +14,8 @@ const char *dtype_name(enum dtype t) {
     return names[t];
 }
 
+enum dtype dtype_wide(enum dtype real) { return real == BF16 ? F32 : real; }
+
 struct tensor tensor_1d(void *data, enum dtype t, int64_t n) {
     return (struct tensor){.data = data, .shape = {n, 1, 1, 1}, .pitch = 1, .dtype = t};
 }

@@ -27,6 +27,8 @@ struct tensor {
 
 int64_t dtype_bytes(enum dtype t);
 const char *dtype_name(enum dtype t); /* "F32": the spelling of safetensors */
+/* The type of what must not be rounded to `real`: F32 beside BF16, else real itself (kernels/README.md). */
+enum dtype dtype_wide(enum dtype real);
 
 struct tensor tensor_1d(void *data, enum dtype t, int64_t n);
 struct tensor tensor_2d(void *data, enum dtype t, int64_t rows, int64_t cols);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kernels/device.h"
+#include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
 
@@ -11,6 +11,12 @@
         const cudaError_t e_ = (call);                                                                                 \
         FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "%s: %s; run with --device cpu, or under compute-sanitizer", (what),  \
                     cudaGetErrorString(e_));                                                                           \
+    } while (0)
+
+#define CUDA_OUT(call, what)                                                                                           \
+    do {                                                                                                               \
+        const cudaError_t e_ = (call);                                                                                 \
+        if (e_ != cudaSuccess) FAIL_OUT(ERR_CUDA, "%s: %s; run with --device cpu", (what), cudaGetErrorString(e_));    \
     } while (0)
 
 int device_count(void) {
@@ -45,6 +51,31 @@ enum status device_wait(void) {
     CUDA(cudaDeviceSynchronize(), "a kernel");
     return OK;
 }
+
+enum status device_open(struct device **out, int index) {
+    enum status st = OK;
+    void *mem = NULL;
+    TRY(mem_take(sizeof **out, &mem));
+    struct device *d = *out = mem;
+    d->index = index;
+    CUDA_OUT(cudaSetDevice(index), "choosing the GPU");
+    CUDA_OUT(cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), "making a stream");
+out:
+    if (st != OK) {
+        device_close(d);
+        *out = NULL;
+    }
+    return st;
+}
+
+void device_close(struct device *d) {
+    if (!d) return;
+    if (d->stream) {
+        (void)cudaStreamSynchronize(d->stream);
+        (void)cudaStreamDestroy(d->stream);
+    }
+    mem_free(d);
+}
 #else
 #define NO_CUDA() FAIL(ERR_CUDA, "this program was built without CUDA: run with --device cpu, or build with a toolkit")
 
@@ -64,7 +95,15 @@ enum status device_fill(void *p, int byte, int64_t bytes) {
     NO_CUDA();
 }
 enum status device_wait(void) { NO_CUDA(); }
+enum status device_open(struct device **out, int index) {
+    (void)index;
+    *out = NULL;
+    NO_CUDA();
+}
+void device_close(struct device *d) { ASSERT(!d); }
 #endif
+
+void *device_stream(struct device *d) { return d->stream; }
 
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes) {
     void *base = NULL;

@@ -15,12 +15,16 @@
 #define WARP    32
 #define WARPS   (THREADS / WARP)
 
+#ifndef BATON_EMULATED
+#define START(kernel, grid, block, bytes, stream, ...) kernel<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__)
+#endif
+
 /* Enqueues a kernel unless the grid is empty; `c` is in scope. */
 #define LAUNCH(kernel, grid, block, ...)                                                                               \
     do {                                                                                                               \
         const dim3 grid_ = (grid);                                                                                     \
         if (grid_.x == 0 || grid_.y == 0 || grid_.z == 0) break;                                                       \
-        kernel<<<grid_, (block), 0, (cudaStream_t)c->stream>>>(__VA_ARGS__);                                           \
+        START(kernel, grid_, (block), 0, (cudaStream_t)c->stream, __VA_ARGS__);                                        \
         const cudaError_t error_ = cudaGetLastError();                                                                 \
         FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
                     #kernel, cudaGetErrorString(error_));                                                              \

@@ -19,6 +19,12 @@ enum status device_copy(void *to, const void *from, int64_t bytes);
 enum status device_fill(void *p, int byte, int64_t bytes);
 /* Waits for all work; the failure of a kernel shows here. */
 enum status device_wait(void);
+/* One rank's GPU: its compute stream and the handles of the libraries that ops call.  Opened by the thread that
+ * computes; ranks of one process may open the same GPU, each for itself. */
+struct device;
+enum status device_open(struct device **out, int index);
+void device_close(struct device *d); /* accepts NULL; waits for what is enqueued */
+void *device_stream(struct device *d);
 /* An arena whose memory lies on the device. */
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes);
 void device_arena_term(struct arena *a); /* accepts the empty arena */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 120
+# timeout: 240
 # No room to save: training goes on, says so, and keeps the checkpoint it had; where not even metrics.jsonl can grow,
 # its lines come when there is room.  Once as a limit on the size of files, once on a full file system if one can be
 # mounted.
@@ -57,6 +57,18 @@ half_a_room() {
     umount room
 }
 
+# within SECONDS CONDITION: false if it does not come true in that time.
+within() {
+    local end=$((SECONDS + $1))
+    until eval "$2"; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.01
+    done
+}
+
+# Takes what is free now: a checkpoint on its way gives back its room when it fails, so this is done over and over.
+fill() { cat /dev/zero >>room/fill 2>/dev/null; }
+
 # A file system of 20 MB, filled to the last byte during a run; then the file that fills it goes.
 full_room() {
     mount -t tmpfs -o size=20m none room || { wrong "cannot mount"; return; }
@@ -64,9 +76,8 @@ full_room() {
     "$program" train config.yaml run.dir=room/full checkpoint.keep=1 checkpoint.every=5 train.steps=100000 \
         train.threads=1 >out 2>err &
     local process=$!
-    for _ in $(seq 1 1000); do grep -q '^step 5/' out && break; sleep 0.01; done
-    cat /dev/zero >room/fill 2>/dev/null
-    for _ in $(seq 1 1000); do grep -q 'not saved' err && grep -q 'held in memory' err && break; sleep 0.01; done
+    within 60 'grep -q "^step 5/" out' || wrong "no step 5: $(tail -n 3 err)"
+    within 60 'fill; grep -q "not saved" err && grep -q "held in memory" err'
     says err "a full disk" "was not saved" "metrics.jsonl: No space left on device" "held in memory"
     kill -0 $process || wrong "a full disk ended the run: $(tail -n 3 err)"
     [ "$(ls -d room/full/checkpoints/step-????????)" ] || wrong "the old checkpoint is gone"

@@ -4,12 +4,19 @@
 #   tests/gpu.sh correct [OP ...]    every CUDA op on its cases, those of the benchmark too: match, guard, same, errors;
 #                                    then the ops above 2^31 elements
 #   tests/gpu.sh sanitize [OP ...]   the small cases under memcheck, racecheck, initcheck and synccheck
+#   tests/gpu.sh bench [OP ...]      baton bench --device cuda
+#   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
+#   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
+#   tests/gpu.sh long                409,600 tokens on one GPU and on two
 set -u
 build=${BATON_BUILD:-build}
 program=$build/tests/ops_cuda
 part=${1:-}
 [ $# -gt 0 ] && shift
 
+baton=$(realpath "$build")/baton
+root=$(cd "$(dirname "$0")/.." && pwd)
+shared=${BATON_SHARED:-$root/../shared}
 [ -x "$program" ] || { echo "$program is missing: configure with -DBATON_CUDA=ON and build" >&2; exit 2; }
 
 about() {
@@ -48,9 +55,130 @@ sanitize() { # a tool each, side by side: they share the GPU
     return $failed
 }
 
+bench() { "$baton" bench --device cuda "$@"; }
+
+peers() {
+    local script
+    for script in "$root"/profiling/peers/{dense,attention,ssd}.py; do timeout 200 python3 "$script"; done
+    about "tests/gpu.sh peers"
+}
+
+row() { printf '%-64s %s\n' "$1" "$2" | tee -a "$work/table"; } # row WHAT RESULT
+fail() {
+    row "$1" "FAILED: $2"
+    failed=1
+}
+# run NAME KEY=VALUE...: the small hybrid, into $work/NAME
+run() {
+    local name=$1
+    shift
+    timeout 120 "$baton" train "$work/small.yaml" run.dir="$work/$name" "$@" >"$work/$name.out" 2>&1 ||
+        fail "$name: $*" "$(tail -n 2 "$work/$name.out")"
+}
+losses() { grep -o '"loss": [^,]*' "$work/$1/metrics.jsonl" | cut -d' ' -f2; }
+# near NAME OTHER BOUND FROM: largest relative difference of losses from step FROM on
+near() {
+    paste <(losses "$1") <(losses "$2") | awk -v bound="$3" -v from="${4:-1}" -v what="losses of $1 and $2, bound $3" '
+        NF != 2 { bad = 1 }
+        NR >= from { d = $1 > $2 ? $1 - $2 : $2 - $1; d /= $2; if (d > most) most = d }
+        END { if (NR < from || bad || !(most <= bound)) bad = 1
+              printf "%-64s %.2e over %d steps%s\n", what, most, NR, bad ? " FAILED" : ""; exit bad }' |
+        tee -a "$work/table"
+    [ "${PIPESTATUS[1]}" = 0 ] || failed=1
+}
+# bits NAME: of exact mode: losses and norms, and the state after one more step on one rank, which is one file then
+bits() {
+    run "$1" --device cuda numerics=rank_invariant train.steps=11 --ranks 1
+    { grep -o '"loss": [^,]*, "grad_norm": [^,]*' "$work/$1/metrics.jsonl"
+      cat "$work/$1"/checkpoints/step-00000011/*.safetensors; } | sha256sum | cut -c1-16
+}
+
+small_hybrid() {
+    cat "$shared"/books/train/moby-dick.txt >"$work/text"
+    "$baton" prepare --tokenizer bytes --out "$work/text" "$work/text" >/dev/null || fail prepare "see above"
+    cat >"$work/small.yaml" <<'YAML'
+model:
+  width: 256
+  vocab: 256
+  pattern: "M-*-M-"
+  layers:
+    M: {kind: mamba2, heads: 8, head_width: 64, state: 64, groups: 2, conv: 4, chunk: 64}
+    "*": {kind: attention, heads: 8, kv_heads: 2, head_width: 64, rope: 1}
+    "-": {kind: mlp, hidden: 768, activation: relu2}
+train: {tokens_per_sequence: 1024, sequences_per_step: 4, steps: 50, precision: f32}
+optimizer: {kind: adamw, lr: 1.0e-3, schedule: constant, warmup_steps: 10, clip_norm: 1.0}
+data: {train: [text], packing: documents}
+checkpoint: {every: 0, keep: 1}
+run: {dir: unset, seed: 1, tensorboard: false}
+YAML
+}
+
+parities() {
+    local model precision
+    for model in llama mistral_swa mamba2 nemotron_h; do
+        for precision in f32 bf16; do
+            "$baton" parity "$shared/goldens/$model" --device cuda train.precision=$precision >"$work/out" 2>&1 ||
+                fail "parity $model $precision" "$(tail -n 1 "$work/out")"
+            row "parity $model $precision" "$(awk '/^(logits|loss|grad\.)/ && $3 + 0 > most { most = $3 + 0 }
+                END { printf "largest relative error %.1e", most }' "$work/out")"
+        done
+    done
+}
+
+ranks() { # ranks N...: several ranks, on one card where N is more than there are
+    local n one many
+    run exact1 --device cuda numerics=rank_invariant train.steps=10 --ranks 1
+    one=$(bits exact1)
+    for n in "$@"; do
+        run ranks$n --device cuda train.steps=10 --ranks "$n"
+        near ranks$n cuda 1e-5
+        run exact$n --device cuda numerics=rank_invariant train.steps=10 --ranks "$n"
+        many=$(bits exact$n)
+        [ "$many" = "$one" ] && row "exact mode, $n ranks" "the bits of one rank ($one)" ||
+            fail "exact mode, $n ranks" "$many, one rank $one"
+        run bf16_ranks$n --device cuda train.steps=10 train.precision=bf16 --ranks "$n"
+        near bf16_ranks$n bf16 2e-2
+    done
+}
+
+train() {
+    [ -d "$shared/goldens" ] && [ -d "$shared/books" ] || { echo "skipped: no goldens in $shared"; return 77; }
+    small_hybrid
+    parities
+    run cpu --device cpu &
+    run cuda --device cuda
+    run again --device cuda
+    run f32 --device cuda train.steps=200
+    run bf16 --device cuda train.steps=200 train.precision=bf16
+    run bf16_again --device cuda train.precision=bf16 train.steps=50
+    wait
+    near cuda cpu 1e-4
+    near again cuda 0
+    near bf16_again bf16 0
+    near bf16 f32 2e-2 100
+    ranks 2 4 8
+    about "tests/gpu.sh train"
+    cat "$work/table"
+    return $failed
+}
+
+long() {
+    local n config=$root/configs/bench_1b_409600.yaml
+    small_hybrid
+    for n in 1 2; do
+        [ "$n" -le "$(nvidia-smi -L | wc -l)" ] || { echo "$n GPUs: not here"; continue; }
+        timeout 280 "$baton" train "$config" run.dir="$work/long$n" --device cuda --ranks "$n" \
+            data.train="[$work/text]" train.steps=7 >"$work/out" 2>&1 || fail "$n GPUs" "$(tail -n 3 "$work/out")"
+        cat "$work/out"
+    done
+    [ ! -d "$work/long2" ] || near long2 long1 1e-3
+    return $failed
+}
+
+failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
-correct | sanitize) "$part" "$@" ;;
-*) sed -n '3,6s/^# //p' "$0" && exit 2 ;;
+correct | sanitize | bench | peers | train | long) "$part" "$@" ;;
+*) sed -n '3,11s/^# //p' "$0" && exit 2 ;;
 esac

@@ -3,6 +3,7 @@
  * block owns a (chunk, head) for dx and what hangs on the time steps; then a block owns 32 rows of a (chunk, group) for
  * dB or dC, which sum over the group's heads, and makes K again.  T H (3 N + Q (N + P)) FMA forward. */
 #include "kernels/ssd/ssd.h"
+#include "kernels/ssd/ssd_bf16.h"
 #include "kernels/ssd_chunk.cuh"
 #include "kernels/tiles.cuh"
 
@@ -403,6 +404,7 @@ static int64_t chunks_of(const struct ssd *a) { return spans_max(a->pos.shape[0]
 static dim3 grid_of(int64_t items) { return dim3((unsigned)least(items, 1 << 20)); }
 
 extern "C" enum status ssd_fwd_cuda(struct ctx *c, const struct ssd *a) {
+    if (c->real == BF16) return ssd_fwd_bf16(c, a);
     TRY(check(c, a, false));
     const int64_t n = least(chunks_of(a), a->states.shape[0]), H = a->heads;
     LAUNCH_CELLS(enter_ranges, (a->range.shape[0] - 1) * H, a->head_width * a->state, *a);
@@ -424,6 +426,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
 }
 
 extern "C" enum status ssd_bwd_cuda(struct ctx *c, const struct ssd *a) {
+    if (c->real == BF16) return ssd_bwd_bf16(c, a);
     TRY(check(c, a, true));
     const int64_t mark = arena_mark(c->work);
     const enum status st = backward(c, a);
@@ -431,7 +434,8 @@ extern "C" enum status ssd_bwd_cuda(struct ctx *c, const struct ssd *a) {
     return st;
 }
 
-extern "C" int64_t ssd_work_cuda(const struct ctx *, const struct ssd *a) {
+extern "C" int64_t ssd_work_cuda(const struct ctx *c, const struct ssd *a) {
+    if (c->real == BF16) return ssd_work_bf16(a);
     const int64_t rows = a->pos.shape[0] * a->heads * (int64_t)sizeof(float);
     return 3 * arena_round(rows) + arena_round(chunks_of(a) * a->heads * N_SUMS * (int64_t)sizeof(double));
 }

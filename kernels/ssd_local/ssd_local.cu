@@ -4,6 +4,7 @@
  * range's chunks. */
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_chunk.cuh"
+#include "kernels/ssd_local/ssd_local_bf16.h"
 
 #define ROWS 32 /* rows whose terms are summed in F32; those sums in F64 */
 
@@ -144,6 +145,7 @@ static int64_t chunks_of(const struct ssd_local *a, struct tensor states) {
 static dim3 grid_of(int64_t items) { return dim3((unsigned)least(items, 1 << 20)); }
 
 extern "C" enum status ssd_local_fwd_cuda(struct ctx *c, const struct ssd_local *a) {
+    if (c->real == BF16) return ssd_local_fwd_bf16(c, a);
     TRY(check(c, a, false));
     const int64_t n = chunks_of(a, a->states), H = a->heads;
     LAUNCH_CELLS(time_steps, n, H, *a, n);
@@ -153,10 +155,13 @@ extern "C" enum status ssd_local_fwd_cuda(struct ctx *c, const struct ssd_local 
 }
 
 extern "C" enum status ssd_local_bwd_cuda(struct ctx *c, const struct ssd_local *a) {
+    if (c->real == BF16) return ssd_local_bwd_bf16(c, a);
     TRY(check(c, a, true));
     const int64_t n = chunks_of(a, a->dstates), H = a->heads;
     LAUNCH(backward_chunks, grid_of(n * H), THREADS, *a, n);
     LAUNCH_CELLS(backward_ranges, (a->range.shape[0] - 1) * H, a->head_width * a->state, *a);
     return OK;
 }
-NO_WORK(ssd_local)
+extern "C" int64_t ssd_local_work_cuda(const struct ctx *c, const struct ssd_local *a) {
+    return c->real == BF16 ? ssd_local_work_bf16(a) : 0;
+}

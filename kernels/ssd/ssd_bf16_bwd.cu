@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, which
+ * makes G of every chunk:
+ *
+ *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
+ *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
+ *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
+ *   backward_steps   a thread owns a (chunk, head): da, ddt, and what sums over tokens
+ *
+ * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
+ * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
+ * the block on the diagonal.  All terms are added, none subtracted.
+ *
+ * Bytes per token and head of P 64, N 128, Q 128: 640 (x, dy, G, dx and the walk's 256), then 512 (x, dy, S, G): 147 KB
+ * a token of 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
+#include "kernels/ssd/ssd_bf16_heads.cuh"
+#include "kernels/ssd/ssd_bf16_rows.cuh"
+
+/* ---- time steps ---- */
+
+__global__ static void backward_steps(const struct ssd a, const struct scratch w) {
+    const int64_t H = a.heads;
+    struct device_span k;
+    FOR_CELLS(chunk, h, w.n_chunks, H) {
+        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) continue;
+        const double A = -exp((double)((const float *)a.A_log.data)[h]);
+        const float bias = ((const float *)a.dt_bias.data)[h];
+        double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h], before = 0.0;
+        double sum_A = 0.0, sum_bias = 0.0, sum_D = 0.0;
+#pragma unroll 4
+        for (int64_t t = k.end - 1; t >= k.begin; t--) {
+            after += (double)w.u[t * H + h];
+            w.da[t * H + h] += (float)after;
+        }
+#pragma unroll 4
+        for (int64_t t = k.begin; t < k.end; t++) {
+            const double da = (double)w.da[t * H + h] + before;
+            before += (double)w.v[t * H + h];
+            const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
+            const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
+            row16(a.ddt, t)[h] = bf16_of((float)ddt);
+            sum_A += da * A * (double)row(a.dts, t)[h];
+            sum_bias += ddt;
+            sum_D += (double)w.xdy[t * H + h];
+        }
+        double *sums = w.sums + (chunk * H + h) * N_SUMS;
+        sums[SUM_A_LOG] = sum_A;
+        sums[SUM_DT_BIAS] = sum_bias;
+        sums[SUM_D] = sum_D;
+    }
+}
+
+/* The chunks' sums, ascending. */
+__global__ static void backward_sums(const struct ssd a, const double *sums) {
+    const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
+    FOR_CELLS(which, h, N_SUMS, a.heads) {
+        const struct tensor &out = which == SUM_A_LOG ? a.dA_log : which == SUM_DT_BIAS ? a.ddt_bias : a.dD;
+        double sum = 0.0;
+        for (int64_t i = 0; i < n; i++) sum += sums[(i * a.heads + h) * N_SUMS + which];
+        ((float *)out.data)[h] += (float)sum;
+    }
+}
+
+/* ---- launches ---- */
+
+static enum status check(struct ctx *c, const struct ssd *a) {
+    const int64_t T = a->pos.shape[0], H = a->heads, P = a->head_width, N = a->state, G = a->groups;
+    const int64_t R = a->range.shape[0] - 1, n = a->states.shape[0];
+    TRY(ssd_check_bf16(c, a));
+    CHECK_SHAPE(ssd, dy, BF16, T, H * P);
+    CHECK_SHAPE(ssd, dstates, BF16, n, H, P, N);
+    CHECK_OPTIONAL(ssd, ds_out, F32, R, H, P, N);
+    CHECK_OPTIONAL(ssd, ds_in, F32, R, H, P, N);
+    CHECK_SHAPE(ssd, dx, BF16, T, H * P);
+    CHECK_SHAPE(ssd, ddt, BF16, T, H);
+    CHECK_SHAPE(ssd, dB, BF16, T, G * N);
+    CHECK_SHAPE(ssd, dC, BF16, T, G * N);
+    CHECK_SHAPE(ssd, dA_log, F32, H);
+    CHECK_SHAPE(ssd, ddt_bias, F32, H);
+    CHECK_SHAPE(ssd, dD, F32, H);
+    CHECK_THAT(ssd, rows_pair(a->dx) && rows_pair(a->dB) && rows_pair(a->dC),
+               "rows of dx, dB, dC must begin at multiples of 4 bytes");
+    return OK;
+}
+
+static int64_t chunks_of(const struct ssd *a) { return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk); }
+static int64_t heads_of(const struct ssd *a) { return heads_of_block(a->heads / a->groups, 16); }
+
+/* Bytes of each member of the scratch, in its order. */
+enum { N_SCRATCH = 9 };
+static void scratch_bytes(const struct ssd *a, int64_t bytes[N_SCRATCH]) {
+    const int64_t n = chunks_of(a), H = a->heads, rows = a->pos.shape[0] * H * (int64_t)sizeof(float);
+    const int64_t K = a->heads / a->groups / heads_of(a) * n * a->groups * a->chunk * a->chunk * 2;
+    const int64_t each[N_SCRATCH] = {
+        rows, rows, rows, rows, rows, n * H * 4, n * H * 4, K, n * H * N_SUMS * (int64_t)sizeof(double)};
+    for (int i = 0; i < N_SCRATCH; i++) bytes[i] = each[i];
+}
+
+template <int N, int Q>
+static enum status backward_chunks(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    constexpr int NB = N > 128 ? 128 : N, STAGES = sizeof(heads_shared<N, Q, 2>) <= 227 * 1024 ? 2 : 1;
+    const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
+    const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
+    static_assert(sizeof(heads_shared<N, Q, STAGES>) <= 227 * 1024 && sizeof(rows_shared<NB, Q>) <= 227 * 1024,
+                  "the tiles fit into a processor's shared memory");
+    LAUNCH_SHARED((backward_heads<N, Q, STAGES>), w->n_chunks * (a->heads / heads), 2 * Q,
+                  sizeof(heads_shared<N, Q, STAGES>), *a, *w, heads, whole);
+    LAUNCH_SHARED((backward_rows<N, NB, Q, true>), items, 2 * Q, sizeof(rows_shared<NB, Q>), *a, *w, whole);
+    LAUNCH_SHARED((backward_rows<N, NB, Q, false>), items, 2 * Q, sizeof(rows_shared<NB, Q>), *a, *w, whole);
+    return OK;
+}
+
+static enum status backward(struct ctx *c, const struct ssd *a) {
+    int64_t bytes[N_SCRATCH];
+    void *at[N_SCRATCH];
+    scratch_bytes(a, bytes);
+    for (int i = 0; i < N_SCRATCH; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    const struct scratch w = {(float *)at[0],
+                              (float *)at[1],
+                              (float *)at[2],
+                              (float *)at[3],
+                              (float *)at[4],
+                              (float *)at[5],
+                              (float *)at[6],
+                              (bf16_bits *)at[7],
+                              (double *)at[8],
+                              least(chunks_of(a), a->states.shape[0]),
+                              a->heads / a->groups / heads_of(a)};
+    LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
+    LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 2, a->range,
+                 a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
+    SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
+    LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
+    LAUNCH_CELLS(backward_sums, N_SUMS, a->heads, *a, w.sums);
+    return OK;
+}
+
+enum status ssd_bwd_bf16(struct ctx *c, const struct ssd *a) {
+    TRY(check(c, a));
+    const int64_t mark = arena_mark(c->work);
+    const enum status st = backward(c, a);
+    arena_release(c->work, mark);
+    return st;
+}
+
+int64_t ssd_work_bf16(const struct ssd *a) {
+    int64_t bytes[N_SCRATCH], sum = 0;
+    scratch_bytes(a, bytes);
+    for (int i = 0; i < N_SCRATCH; i++) sum += arena_round(bytes[i]);
+    return sum;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SSD_BF16_CUH
+#define BATON_KERNELS_SSD_BF16_CUH
+/* ssd_bf16.cuh - what both halves of the SSD scan in BF16 share.  x, B, C, dt, y and their gradients are BF16, so are
+ * states and dstates, one for each chunk, which are products' operands anyway; dts, cum, what enters and leaves ranges,
+ * decays and every sum are F32.
+ *
+ * A block of threads owns a chunk and some heads of one group: tiles of B and C are loaded once for all of them, tiles
+ * of x, dy and of states come one head ahead.  Bounds of exponents are in powers of 2: cum times log2 e. */
+#include "kernels/mma.cuh"
+#include "kernels/ssd_chunk.cuh"
+
+#define SSD_P      64 /* head width */
+#define LOG2_E     1.4426950408889634f
+#define SSD_SHAPES "head_width 64, state 64, 128 or 256, chunk 64 or 128"
+
+static inline bool ssd_has_shape(int64_t P, int64_t N, int64_t Q) {
+    return P == SSD_P && (N == 64 || N == 128 || N == 256) && (Q == 64 || Q == 128);
+}
+
+/* Calls f<N, Q>(args): every pair of sizes that ssd_has_shape allows. */
+#define SSD_FOR_SHAPE(n, q, f, ...)                                                                                    \
+    do {                                                                                                               \
+        if ((n) == 64 && (q) == 64) TRY((f<64, 64>(__VA_ARGS__)));                                                     \
+        else if ((n) == 64) TRY((f<64, 128>(__VA_ARGS__)));                                                            \
+        else if ((n) == 128 && (q) == 64) TRY((f<128, 64>(__VA_ARGS__)));                                              \
+        else if ((n) == 128) TRY((f<128, 128>(__VA_ARGS__)));                                                          \
+        else if ((q) == 64) TRY((f<256, 64>(__VA_ARGS__)));                                                            \
+        else TRY((f<256, 128>(__VA_ARGS__)));                                                                          \
+    } while (0)
+
+/* A kernel with more shared memory than 48 KiB. */
+#define LAUNCH_SHARED(kernel, grid, threads, bytes, ...)                                                               \
+    do {                                                                                                               \
+        const int64_t grid_ = (grid);                                                                                  \
+        if (grid_ == 0) break;                                                                                         \
+        FAIL_UNLESS(grid_ <= INT32_MAX, ERR_ARG, "%s: %" PRId64 " blocks are too many", #kernel, grid_);               \
+        cudaError_t error_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));  \
+        if (error_ == cudaSuccess) {                                                                                   \
+            START(kernel, (unsigned)grid_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
+            error_ = cudaGetLastError();                                                                               \
+        }                                                                                                              \
+        FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
+                    #kernel, cudaGetErrorString(error_));                                                              \
+    } while (0)
+
+/* Heads of one block: a divisor of the group's heads, at most `most_heads`. */
+static inline int64_t heads_of_block(int64_t per_group, int64_t most_heads) {
+    int64_t n = per_group < most_heads ? per_group : most_heads;
+    while (per_group % n) n--;
+    return n;
+}
+
+static inline bool rows_whole(struct tensor t) { return (uintptr_t)t.data % 16 == 0 && t.pitch % 8 == 0; }
+static inline bool rows_pair(struct tensor t) { return (uintptr_t)t.data % 4 == 0 && t.pitch % 2 == 0; }
+
+static inline __device__ bf16_bits *row16(const struct tensor &t, int64_t i) {
+    return (bf16_bits *)t.data + i * t.pitch;
+}
+static inline __device__ bf16_bits *state16(const struct tensor &t, int64_t chunk, int64_t h) {
+    return row16(t, chunk) + h * t.shape[2] * t.shape[3];
+}
+static inline __device__ bf16_bits bf16_of(float x) { return (bf16_bits)pack(x, 0.0f); }
+
+/* Where a block is: its chunk, the group, the first of its heads. */
+struct place {
+    struct device_span k;
+    int64_t chunk, g, h0;
+    int n;             /* rows of the chunk                                                        */
+    int n_enter, last; /* rows of the document that enters; first row of the last row's document   */
+};
+static __device__ bool place_find(const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,
+                                  int64_t groups, int64_t per_group, int64_t heads, struct place *p) {
+    const int64_t parts = per_group / heads, item = blockIdx.x;
+    p->chunk = item / (groups * parts);
+    p->g = item / parts % groups;
+    p->h0 = p->g * per_group + item % parts * heads;
+    if (!span_find(range, pos, chunk_rows, p->chunk, &p->k)) return false;
+    p->n = (int)(p->k.end - p->k.begin);
+    p->last = (int)(p->k.last - p->k.begin);
+    int enter = 0; /* few chunks have a document's start */
+    while (enter < p->n && long_at(pos, p->k.begin + enter) > enter) enter = p->k.through ? p->n : enter + 1;
+    p->n_enter = enter;
+    return true;
+}
+
+/* cum (in powers of 2) and dts of a head's rows, on their way; rows from n on: 0. */
+static __device__ void steps_fetch(float *cum, float *dts, const struct tensor &cum_TH, const struct tensor &dts_TH,
+                                   const struct place &p, int64_t h, int rows) {
+    for (int t = threadIdx.x; t < rows; t += blockDim.x) {
+        if (t < p.n) {
+            cp_async4(cum + t, row(cum_TH, p.k.begin + t) + h);
+            cp_async4(dts + t, row(dts_TH, p.k.begin + t) + h);
+        } else cum[t] = dts[t] = 0.0f;
+    }
+}
+
+/* The factor that a state keeps through each (chunk, head). */
+__global__ static void chunk_decays(const struct tensor range, const struct tensor pos, const struct tensor cum,
+                                    int64_t chunk_rows, int64_t n_chunks, float *decays) {
+    const int64_t H = cum.shape[1];
+    struct device_span k;
+    FOR_CELLS(chunk, h, n_chunks, H)
+    if (span_find(range, pos, chunk_rows, chunk, &k)) decays[chunk * H + h] = ssd_chunk_decay(k, cum, h);
+}
+static inline int64_t decays_bytes(int64_t n_chunks, int64_t H) {
+    return arena_round(n_chunks * H * (int64_t)sizeof(float));
+}
+
+/* Along the chunks of a range, a thread for two elements of the state of a (range, head); state = decay state + own.
+ * replace: own states become what stands before them.  up: from the last chunk down.  first: (R, H, P, N) or absent:
+ * zero; last: likewise, or not wanted. */
+template <bool replace, bool up>
+__global__ static void walk_chunks(const struct tensor range, int64_t chunk_rows, const struct tensor states,
+                                   const float *decays, const struct tensor first, const struct tensor last) {
+    constexpr int AHEAD = 8; /* loads under way */
+    const int64_t H = states.shape[1], PN = states.shape[2] * states.shape[3], R = range.shape[0] - 1;
+    const int64_t step = (up ? -1 : 1) * H * PN / 2, step_decay = (up ? -1 : 1) * H;
+    FOR_CELLS(item, pair, R * H, PN / 2) {
+        const int64_t r = item / H, h = item % H, n = ceil_div(long_at(range, r + 1) - long_at(range, r), chunk_rows);
+        const int64_t begin = spans_before(range, r, chunk_rows) + (up ? n - 1 : 0);
+        float2 now = first.data ? ((const float2 *)state_of(first, r, h))[pair] : make_float2(0.0f, 0.0f);
+        uint32_t *state = (uint32_t *)row16(states, 0) + (begin * H + h) * (PN / 2) + pair;
+        const float *decay = decays + begin * H + h;
+        for (int64_t i0 = 0; i0 < n; i0 += AHEAD) {
+            uint32_t own[AHEAD];
+            float keep[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (i0 + i < n) own[i] = state[i * step], keep[i] = decay[i * step_decay];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                if (i0 + i >= n) continue;
+                if (replace) state[i * step] = pack(now.x, now.y);
+                now.x = fmaf(keep[i], now.x, low_half(own[i]));
+                now.y = fmaf(keep[i], now.y, high_half(own[i]));
+            }
+            state += AHEAD * step;
+            decay += AHEAD * step_decay;
+        }
+        if (last.data) ((float2 *)state_of(last, r, h))[pair] = now;
+    }
+}
+#endif

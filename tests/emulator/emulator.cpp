@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ucontext.h>
+#include "base/arena.h"
+#include "tests/emulator/cuda_runtime.h"
+
+enum { THREADS_MAX = 1024, STACK = 128 << 10, SHARED = 227 << 10, COPIES = 2048, GROUPS = 64 };
+
+struct copy {
+    void *to;
+    const void *from;
+    size_t n;
+};
+struct fiber {
+    ucontext_t context;
+    unsigned id;
+    bool ended;
+    int n_copies, n_groups, ends[GROUPS]; // copies [0, ends[0]) are of the oldest open group
+    struct copy copies[COPIES];
+};
+struct warp {
+    char in[32][32], out[2][32][32];
+    unsigned n;
+    unsigned long turn;
+};
+
+static struct fiber *fibers;
+static char *stacks;
+static struct warp warps[THREADS_MAX / 32];
+static ucontext_t home;
+static struct fiber *now;
+static unsigned n_threads, n_alive, n_waiting, dice = 1;
+static unsigned long turn;
+static void (*kernel)(void *);
+static void *kernel_arg;
+alignas(1024) static unsigned char shared_memory[SHARED];
+
+unsigned char *emulated_shared = shared_memory;
+emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
+
+static void give_way() { swapcontext(&now->context, &home); }
+
+static void enter() {
+    kernel(kernel_arg);
+    now->ended = true;
+    n_alive--;
+    if (n_alive > 0 && n_waiting == n_alive) n_waiting = 0, turn++;
+    give_way();
+}
+
+int emulated_lane(void) { return (int)(now->id % 32); }
+
+void emulated_barrier(void) {
+    const unsigned long mine = turn;
+    if (++n_waiting == n_alive) {
+        n_waiting = 0;
+        turn++;
+        return;
+    }
+    while (turn == mine) give_way();
+}
+
+const char (*emulated_exchange(const void *mine, size_t n))[32] {
+    struct warp *w = &warps[now->id / 32];
+    const unsigned first = now->id / 32 * 32, size = n_threads - first < 32 ? n_threads - first : 32;
+    const unsigned long t = w->turn;
+    ASSERT(n <= sizeof w->in[0]);
+    memcpy(w->in[now->id % 32], mine, n);
+    if (++w->n == size) {
+        w->n = 0;
+        memcpy(w->out[t % 2], w->in, sizeof w->in);
+        w->turn++;
+    } else
+        while (w->turn == t) give_way();
+    return w->out[t % 2];
+}
+
+void emulated_copy(void *to, const void *from, size_t n) {
+    ASSERT((uintptr_t)to % n == 0 && (uintptr_t)from % n == 0 && now->n_copies < COPIES);
+    now->copies[now->n_copies++] = {to, from, n};
+    memset(to, 0xff, n);
+}
+
+void emulated_commit(void) {
+    ASSERT(now->n_groups < GROUPS);
+    now->ends[now->n_groups++] = now->n_copies;
+}
+
+void emulated_wait(int n_open) {
+    const int done = now->n_groups > n_open ? now->n_groups - n_open : 0, n = done > 0 ? now->ends[done - 1] : 0;
+    for (int i = 0; i < n; i++) memcpy(now->copies[i].to, now->copies[i].from, now->copies[i].n);
+    now->n_copies -= n;
+    now->n_groups -= done;
+    memmove(now->copies, now->copies + n, (size_t)now->n_copies * sizeof *now->copies);
+    for (int i = 0; i < now->n_groups; i++) now->ends[i] = now->ends[i + done] - n;
+}
+
+static void start_threads() {
+    n_waiting = 0;
+    n_alive = n_threads;
+    memset(warps, 0, sizeof warps);
+    memset(shared_memory, 0xff, sizeof shared_memory);
+    for (unsigned i = 0; i < n_threads; i++) {
+        struct fiber *f = &fibers[i];
+        f->id = i;
+        f->ended = false;
+        f->n_copies = f->n_groups = 0;
+        getcontext(&f->context);
+        f->context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
+        f->context.uc_stack.ss_size = STACK;
+        f->context.uc_link = &home;
+        makecontext(&f->context, enter, 0);
+    }
+}
+
+static void run_thread(struct fiber *f) {
+    const unsigned x = emulated_blockDim.x, y = emulated_blockDim.y;
+    if (f->ended) return;
+    now = f;
+    emulated_threadIdx = {f->id % x, f->id / x % y, f->id / x / y};
+    swapcontext(&home, &f->context);
+}
+
+// An odd step through a number of threads that is a power of two, or none that they share, comes to each of them once.
+static void run_round() {
+    dice = dice * 1664525u + 1013904223u;
+    const bool power = (n_threads & (n_threads - 1)) == 0;
+    const unsigned first = (dice >> 8) % n_threads, step = power ? dice >> 20 | 1u : 1u;
+    for (unsigned k = 0; k < n_threads; k++) run_thread(&fibers[(first + k * step) % n_threads]);
+}
+
+static void run_block() {
+    for (start_threads(); n_alive > 0;) run_round();
+}
+
+void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *arg) {
+    void *mem = NULL;
+    if (!fibers) {
+        ASSERT(mem_take(THREADS_MAX * (int64_t)sizeof *fibers, &mem) == OK);
+        fibers = (struct fiber *)mem;
+        ASSERT(mem_take((int64_t)THREADS_MAX * STACK, &mem) == OK);
+        stacks = (char *)mem;
+    }
+    kernel = f;
+    kernel_arg = arg;
+    emulated_gridDim = grid;
+    emulated_blockDim = block;
+    n_threads = block.x * block.y * block.z;
+    ASSERT(n_threads > 0 && n_threads <= THREADS_MAX);
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                emulated_blockIdx = {x, y, z};
+                run_block();
+            }
+}
+
+// ---- the runtime ----
+
+const char *cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : "an error"; }
+cudaError_t cudaGetLastError(void) { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    return mem_take((int64_t)bytes, out) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFree(void *p) { return mem_free(p), cudaSuccess; }
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, int) { return memmove(to, from, bytes), cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
+    return cudaMemcpy(to, from, bytes, kind);
+}
+cudaError_t cudaMemset(void *p, int byte, size_t bytes) { return memset(p, byte, bytes), cudaSuccess; }
+cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return *stream = &home, cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
