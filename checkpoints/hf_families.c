@@ -328,6 +328,9 @@ static const struct hf_row nemotron_h_rows[] = {
 static const struct hf_family families[] = {
     {"llama", describe_llama, pair_rows, "model.layers.", 2, ".rotary_emb.inv_freq"},
     {"mistral", describe_mistral, pair_rows, "model.layers.", 2, ".rotary_emb.inv_freq"},
+    {"jamba", hf_describe_jamba, hf_jamba_rows, "model.layers.", 2, NULL},
+    {"mamba", hf_describe_mamba, hf_mamba_rows, "backbone.layers.", 1, NULL},
+    {"falcon_mamba", hf_describe_falcon_mamba, hf_mamba_rows, "backbone.layers.", 1, NULL},
     {"mamba2", describe_mamba2, mamba2_rows, "backbone.layers.", 1, NULL},
     {"nemotron_h", describe_nemotron_h, nemotron_h_rows, "backbone.layers.", 1, NULL},
 };

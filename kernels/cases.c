@@ -24,6 +24,8 @@
 #include "kernels/rmsnorm/rmsnorm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/route/route_cases.h"
+#include "kernels/selective_scan/selective_scan_cases.h"
+#include "kernels/selective_scan_local/selective_scan_local_cases.h"
 #include "kernels/ssd/ssd_cases.h"
 #include "kernels/ssd_local/ssd_local_cases.h"
 #include "kernels/sum_squares/sum_squares_cases.h"

@@ -116,7 +116,7 @@ struct mixer_kind {
 extern const struct mixer_kind *const mixer_kinds[]; /* ends with NULL */
 const struct mixer_kind *mixer_kind_find(const char *name);
 
-#define LAYER_PARAMS 12
+#define LAYER_PARAMS 16
 struct layer {
     int index; /* position in the stack */
     char symbol;

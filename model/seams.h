@@ -15,7 +15,8 @@ extern "C" {
 #endif
 
 enum carry_op {
-    CARRY_AFFINE, /* S -> decay S + state: rows of decay (R, H), state (R, H, ...)                       */
+    CARRY_AFFINE, /* S -> decay S + state: rows of decay (R, H), state (R, H, ...); with log_rate (H, ...), one row a
+                   * head, decay counts time and S -> exp(-exp(log_rate) decay) S + state (kernels/affine/affine.h) */
     CARRY_LAST,   /* the last k rows before: state (R, k, C), right-aligned, rows of a short range zero */
 };
 enum carry_to { CARRY_FORWARD, CARRY_BACKWARD };
@@ -27,6 +28,7 @@ struct carry {
     enum carry_to to;
     int id; /* which carry of this layer, from 0: the place cached state is kept under */
     struct tensor decay, state, entering;
+    struct tensor log_rate; /* absent: decay is the factor itself */
 };
 
 /* Attention of one layer: what the op is to run on, and the memory to widen it (attend.h).  The mixer fills core with

@@ -98,6 +98,7 @@ static enum status carry_end(struct step *s, const struct layer *l, struct flow 
     return s->ctx->ops->affine_fwd(s->ctx,
                                    &(struct affine){.decay = tensor_1d(c->decay.data, c->decay.dtype, rows),
                                                     .state = tensor_2d(c->state.data, c->state.dtype, rows, cols),
+                                                    .log_rate = c->log_rate,
                                                     .in = old,
                                                     .out = old});
 }
