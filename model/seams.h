@@ -66,9 +66,7 @@ struct seams {
     enum status (*done)(struct step *, int block);
 };
 
-extern const struct seams seams_local;
-extern const struct seams seams_cached;
-extern const struct seams seams_replay;
+extern const struct seams seams_local, seams_cached, seams_replay;
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;
