@@ -8,7 +8,7 @@
 static _Thread_local int64_t n_calls;
 static _Atomic int64_t fail_in;
 
-static bool told_to_fail(void) {
+bool mem_call(void) {
     n_calls++;
     return atomic_load(&fail_in) > 0 && atomic_fetch_sub(&fail_in, 1) == 1;
 }
@@ -23,7 +23,7 @@ int64_t arena_round(int64_t bytes) { return (bytes + ARENA_ALIGN - 1) / ARENA_AL
 enum status arena_init(struct arena *a, const char *name, int64_t bytes) {
     *a = (struct arena){.name = name, .size = arena_round(bytes)};
     if (a->size == 0) return OK;
-    if (!told_to_fail()) a->base = aligned_alloc(ARENA_ALIGN, (size_t)a->size);
+    if (!mem_call()) a->base = aligned_alloc(ARENA_ALIGN, (size_t)a->size);
     FAIL_UNLESS(a->base, ERR_OOM, "cannot allocate %" PRId64 " bytes for %s: this machine has less memory free",
                 a->size, name);
     return OK;
@@ -63,7 +63,7 @@ void arena_seal(struct arena *a) { a->sealed = true; }
 enum status mem_take(int64_t bytes, void **out) {
     *out = NULL;
     ASSERT(bytes >= 0);
-    void *p = told_to_fail() ? NULL : calloc(1, bytes ? (size_t)bytes : 1);
+    void *p = mem_call() ? NULL : calloc(1, bytes ? (size_t)bytes : 1);
     FAIL_UNLESS(p, ERR_OOM, "cannot allocate %" PRId64 " bytes: this machine has less memory free", bytes);
     *out = p;
     return OK;
@@ -71,7 +71,7 @@ enum status mem_take(int64_t bytes, void **out) {
 
 enum status mem_grow(void **p, int64_t old_bytes, int64_t new_bytes) {
     ASSERT(old_bytes >= 0 && new_bytes >= old_bytes);
-    void *q = told_to_fail() ? NULL : realloc(*p, new_bytes ? (size_t)new_bytes : 1);
+    void *q = mem_call() ? NULL : realloc(*p, new_bytes ? (size_t)new_bytes : 1);
     FAIL_UNLESS(q, ERR_OOM, "cannot grow a buffer to %" PRId64 " bytes: this machine has less memory free", new_bytes);
     memset((char *)q + old_bytes, 0, (size_t)(new_bytes - old_bytes));
     *p = q;

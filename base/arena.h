@@ -46,6 +46,8 @@ struct mem_stats {
 struct mem_stats mem_stats(void);
 /* Test hook: the k-th allocation from now fails once (k >= 1); 0 turns it off. */
 void mem_fail_at(int64_t k);
+/* For allocators of other memory (a GPU's): counts a call; true: it is the one that must fail. */
+bool mem_call(void);
 
 #ifdef __cplusplus
 }

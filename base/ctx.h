@@ -14,6 +14,7 @@ struct ops;    /* kernels/ops.h */
 struct pool;   /* base/pool.h   */
 struct exact;  /* kernels/exact.h */
 struct device; /* kernels/device.h */
+struct traced; /* kernels/traced.h */
 
 struct ctx {
     const struct ops *ops; /* ops_ref, ops_ref64 or ops_cuda                                          */
@@ -23,7 +24,8 @@ struct ctx {
     struct device *device; /* a GPU's library handles; NULL on the CPU                                */
     enum dtype real;       /* type of activations: F32 or F64 on the CPU, F32 or BF16 on a GPU        */
     enum space space;
-    struct exact *exact; /* NULL, or exact mode: segments and trees          */
+    struct exact *exact;   /* NULL, or exact mode: segments and trees          */
+    struct traced *traced; /* NULL, or where the time of ops is kept           */
     uint64_t seed;
 };
 

@@ -31,6 +31,12 @@ struct tensor tensor_4d(void *data, enum dtype t, const int64_t shape[4]) {
                            .dtype = t};
 }
 
+struct tensor tensor_like(struct tensor t, void *data, int64_t rows, int64_t cols) {
+    struct tensor out = tensor_2d(data, t.dtype, rows, cols);
+    out.space = t.space;
+    return out;
+}
+
 struct tensor tensor_rows(struct tensor t, int64_t begin, int64_t n) {
     ASSERT(begin >= 0 && n >= 0 && begin + n <= t.shape[0]);
     if (t.data) t.data = (char *)t.data + begin * t.pitch * dtype_bytes(t.dtype);

@@ -33,6 +33,8 @@ enum dtype dtype_wide(enum dtype real);
 struct tensor tensor_1d(void *data, enum dtype t, int64_t n);
 struct tensor tensor_2d(void *data, enum dtype t, int64_t rows, int64_t cols);
 struct tensor tensor_4d(void *data, enum dtype t, const int64_t shape[4]);
+/* Packed rows x cols at data, of the type and in the space of t. */
+struct tensor tensor_like(struct tensor t, void *data, int64_t rows, int64_t cols);
 /* Rows [begin, begin + n) of dim 0; columns [begin, begin + n) of a 2-D view. */
 struct tensor tensor_rows(struct tensor t, int64_t begin, int64_t n);
 struct tensor tensor_cols(struct tensor t, int64_t begin, int64_t n);

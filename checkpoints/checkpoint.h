@@ -20,13 +20,23 @@ extern "C" {
 struct save_io; /* save_io.h    */
 struct comm;    /* dist/comm.h  */
 
+struct state_tensor;
+/* Rows that do not lie in the host's memory: each call moves elements [first, first + n) of s.t, at most 4 Mi. */
+struct state_memory {
+    enum status (*get)(void *arg, const struct state_tensor *s, int64_t first, int64_t n, void *host);
+    enum status (*put)(void *arg, const struct state_tensor *s, int64_t first, int64_t n, const void *host);
+    void *arg;
+};
+enum { STATE_PIECE = 4 << 20 }; /* elements */
+
 struct state_tensor {
     char name[160];
-    int64_t global[4]; /* whole shape; trailing dims 1       */
-    int n_dims;        /* 0: a scalar, one row               */
-    int64_t begin;     /* first row of dim 0 held here       */
-    struct tensor t;   /* the rows held here, packed         */
-    bool elsewhere;    /* another rank holds them too, and saves them */
+    int64_t global[4];                 /* whole shape; trailing dims 1       */
+    int n_dims;                        /* 0: a scalar, one row               */
+    int64_t begin;                     /* first row of dim 0 held here       */
+    struct tensor t;                   /* the rows held here, packed         */
+    bool elsewhere;                    /* another rank holds them too, and saves them */
+    const struct state_memory *memory; /* NULL: t is in the host's            */
 };
 struct checkpoint_meta {
     int64_t step;   /* finished optimizer steps             */

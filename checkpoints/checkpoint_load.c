@@ -219,9 +219,27 @@ static enum status find_tensor(const struct checkpoint *c, const struct state_te
                 ", %" PRId64 ", %" PRId64 ", %" PRId64 ") in this model",
                 c->path, s->name, t->shape[0], t->shape[1], t->shape[2], t->shape[3], s->global[0], s->global[1],
                 s->global[2], s->global[3]);
-    ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 && s->begin + s->t.shape[0] <= manifest_rows(t));
+    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 &&
+           s->begin + s->t.shape[0] <= manifest_rows(t));
     *out = t;
     return OK;
+}
+
+/* Elements of a piece's entry from `from` on become those of s from `to` on, through a buffer of the host. */
+static enum status put_piece(const struct checkpoint *c, const struct state_tensor *s, int64_t piece, int64_t from,
+                             int64_t to, int64_t n) {
+    const struct manifest_piece *p = &c->m.piece[piece];
+    const int64_t room_n = n < STATE_PIECE ? n : STATE_PIECE;
+    void *room = NULL;
+    enum status st = OK;
+    TRY(mem_take(room_n * dtype_bytes(s->t.dtype), &room));
+    for (int64_t at = 0; st == OK && at < n; at += room_n) {
+        const int64_t m = n - at < room_n ? n - at : room_n;
+        st = shard_read(&c->shard[p->file], c->entry[piece], from + at, m, s->t.dtype, room);
+        if (st == OK) st = s->memory->put(s->memory->arg, s, to + at, m, room);
+    }
+    mem_free(room);
+    return st;
 }
 
 static enum status read_tensor(const struct checkpoint *c, const struct state_tensor *s,
@@ -233,9 +251,13 @@ static enum status read_tensor(const struct checkpoint *c, const struct state_te
         const int64_t from = p->begin > s->begin ? p->begin : s->begin;
         const int64_t to = p->begin + p->rows < end ? p->begin + p->rows : end;
         if (from >= to) continue;
+        filled += to - from;
+        if (s->memory) {
+            TRY(put_piece(c, s, i, (from - p->begin) * row, (from - s->begin) * row, (to - from) * row));
+            continue;
+        }
         char *at = (char *)s->t.data + (from - s->begin) * row * dtype_bytes(s->t.dtype);
         TRY(shard_read(&c->shard[p->file], c->entry[i], (from - p->begin) * row, (to - from) * row, s->t.dtype, at));
-        filled += to - from;
     }
     ASSERT(filled == s->t.shape[0]); /* pieces cover each row once, and stretches of them do not overlap */
     return OK;

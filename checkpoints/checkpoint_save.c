@@ -49,15 +49,31 @@ static bool holds(const struct save_job *j, int rank, int64_t i, int64_t rows) {
     return empty ? rank == 0 : rows > 0;
 }
 
-static void describe_tensor(struct save_job *j, int64_t i) {
+static enum status fetch(const void *arg, int64_t first, int64_t n, void *out) {
+    const struct state_tensor *s = arg;
+    return s->memory->get(s->memory->arg, s, first, n, out);
+}
+
+static enum status add_to_hash(void *hash, const void *data, int64_t bytes) {
+    hash_add(hash, data, bytes);
+    return OK;
+}
+
+static enum status describe_tensor(struct save_job *j, int64_t i) {
     const struct state_tensor *s = &j->list[i];
-    ASSERT(s->t.space == HOST && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 && s->n_dims <= 4);
+    struct hash_stream *hash = NULL;
+    ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 &&
+           s->n_dims <= 4);
     j->mine[i] = (struct save_note){.begin = s->begin, .rows = s->elsewhere ? 0 : s->t.shape[0]};
-    if (s->elsewhere || !holds(j, save_rank(j->comm), i, s->t.shape[0])) return;
+    if (s->elsewhere || !holds(j, save_rank(j->comm), i, s->t.shape[0])) return OK;
     struct shard_item *item = &j->item[j->n_items++];
     *item = (struct shard_item){.name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .data = s->t.data};
     memcpy(item->shape, s->t.shape, sizeof s->t.shape);
-    hash_xxh3(s->t.data, tensor_bytes(s->t), j->mine[i].xxh3);
+    if (s->memory) item->fetch = fetch, item->arg = s, item->piece = STATE_PIECE;
+    TRY(hash_open_xxh3(&hash));
+    const enum status st = shard_item_each(item, add_to_hash, hash);
+    hash_close(hash, j->mine[i].xxh3);
+    return st;
 }
 
 /* My part. */
@@ -71,7 +87,7 @@ static enum status describe(struct save_job *j) {
     TRY(take(j->n_ranks, sizeof *j->name, &j->name));
     TRY(take(j->n_ranks, sizeof *j->shard, &j->shard));
     TRY(take(j->n_ranks, sizeof *j->counts, &j->counts));
-    for (int64_t i = 0; i < j->n; i++) describe_tensor(j, i);
+    for (int64_t i = 0; i < j->n; i++) TRY(describe_tensor(j, i));
     return OK;
 }
 

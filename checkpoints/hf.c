@@ -318,6 +318,8 @@ out:
     return st;
 }
 
+enum { PIECE = 4 << 20 }; /* elements read at a time */
+
 enum status hf_tensors(const struct hf_folder *f, const struct params *ps, struct hf_tensor **out, int *n) {
     enum status st = OK;
     struct tensor_map m = {0};
@@ -331,21 +333,30 @@ out:
     return st;
 }
 
-enum status hf_read_params(const struct hf_folder *f, struct params *ps) {
+static enum status read_tensor(const struct hf_folder *f, const struct hf_tensor *t, const struct param *p,
+                               const struct param_sink *sink, void *room) {
+    const struct shard_file *in = NULL;
+    const struct shard_entry *e = find_tensor(f, t->name, &in);
+    const int64_t row = p->shape[1] * p->shape[2] * p->shape[3], n = t->rows * row;
+    ASSERT(e);
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int64_t m = n - at < PIECE ? n - at : PIECE;
+        TRY(shard_read(in, e, at, m, sink->type, room));
+        TRY(sink->store(sink->arg, t->param, t->row_begin * row + at, m, room));
+    }
+    return OK;
+}
+
+enum status hf_read_params(const struct hf_folder *f, const struct params *ps, const struct param_sink *sink) {
     enum status st = OK;
     struct hf_tensor *list = NULL;
+    void *room = NULL;
     int n = 0;
-    TRY(hf_tensors(f, ps, &list, &n));
-    for (int i = 0; i < n; i++) {
-        const struct shard_file *in = NULL;
-        const struct shard_entry *e = find_tensor(f, list[i].name, &in);
-        const struct param *p = &ps->list[list[i].param];
-        const int64_t row = p->shape[1] * p->shape[2] * p->shape[3];
-        ASSERT(e && p->w.data && p->w.space == HOST && tensor_packed(p->w));
-        char *at = (char *)p->w.data + list[i].row_begin * row * dtype_bytes(p->w.dtype);
-        TRY_OUT(shard_read(in, e, 0, list[i].rows * row, p->w.dtype, at));
-    }
+    TRY_OUT(mem_take(PIECE * dtype_bytes(sink->type), &room));
+    TRY_OUT(hf_tensors(f, ps, &list, &n));
+    for (int i = 0; i < n; i++) TRY_OUT(read_tensor(f, &list[i], &ps->list[list[i].param], sink, room));
 out:
     mem_free(list);
+    mem_free(room);
     return st;
 }

@@ -19,9 +19,15 @@ enum status hf_open(struct hf_folder **out,
 void hf_close(struct hf_folder *f);
 /* "model:\n  width: ..." as in a configuration file. */
 enum status hf_model_yaml(const struct hf_folder *f, struct text *yaml);
-/* Fill every parameter's w from the folder's tensors.  Every tensor of ours must be found with its shape, and every one
- * of theirs used; else ERR_DATA names it. */
-enum status hf_read_params(const struct hf_folder *f, struct params *ps);
+/* Where the numbers of parameters go: elements [first, first + n) of one, of the type that is asked for. */
+struct param_sink {
+    enum dtype type; /* F32 or F64 */
+    enum status (*store)(void *arg, int param, int64_t first, int64_t n, const void *numbers);
+    void *arg;
+};
+/* Every parameter's numbers out of the folder's tensors, in pieces.  Every tensor of ours must be found with its shape,
+ * and every one of theirs used; else ERR_DATA names it. */
+enum status hf_read_params(const struct hf_folder *f, const struct params *ps, const struct param_sink *sink);
 /* The tensors of the files, one by one, as rows of ours: tensor i is their `name`, and covers rows [row_begin,
  * row_begin
  * + rows) of parameter index param. */

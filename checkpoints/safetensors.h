@@ -47,7 +47,14 @@ struct shard_item {
     int n_dims;
     int64_t shape[4];
     const void *data; /* packed, little-endian */
+    /* Not NULL: in place of data, puts elements [first, first + n) at out; pieces of `piece` elements are asked for. */
+    enum status (*fetch)(const void *arg, int64_t first, int64_t n, void *out);
+    const void *arg;
+    int64_t piece;
 };
+/* Calls use with the item's bytes, in order and in pieces. */
+enum status shard_item_each(const struct shard_item *item,
+                            enum status (*use)(void *arg, const void *data, int64_t bytes), void *arg);
 struct shard_sum {
     int64_t bytes;
     char xxh3[33]; /* of the whole file */

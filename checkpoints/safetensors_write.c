@@ -74,14 +74,30 @@ out:
     return st;
 }
 
+enum status shard_item_each(const struct shard_item *item,
+                            enum status (*use)(void *arg, const void *data, int64_t bytes), void *arg) {
+    int64_t bytes = 0;
+    void *room = NULL;
+    enum status st = OK;
+    shard_bytes(item->dtype, item->n_dims, item->shape, &bytes);
+    if (!item->fetch) return use(arg, item->data, bytes);
+    const int64_t size = dtype_bytes(item->dtype), n = bytes / size, piece = n < item->piece ? n : item->piece;
+    TRY(mem_take(piece * size, &room));
+    for (int64_t at = 0; st == OK && at < n; at += piece) {
+        const int64_t m = n - at < piece ? n - at : piece;
+        st = item->fetch(item->arg, at, m, room);
+        if (st == OK) st = use(arg, room, m * size);
+    }
+    mem_free(room);
+    return st;
+}
+
+static enum status add_to_file(void *file, const void *data, int64_t bytes) { return save_add(file, data, bytes); }
+
 static enum status write_file(struct save_file *file, const struct text *header, const struct shard_item *const *items,
                               int64_t n) {
-    int64_t bytes = 0;
     TRY(save_add(file, header->s, header->n));
-    for (int64_t i = 0; i < n; i++) {
-        shard_bytes(items[i]->dtype, items[i]->n_dims, items[i]->shape, &bytes);
-        TRY(save_add(file, items[i]->data, bytes));
-    }
+    for (int64_t i = 0; i < n; i++) TRY(shard_item_each(items[i], add_to_file, file));
     return OK;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dist/collectives.h"
 #include <string.h>
-#include "dist/inside.h"
+#include "dist/lane.h"
 
 enum {
     SMALL = 4096, /* bytes up to which a sum is gathered whole: one round instead of two */
@@ -87,6 +87,7 @@ enum status broadcast_begin(struct comm *c, enum comm_use use, int root, void *d
 
 enum status barrier(struct comm *c) {
     static const char here = 1;
+    if (c->inside->lane) return barrier(&c->inside->lane->control);
     char *heard = (char *)c->inside->at; /* one byte a member */
     struct pending p = {0};
     for (int k = 1; k < c->size; k++) {
@@ -142,9 +143,47 @@ SUM_IN_ORDER(sum_f64, double)
 SUM_BY_TREE(tree_f32, float)
 SUM_BY_TREE(tree_f64, double)
 
-static void sum_in_order(const struct comm *c, const struct reduction *r, const void *own, void *out, int64_t n) {
+/* The same sums by the lane's add, enqueued on the compute stream.  x[i] is member i's block, and so is room to add to:
+ * mine becomes out where something is added to it. */
+struct blocks {
+    const struct comm *c;
+    const struct reduction *r;
+    const void *own;
+    void *out;
+    int64_t n;
+    bool own_moved; /* own is in out */
+};
+
+static void *block_at(const struct blocks *b, int i) {
+    if (i != b->c->index) return (char *)b->r->scratch + place(b->c, i) * b->n * dtype_bytes(b->r->dtype);
+    return b->own_moved ? b->out : (void *)(uintptr_t)b->own;
+}
+
+static enum status add_block(struct blocks *b, int to, int from) {
+    const struct lane *l = b->c->inside->lane;
+    if (to == b->c->index && !b->own_moved) {
+        TRY(lane_copy_compute(b->c->inside, b->out, b->own, b->n * dtype_bytes(b->r->dtype)));
+        b->own_moved = true;
+    }
+    return l->spec.add(l->spec.arg, b->r->dtype, block_at(b, to), block_at(b, from), b->n);
+}
+
+static enum status sum_on_device(const struct comm *c, const struct reduction *r, const void *own, void *out,
+                                 int64_t n) {
+    struct blocks b = {.c = c, .r = r, .own = own, .out = out, .n = n};
+    if (n == 0) return OK;
+    for (int i = 1; !r->tree && i < c->size; i++) TRY(add_block(&b, 0, i));
+    for (int step = 1; r->tree && step < c->size; step *= 2)
+        for (int i = 0; i + step < c->size; i += 2 * step) TRY(add_block(&b, i, i + step));
+    return lane_copy_compute(c->inside, out, block_at(&b, 0), n * dtype_bytes(r->dtype));
+}
+
+static enum status sum_in_order(const struct comm *c, const struct reduction *r, const void *own, void *out,
+                                int64_t n) {
+    if (c->inside->lane) return sum_on_device(c, r, own, out, n);
     if (r->dtype == F32) (r->tree ? tree_f32 : sum_f32)(c, own, r->scratch, out, n);
     else (r->tree ? tree_f64 : sum_f64)(c, own, r->scratch, out, n);
+    return OK;
 }
 
 static enum status check_type(enum dtype t) {
@@ -183,8 +222,7 @@ enum status reduce_scatter_begin(struct comm *c, struct reduction *r) {
 enum status reduce_scatter_end(struct comm *c, struct reduction *r) {
     TRY(comm_end(c, &r->pending));
     const char *own = (const char *)r->in + r->at[c->index] * dtype_bytes(r->dtype);
-    sum_in_order(c, r, own, r->out, block(c, r->at));
-    return OK;
+    return sum_in_order(c, r, own, r->out, block(c, r->at));
 }
 
 static bool is_small(const struct comm *c, enum dtype t, int64_t n) {
@@ -210,14 +248,11 @@ enum status all_reduce_begin(struct comm *c, struct reduction *r) {
 
 enum status all_reduce_end(struct comm *c, struct reduction *r) {
     TRY(comm_end(c, &r->pending));
-    if (is_small(c, r->dtype, r->n)) {
-        sum_in_order(c, r, r->in, r->out, r->n);
-        return OK;
-    }
+    if (is_small(c, r->dtype, r->n)) return sum_in_order(c, r, r->in, r->out, r->n);
     const int64_t unit = dtype_bytes(r->dtype);
     int64_t *at = split(c, r->n);
     char *mine = (char *)r->out + at[c->index] * unit;
-    sum_in_order(c, r, (const char *)r->in + at[c->index] * unit, mine, block(c, at));
+    TRY(sum_in_order(c, r, (const char *)r->in + at[c->index] * unit, mine, block(c, at)));
     for (int i = 0; i <= c->size; i++) at[i] *= unit;
     TRY(gather(c, r->use, OP_SUM, mine, r->out, at, &r->pending));
     return comm_end(c, &r->pending);

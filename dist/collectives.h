@@ -8,8 +8,9 @@
  * group of P, for a result of n bytes: all_gather n (P-1)/P; all_to_all n (P-1)/P; reduce_scatter n (P-1), n of
  * the rank's own block; all_reduce 2 n (P-1)/P, or n (P-1) where n is small.  A sum is taken in the order of members,
  * ((x0 + x1) + x2) + ..., or with `tree` in the binary tree of members, (x0 + x1) + (x2 + x3), a missing right child
- * left out; in the type itself: its bits do not depend on time, nor on the way it was computed.
- * What *_begin began with a pending, comm_end ends. */
+ * left out; in the type itself: its bits do not depend on time, nor on the way it was computed.  So on GPUs too, by
+ * comm_device.add at the end, and not by NCCL's own reductions, whose order is NCCL's: the same bits on every
+ * transport. barrier is between the hosts. What *_begin began with a pending, comm_end ends. */
 #include "base/tensor.h"
 #include "dist/comm.h"
 

@@ -4,9 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/arena.h"
-#include "dist/inside.h"
+#include "dist/lane.h"
 
-enum { FLIGHTS = 8 };
+enum {
+    FLIGHTS = 8,
+    REMEMBERED = 64 /* exchanges of a lane: the host runs ahead of the device, which may hang in an old one */
+};
 
 const char *comm_use_name(enum comm_use use) {
     static const char *const names[N_COMM_USES] = {"carry", "halo", "keys", "swap", "params", "grads", "control"};
@@ -17,6 +20,8 @@ const char *comm_use_name(enum comm_use use) {
 struct rank *comm_rank(const struct comm *c) {
     return c->inside->rank;
 }
+
+const char *comm_transport(const struct comm *c) { return c->inside->transport->name; }
 
 struct comm_count comm_total(const struct comm *c) {
     struct comm_count sum = {0};
@@ -55,10 +60,10 @@ static int64_t requests_of(const struct comm_inside *in, int64_t bytes) {
 static enum status allocate(struct comm_inside *in, int64_t bytes) {
     const int n = in->comm->size, n_posts = 2 * in->n_transfers;
     void *flights = NULL, *posts = NULL, *boxes = NULL, *list = NULL, *at = NULL;
-    TRY(mem_take(in->n_flights * (int64_t)sizeof(struct flight), &flights));
+    TRY(mem_take(in->n_slots * (int64_t)sizeof(struct flight), &flights));
     in->flights = flights;
-    TRY(mem_take(in->n_flights * n_posts * (int64_t)sizeof(struct post), &posts));
-    for (int i = 0; i < in->n_flights; i++) in->flights[i].posts = (struct post *)posts + (int64_t)i * n_posts;
+    TRY(mem_take(in->n_slots * n_posts * (int64_t)sizeof(struct post), &posts));
+    for (int i = 0; i < in->n_slots; i++) in->flights[i].posts = (struct post *)posts + (int64_t)i * n_posts;
     TRY(mem_take(n * (int64_t)sizeof(struct box), &boxes));
     in->boxes = boxes;
     TRY(mem_take(2 * n * (int64_t)sizeof(struct transfer), &list));
@@ -101,18 +106,25 @@ enum status comm_init(struct comm *c, struct rank *r, const struct mesh *m, enum
         .stride = mesh_stride(m, axis),
         .n_flights = l->flights ? l->flights : FLIGHTS,
         .n_transfers = l->transfers > c->size ? l->transfers : 2 * c->size,
+        .transport = r->world->kind->host,
     };
+    in->n_slots = l->device && in->n_flights < REMEMBERED ? REMEMBERED : in->n_flights;
     TRY_OUT(allocate(in, l->bytes));
-    TRY_OUT(r->world->transport->join(in));
+    if (l->device) TRY_OUT(lane_open(in, m, l->device));
+    TRY_OUT(in->transport->join(in));
     c->inside = in;
 out:
-    if (st != OK) release(in);
+    if (st != OK) {
+        lane_close(in);
+        release(in);
+    }
     return st;
 }
 
 void comm_term(struct comm *c) {
     if (!c->inside) return;
-    c->inside->rank->world->transport->leave(c->inside);
+    c->inside->transport->leave(c->inside);
+    lane_close(c->inside);
     release(c->inside);
     *c = (struct comm){0};
 }
@@ -126,8 +138,15 @@ static void add_post(struct flight *f, struct comm_count *count, bool is_send, c
     *(is_send ? &count->bytes_sent : &count->bytes_received) += bytes;
 }
 
+static enum status copy_own(struct comm *c, const struct transfer *t) {
+    ASSERT(t->send_bytes == t->recv_bytes);
+    if (c->inside->lane) return lane_copy(c->inside, t->recv, t->send, t->send_bytes);
+    if (t->send_bytes > 0) memmove(t->recv, t->send, (size_t)t->send_bytes);
+    return OK;
+}
+
 /* The posts of a list, receives first; what a rank sends itself is copied here. */
-static void fill(struct comm *c, struct flight *f, const struct transfer *list, int n) {
+static enum status fill(struct comm *c, struct flight *f, const struct transfer *list, int n) {
     f->n = 0;
     for (int is_send = 0; is_send < 2; is_send++)
         for (int i = 0; i < n; i++) {
@@ -135,36 +154,60 @@ static void fill(struct comm *c, struct flight *f, const struct transfer *list, 
             ASSERT(t->peer >= 0 && t->peer < c->size && t->send_bytes >= 0 && t->recv_bytes >= 0);
             ASSERT((t->send || t->send_bytes == 0) && (t->recv || t->recv_bytes == 0));
             if (t->peer != c->index) add_post(f, &c->count[f->use], is_send, t);
-            else if (is_send) {
-                ASSERT(t->send_bytes == t->recv_bytes);
-                if (t->send_bytes > 0) memmove(t->recv, t->send, (size_t)t->send_bytes);
-            }
+            else if (is_send) TRY(copy_own(c, t));
         }
     f->left = f->n;
+    return OK;
+}
+
+/* A place among the exchanges in flight; of those that ended, the oldest is forgotten first. */
+static enum status claim(struct comm_inside *in, struct flight **out) {
+    FAIL_UNLESS(in->n_open < in->n_flights, ERR_ARG,
+                "more than %d exchanges of %s in flight: plan more in comm_init, or end some", in->n_flights,
+                in->comm->name);
+    while (in->flights[in->next_slot].open) in->next_slot = (in->next_slot + 1) % in->n_slots;
+    *out = &in->flights[in->next_slot];
+    in->next_slot = (in->next_slot + 1) % in->n_slots;
+    in->n_open++;
+    (*out)->open = true;
+    return OK;
+}
+
+static void give_back(struct comm_inside *in, struct flight *f) {
+    f->open = false;
+    in->n_open--;
+}
+
+/* The exchange, up to what its transport does. */
+static enum status prepare(struct comm *c, struct flight *f, const struct transfer *list, int n) {
+    struct comm_inside *in = c->inside;
+    f->moves = f->enqueued = f->over = false;
+    for (int i = 0; i < n; i++) f->moves |= list[i].send_bytes > 0 || list[i].recv_bytes > 0;
+    f->number = ++in->n_begun;
+    if (in->lane && f->moves) TRY(lane_begin(in, f));
+    return fill(c, f, list, n);
 }
 
 enum status comm_post(struct comm *c, enum comm_use use, enum comm_op op, const struct transfer *list, int n,
                       struct pending *p) {
     struct comm_inside *in = c->inside;
+    struct flight *f = NULL;
     ASSERT(p->flight == 0 && (unsigned)use < N_COMM_USES);
     FAIL_UNLESS(n <= in->n_transfers, ERR_ARG, "%d transfers in one exchange of %s: %d were planned in comm_init", n,
                 c->name, in->n_transfers);
-    int i = 0;
-    while (i < in->n_flights && in->flights[i].open) i++;
-    FAIL_UNLESS(i < in->n_flights, ERR_ARG,
-                "more than %d exchanges of %s in flight: plan more in comm_init, or end some", in->n_flights, c->name);
-    struct flight *f = &in->flights[i];
-    f->open = true;
+    TRY(claim(in, &f));
+    pthread_mutex_lock(&in->rank->lock);
     f->op = op;
     f->use = use;
-    f->number = ++in->n_begun;
-    fill(c, f, list, n);
-    const enum status st = in->rank->world->transport->begin(in, f);
+    enum status st = prepare(c, f, list, n);
+    pthread_mutex_unlock(&in->rank->lock);
+    if (st == OK) st = in->transport->begin(in, f);
+    if (st == OK && in->lane && f->n == 0) st = lane_finish(in, f);
     if (st != OK) {
-        f->open = false;
+        give_back(in, f);
         return status_pass(st, __FILE__, __LINE__);
     }
-    p->flight = i + 1;
+    p->flight = (int)(f - in->flights) + 1;
     return OK;
 }
 
@@ -174,10 +217,11 @@ enum status comm_begin(struct comm *c, enum comm_use use, const struct transfer 
 
 enum status comm_end(struct comm *c, struct pending *p) {
     struct comm_inside *in = c->inside;
-    ASSERT(p->flight > 0 && p->flight <= in->n_flights && in->flights[p->flight - 1].open);
+    ASSERT(p->flight > 0 && p->flight <= in->n_slots && in->flights[p->flight - 1].open);
     struct flight *f = &in->flights[p->flight - 1];
-    const enum status st = in->rank->world->transport->end(in, f);
-    f->open = false;
+    enum status st = in->transport->end(in, f);
+    if (st == OK && in->lane) st = lane_end(in, f);
+    give_back(in, f);
     p->flight = 0;
     return st == OK ? OK : status_pass(st, __FILE__, __LINE__);
 }

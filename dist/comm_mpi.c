@@ -14,13 +14,13 @@
  * memory after a failure but what drain() waits for.  Every wait moves all of the rank's communicators forward. */
 struct mpi_comm {
     MPI_Comm comm;
-    MPI_Request *requests; /* (flights, n_requests) */
-    int *owners;           /* (flights, n_requests) */
+    MPI_Request *requests; /* (slots, n_requests) */
+    int *owners;           /* (slots, n_requests) */
 };
 
 enum { DRAIN_S = 2 };
 
-static enum status fail_here(struct rank *r, enum status st, const char *what) {
+enum status mpi_fail(struct rank *r, enum status st, const char *what) {
     char where[200];
     rank_where(r, where, sizeof where);
     status_fail(st, __FILE__, __LINE__, "%s: %s", where, what);
@@ -29,8 +29,8 @@ static enum status fail_here(struct rank *r, enum status st, const char *what) {
     return st;
 }
 
-static enum status ended_by_failure(struct rank *r) {
-    mpi_poll(r->world);
+enum status mpi_poll(struct rank *r) {
+    mpi_listen(r->world);
     const struct world *w = r->world;
     if (w->first.set) FAIL(ERR_COMM, "rank %d of %d was ended by a failure: %s", r->index, w->size, w->first.text);
     return OK;
@@ -45,10 +45,10 @@ static enum status duplicate(struct comm_inside *in, MPI_Comm *out) {
     for (int64_t polls = 0;; polls++) {
         TRY(mpi_status(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Comm_idup"));
         if (done) break;
-        TRY(ended_by_failure(r));
+        TRY(mpi_poll(r));
         if (prof_seconds() > until)
-            return fail_here(r, ERR_TIMEOUT, "not all ranks opened this communicator: one is late, stuck or lost");
-        mpi_nap(polls);
+            return mpi_fail(r, ERR_TIMEOUT, "not all ranks opened this communicator: one is late, stuck or lost");
+        world_nap(polls);
     }
     MPI_Comm_set_errhandler(*out, MPI_ERRORS_RETURN);
     return OK;
@@ -61,13 +61,13 @@ static void release(struct mpi_comm *m) {
 }
 
 static enum status allocate(struct comm_inside *in, struct mpi_comm *m) {
-    const int64_t n = in->n_requests, all = in->n_flights * n;
+    const int64_t n = in->n_requests, all = in->n_slots * n;
     void *requests = NULL, *owners = NULL;
     TRY(mem_take(all * (int64_t)sizeof(MPI_Request), &requests));
     m->requests = requests;
     TRY(mem_take(all * (int64_t)sizeof(int), &owners));
     m->owners = owners;
-    for (int i = 0; i < in->n_flights; i++) {
+    for (int i = 0; i < in->n_slots; i++) {
         in->flights[i].requests = m->requests + i * n;
         in->flights[i].owner = m->owners + i * n;
     }
@@ -97,7 +97,7 @@ static void drain(struct flight *f) {
         int done = f->posts[f->owner[i]].is_send || requests[i] == MPI_REQUEST_NULL;
         for (int64_t polls = 0; !done && prof_seconds() < until; polls++) {
             if (MPI_Test(&requests[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
-            mpi_nap(polls);
+            world_nap(polls);
         }
         if (requests[i] != MPI_REQUEST_NULL) MPI_Request_free(&requests[i]);
     }
@@ -106,7 +106,7 @@ static void drain(struct flight *f) {
 
 static void drain_all(struct comm_inside *in) {
     for (int m = 0; m < in->comm->size; m++) in->boxes[m].recvs = (struct queue){0};
-    for (int i = 0; i < in->n_flights; i++)
+    for (int i = 0; i < in->n_slots; i++)
         if (in->flights[i].open) drain(&in->flights[i]);
 }
 
@@ -163,7 +163,7 @@ static enum status check_match(struct comm_inside *in, const struct post *p, con
     snprintf(what, sizeof what,
              "rank %d sent %d bytes of %s where %d bytes of %s are expected: ranks differ in what they run",
              comm_world_rank(in, p->peer), got, theirs, want, ours);
-    return fail_here(in->rank, ERR_COMM, what);
+    return mpi_fail(in->rank, ERR_COMM, what);
 }
 
 /* Receive the next chunk from one member, if it is there. */
@@ -205,7 +205,7 @@ enum status mpi_begin(struct comm_inside *in, struct flight *f) {
     enum status st = OK;
     rank_enters(in, f);
     f->n_requests = 0;
-    TRY_OUT(ended_by_failure(in->rank));
+    TRY_OUT(mpi_poll(in->rank));
     for (int k = 0; k < f->n; k++) {
         struct post *p = &f->posts[k];
         if (!p->is_send) {
@@ -245,7 +245,7 @@ static enum status fail_late(struct comm_inside *in, const struct flight *f) {
     }
     snprintf(what, sizeof what, "waited %g s, not heard of rank %s: late, stuck or lost",
              in->rank->world->spec.deadline_s, missing);
-    return fail_here(in->rank, ERR_TIMEOUT, what);
+    return mpi_fail(in->rank, ERR_TIMEOUT, what);
 }
 
 static enum status wait_all(struct comm_inside *in, struct flight *f) {
@@ -257,9 +257,9 @@ static enum status wait_all(struct comm_inside *in, struct flight *f) {
         if (f->left == 0)
             TRY(mpi_status(MPI_Testall(f->n_requests, f->requests, &done, MPI_STATUSES_IGNORE), "MPI_Testall"));
         if (done) return OK;
-        TRY(ended_by_failure(in->rank));
+        TRY(mpi_poll(in->rank));
         if (prof_seconds() > until) return fail_late(in, f);
-        mpi_nap(polls);
+        world_nap(polls);
     }
 }
 

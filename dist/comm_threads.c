@@ -2,13 +2,16 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include "dist/inside.h"
+#include "dist/lane.h"
 #include "profiling/prof.h"
 
 /* Mailboxes of pointers.  A send leaves its address in its rank's queue for that member; the receiver takes it and
  * copies, outside the lock, into the place its own queue names.  Every wait moves all of the rank's communicators
  * forward, so pendings may be ended in any order, as over a network.  Memory of a rank is touched by others only while
- * a post of it is COPYING, and nothing that owns such a post returns before that ends. */
+ * a post of it is COPYING, and nothing that owns such a post returns before that ends.
+ *
+ * Of memory of GPUs the receiver enqueues the copy, under the lock; when both have posted, the exchange is over for the
+ * host. */
 
 /* The other side of this communicator, or NULL while that rank has not opened it. */
 static struct comm_inside *other_side(const struct comm_inside *in, int member) {
@@ -30,6 +33,10 @@ static enum status fail_here(struct rank *r, enum status st, const char *what) {
 /* Two ranks that opened different groups as their n-th communicator have nothing to match. */
 static enum status check_same(struct comm_inside *in, const struct comm_inside *peer) {
     char what[200];
+    if (!peer->lane != !in->lane)
+        return fail_here(in->rank, ERR_COMM,
+                         "one rank opened this communicator over host memory, another over a GPU's: ranks differ in "
+                         "what they run");
     if (peer->axis == in->axis && peer->first == in->first && peer->comm->size == in->comm->size) return OK;
     snprintf(what, sizeof what,
              "rank %d opened %s (%d ranks from %d) where this rank opened %s (%d from %d): ranks "
@@ -59,9 +66,20 @@ static enum status check_match(struct comm_inside *in, const struct comm_inside 
     return fail_here(in->rank, ERR_COMM, what);
 }
 
-static void done(struct post *p) {
+/* The last post of a flight is done: on a lane, the exchange is enqueued. */
+static enum status done(struct comm_inside *in, struct post *p) {
     p->state = POST_DONE;
     p->flight->left--;
+    return in->lane && p->flight->left == 0 ? lane_finish(in, p->flight) : OK;
+}
+
+static enum status copy(struct comm_inside *in, struct post *p, struct comm_inside *peer, struct post *s) {
+    if (in->lane) return lane_take(in, p, peer, s);
+    s->state = p->state = POST_COPYING;
+    pthread_mutex_unlock(&in->rank->world->lock);
+    memcpy(p->to, s->from, (size_t)p->bytes);
+    pthread_mutex_lock(&in->rank->world->lock);
+    return OK;
 }
 
 /* Receive the next message of one member, if both sides of it are there. */
@@ -76,12 +94,9 @@ static enum status take_one(struct comm_inside *in, int member, bool *moved) {
     struct rank *sender = peer->rank;
     queue_pop(&peer->boxes[in->comm->index].sends);
     queue_pop(&mine->recvs);
-    s->state = p->state = POST_COPYING;
-    pthread_mutex_unlock(&in->rank->world->lock);
-    memcpy(p->to, s->from, (size_t)p->bytes);
-    pthread_mutex_lock(&in->rank->world->lock);
-    done(s);
-    done(p);
+    TRY(copy(in, p, peer, s));
+    TRY(done(peer, s));
+    TRY(done(in, p));
     pthread_cond_signal(&sender->wake);
     *moved = true;
     return OK;
@@ -100,7 +115,7 @@ static enum status progress(struct rank *r) {
 /* After a failure: no post of this communicator is matched any more, and none is being copied. */
 static void take_back(struct comm_inside *in) {
     for (int m = 0; m < in->comm->size; m++) in->boxes[m].sends = in->boxes[m].recvs = (struct queue){0};
-    for (int i = 0; i < in->n_flights; i++)
+    for (int i = 0; i < in->n_slots; i++)
         for (int k = 0; in->flights[i].open && k < in->flights[i].n; k++)
             while (in->flights[i].posts[k].state == POST_COPYING)
                 pthread_cond_wait(&in->rank->wake, &in->rank->world->lock);
@@ -172,6 +187,20 @@ static enum status ended_by_failure(const struct rank *r) {
     return OK;
 }
 
+enum status threads_fail(struct rank *r, enum status st, const char *what) {
+    pthread_mutex_lock(&r->world->lock);
+    fail_here(r, st, what);
+    pthread_mutex_unlock(&r->world->lock);
+    return st;
+}
+
+enum status threads_poll(struct rank *r) {
+    pthread_mutex_lock(&r->world->lock);
+    const enum status st = ended_by_failure(r);
+    pthread_mutex_unlock(&r->world->lock);
+    return st;
+}
+
 /* Why this wait can have no good end, or OK. */
 static enum status look_around(struct comm_inside *in, const struct flight *f) {
     struct rank *r = in->rank;
@@ -212,18 +241,16 @@ out:
     return st;
 }
 
-static void enqueue(struct comm_inside *in, struct post *p) {
+static enum status enqueue(struct comm_inside *in, struct post *p) {
     struct box *b = &in->boxes[p->peer];
     p->number = p->is_send ? b->n_sent++ : b->n_received++;
-    if (p->state == POST_DONE) {
-        p->flight->left--;
-        return;
-    }
+    if (p->state == POST_DONE) return done(in, p); /* lost on its way */
     queue_push(p->is_send ? &b->sends : &b->recvs, p);
     if (p->is_send) pthread_cond_signal(&in->rank->world->ranks[comm_world_rank(in, p->peer)].wake);
+    return OK;
 }
 
-static enum status strike_all(struct rank *r, struct flight *f) {
+enum status threads_strike(struct rank *r, struct flight *f) {
     for (int k = 0; k < f->n; k++) {
         bool lost = false;
         if (f->posts[k].is_send) TRY(fault_strike(r, &lost));
@@ -239,10 +266,10 @@ enum status threads_begin(struct comm_inside *in, struct flight *f) {
     pthread_mutex_lock(&w->lock);
     rank_enters(in, f);
     pthread_mutex_unlock(&w->lock);
-    TRY(strike_all(r, f));
+    TRY(threads_strike(r, f));
     pthread_mutex_lock(&w->lock);
     TRY_OUT(ended_by_failure(r));
-    for (int k = 0; k < f->n; k++) enqueue(in, &f->posts[k]);
+    for (int k = 0; k < f->n; k++) TRY_OUT(enqueue(in, &f->posts[k]));
     TRY_OUT(progress(r));
 out:
     if (st != OK) take_back(in);

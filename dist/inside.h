@@ -36,6 +36,11 @@ struct flight { /* one begun exchange */
     int n_requests;
     void *requests; /* MPI */
     int *owner;     /* MPI: of each request, the post it belongs to */
+    void *ready;    /* device memory: events (lane.h), */
+    void *finished;
+    bool moves;    /* any byte at all,                 */
+    bool enqueued; /* and `finished` is recorded,      */
+    bool over;     /* and was seen to have passed      */
 };
 struct queue {
     struct post *head, *tail;
@@ -44,13 +49,17 @@ struct box { /* traffic with one member */
     struct queue sends, recvs;
     int64_t n_sent, n_received;
 };
+struct lane; /* dist/lane.h */
 struct comm_inside {
     struct comm *comm;
+    const struct transport *transport;
+    struct lane *lane; /* over device memory; else NULL */
     struct rank *rank;
     enum mesh_axis axis;
     int serial;                             /* of the communicators that this rank opened: the same on all ranks */
     int id, first, stride;                  /* member i is rank first + i * stride */
     int n_flights, n_transfers, n_requests; /* limits: open flights; transfers and requests of one */
+    int n_slots, next_slot, n_open;         /* of flights: over device memory, those ended lately are remembered */
     struct flight *flights;
     struct box *boxes;
     struct transfer *list; /* (2 * size) for the collectives to fill */
@@ -77,40 +86,72 @@ struct rank {
     int64_t last_number;
     struct flight *waits;
     bool in, ended;
+    bool waits_gpu; /* in comm_wait_stream */
     enum status st;
     pthread_cond_t wake;
+    /* Device memory.  lock guards flights and calls of NCCL, which the watch shares; never taken before world.lock. */
+    pthread_mutex_t lock;
+    enum device_way device_way; /* AUTO: not settled yet         */
+    int card;                   /* its GPU, as cudaSetDevice counts */
+    int n_lanes;
+    struct comm_inside *lanes[COMMS_MAX];
+    struct comm_inside *launching; /* its latest exchange is on its way to the stream */
+    struct flight *launched;
+    void *warm; /* device memory for the first exchange of a communicator */
+    struct {
+        enum status st; /* OK: none */
+        char text[600];
+    } verdict;
 };
+/* What moves the bytes of a communicator. */
 struct transport {
-    enum status (*run)(struct world *w, world_fn *fn, void *arg);
-    void (*close)(struct world *w);
+    const char *name;
     enum status (*join)(struct comm_inside *in); /* the transport's part of comm_init and comm_term */
     void (*leave)(struct comm_inside *in);
     enum status (*begin)(struct comm_inside *in, struct flight *f);
     enum status (*end)(struct comm_inside *in, struct flight *f);
 };
+/* What ranks are: threads or processes. */
+struct world_kind {
+    const struct transport *host; /* of communicators over host memory */
+    enum status (*run)(struct world *w, world_fn *fn, void *arg);
+    void (*close)(struct world *w);
+    /* Record this as the world's first failure, unless there is one, with where the rank stands; tell the others. */
+    enum status (*fail)(struct rank *r, enum status st, const char *what);
+    enum status (*poll)(struct rank *r); /* ERR_COMM where another rank has failed */
+};
 struct world {
     struct world_spec spec;
-    const struct transport *transport;
+    const struct world_kind *kind;
     int size, rank_here; /* rank_here: the lowest rank of this process */
+    int on_host;         /* ranks of this host                         */
     struct rank *ranks;  /* threads: all; MPI: mine alone */
     struct record first;
     bool first_here; /* the first failure is one of this process' ranks */
+    int failed;      /* first.set, for the watch: atomic                */
+    void *nccl;
     pthread_mutex_t lock;
     void *mpi;
 };
 
+extern const struct world_kind world_threads;
 extern const struct transport transport_threads;
 enum status threads_open(struct world *w);
 enum status threads_join(struct comm_inside *in);
 void threads_leave(struct comm_inside *in);
 enum status threads_begin(struct comm_inside *in, struct flight *f);
 enum status threads_end(struct comm_inside *in, struct flight *f);
+enum status threads_fail(struct rank *r, enum status st, const char *what);
+enum status threads_poll(struct rank *r);
 void threads_wake_all(struct world *w);
 /* Sleep until woken; false: the monotonic clock has passed until_s.  Lock held. */
 bool threads_sleep(struct rank *r, double until_s);
+/* Faults of a flight's messages; a lost one is done at once. */
+enum status threads_strike(struct rank *r, struct flight *f);
 /* The fault table's word on the next message of this rank; without the lock. */
 enum status fault_strike(struct rank *r, bool *lost);
 
+extern const struct world_kind world_mpi;
 extern const struct transport transport_mpi;
 enum status mpi_open(struct world *w);
 enum status mpi_join(struct comm_inside *in);
@@ -119,10 +160,12 @@ enum status mpi_begin(struct comm_inside *in, struct flight *f);
 enum status mpi_end(struct comm_inside *in, struct flight *f);
 /* OK, or ERR_COMM with MPI's words for the code. */
 enum status mpi_status(int code, const char *what);
-void mpi_poll(struct world *w);     /* has another rank told of its failure? */
+enum status mpi_fail(struct rank *r, enum status st, const char *what);
+enum status mpi_poll(struct rank *r);
+void mpi_listen(struct world *w);   /* has another rank told of its failure? */
 void mpi_tell_all(struct world *w); /* tell the others of the first failure, which is here */
-void mpi_nap(int64_t polls);        /* between polls: yield at first, then sleep, as cores may be shared */
 
+void world_nap(int64_t polls); /* between polls: yield at first, then sleep, as cores may be shared */
 /* Begin an exchange under the name of a collective. */
 enum status comm_post(struct comm *c, enum comm_use use, enum comm_op op, const struct transfer *list, int n,
                       struct pending *p);

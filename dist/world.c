@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _POSIX_C_SOURCE 200809L
 #include "dist/world.h"
 #include <inttypes.h>
+#include <sched.h>
 #include <stdio.h>
+#include <time.h>
 #include "base/arena.h"
 #include "dist/inside.h"
 
@@ -68,17 +71,23 @@ enum status world_open(struct world **out, const struct world_spec *spec) {
 
 void world_close(struct world *w) {
     if (!w) return;
-    w->transport->close(w);
+    w->kind->close(w);
     mem_free(w);
 }
 
 int world_size(const struct world *w) { return w->size; }
 bool world_speaks(const struct world *w) { return w->first.set ? w->first_here : w->rank_here == 0; }
 
-enum status world_run(struct world *w, world_fn *fn, void *arg) { return w->transport->run(w, fn, arg); }
+enum status world_run(struct world *w, world_fn *fn, void *arg) { return w->kind->run(w, fn, arg); }
 
 int rank_index(const struct rank *r) { return r->index; }
 int rank_size(const struct rank *r) { return r->world->size; }
+int rank_on_host(const struct rank *r) { return r->world->on_host; }
+
+void world_nap(int64_t polls) {
+    if (polls < 200) sched_yield();
+    else nanosleep(&(struct timespec){.tv_nsec = polls < 2000 ? 20000 : 200000}, NULL);
+}
 
 void rank_phase(struct rank *r, const char *name, int64_t number) {
     pthread_mutex_lock(&r->world->lock);
@@ -117,6 +126,8 @@ void rank_state(const struct rank *r, char *out, size_t room) {
     else if (r->waits) {
         n += (size_t)snprintf(out + n, room - n, "waits in ");
         if (n < room) print_exchange(r, out + n, room - n);
+    } else if (r->waits_gpu) {
+        n += (size_t)snprintf(out + n, room - n, "waits for its GPU");
     } else {
         n += (size_t)snprintf(out + n, room - n, "is in no wait: busy, late or stuck");
         if (r->phase && n < room)
@@ -140,4 +151,5 @@ void world_record(struct rank *r, enum status st, bool says_where) {
     rank_where(r, where, sizeof where);
     if (says_where) snprintf(w->first.text, sizeof w->first.text, "%s", status_text());
     else snprintf(w->first.text, sizeof w->first.text, "%s: %s [%.300s]", where, status_text(), status_trace());
+    __atomic_store_n(&w->failed, 1, __ATOMIC_RELEASE);
 }

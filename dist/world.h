@@ -29,12 +29,19 @@ struct fault {
     int ms;
 };
 
+/* How communicators over device memory move bytes; the order of mesh.transport's choices.  auto: copies where two ranks
+ * share a GPU, else nccl. */
+enum device_way { DEVICE_WAY_AUTO, DEVICE_WAY_COPIES, DEVICE_WAY_NCCL };
+#define DEVICE_WAY_CHOICES "auto|copies|nccl"
+
 struct world_spec {
     int n_ranks;          /* threads; 0 under a launcher, which knows the number                                   */
     const char *launcher; /* world_launcher(getenv): not NULL means the MPI world                                  */
     double deadline_s;    /* of every wait; 0: 600                                                                 */
     int64_t chunk_bytes;  /* largest single MPI message; 0: 2^30.  Tests make it small                             */
-    const struct fault *faults; /* must outlive the world                                                          */
+    enum device_way device_way;  /* all ranks alike                                                                 */
+    void (*hard_exit)(int code); /* or NULL: ends the process where a failed rank cannot be brought to its end      */
+    const struct fault *faults;  /* must outlive the world                                                          */
     int n_faults;
 };
 
@@ -57,6 +64,7 @@ void world_close(struct world *w); /* accepts NULL */
 
 int rank_index(const struct rank *r);
 int rank_size(const struct rank *r);
+int rank_on_host(const struct rank *r); /* ranks that share this host's memory, me among them */
 /* What the rank is doing, for the texts of failures: "backward", layer 3.  name must outlive the run. */
 void rank_phase(struct rank *r, const char *name, int64_t number);
 

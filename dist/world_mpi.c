@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _POSIX_C_SOURCE 200809L
 #include <mpi.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include "base/arena.h"
 #include "base/log.h"
-#include "dist/inside.h"
+#include "dist/lane.h"
 #include "profiling/prof.h"
 
 enum {
@@ -39,16 +36,11 @@ enum status mpi_status(int code, const char *what) {
     FAIL(ERR_COMM, "%s: %s", what, text);
 }
 
-void mpi_nap(int64_t polls) {
-    if (polls < 200) sched_yield();
-    else nanosleep(&(struct timespec){.tv_nsec = polls < 2000 ? 20000 : 200000}, NULL);
-}
-
 static int listen_for_failure(struct mpi_world *m) {
     return MPI_Irecv(&m->heard, sizeof m->heard, MPI_BYTE, MPI_ANY_SOURCE, TAG_NOTICE, m->control, &m->hearing);
 }
 
-void mpi_poll(struct world *w) {
+void mpi_listen(struct world *w) {
     struct mpi_world *m = w->mpi;
     int done = 0;
     while (m->hearing != MPI_REQUEST_NULL) {
@@ -56,6 +48,7 @@ void mpi_poll(struct world *w) {
         if (!w->first.set) {
             w->first = (struct record){.set = true, .rank = m->heard.rank, .st = (enum status)m->heard.st};
             memcpy(w->first.text, m->heard.text, sizeof w->first.text);
+            __atomic_store_n(&w->failed, 1, __ATOMIC_RELEASE);
         } else if (w->first_here && m->heard.st == (int)w->first.st && m->heard.rank < w->first.rank)
             w->first_here = false; /* several failed alike: the lowest speaks */
         if (listen_for_failure(m) != MPI_SUCCESS) return;
@@ -89,11 +82,11 @@ static bool meet(struct world *w) {
     int done = 0;
     for (int64_t polls = 0; !done; polls++) {
         if (MPI_Testall(2 * w->size, m->ends, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) return false;
-        mpi_poll(w);
+        mpi_listen(w);
         const double now = prof_seconds();
         if (w->first.set && failed == 0) failed = now;
         if (!done && now > (w->first.set ? failed + grace : begun + deadline + grace)) return false;
-        mpi_nap(polls);
+        world_nap(polls);
     }
     return true;
 }
@@ -118,9 +111,11 @@ static enum status mpi_run(struct world *w, world_fn *fn, void *arg) {
     struct rank *r = &w->ranks[0];
     FAIL_UNLESS(!m->ran, ERR_ARG, "a world of MPI ranks runs once");
     m->ran = true;
-    const enum status st = fn(r, arg);
+    enum status st = fn(r, arg);
     for (int i = 0; i < r->n_comms; i++) ASSERT(!r->comms[i]);
-    mpi_poll(w);
+    nccl_stop(w);
+    if (st == OK) st = nccl_verdict(r);
+    mpi_listen(w);
     if (st != OK && st != ERR_STOPPED) world_record(r, st, false);
     if (w->first.set && w->first_here) mpi_tell_all(w);
     if (!meet(w)) give_up(w);
@@ -137,6 +132,7 @@ static void mpi_close(struct world *w) {
     MPI_Comm_free(&m->control);
     MPI_Finalize();
     pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->ranks[0].lock);
     mem_free(m->ends);
     mem_free(m->end_bytes);
     mem_free(w->ranks);
@@ -144,13 +140,27 @@ static void mpi_close(struct world *w) {
 }
 
 const struct transport transport_mpi = {
-    .run = mpi_run,
-    .close = mpi_close,
+    .name = "mpi",
     .join = mpi_join,
     .leave = mpi_leave,
     .begin = mpi_begin,
     .end = mpi_end,
 };
+const struct world_kind world_mpi = {
+    .host = &transport_mpi,
+    .run = mpi_run,
+    .close = mpi_close,
+    .fail = mpi_fail,
+    .poll = mpi_poll,
+};
+
+static enum status count_host(struct world *w) {
+    MPI_Comm host;
+    TRY(mpi_status(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+                   "MPI_Comm_split_type"));
+    MPI_Comm_size(host, &w->on_host);
+    return mpi_status(MPI_Comm_free(&host), "MPI_Comm_free");
+}
 
 static enum status start(struct world *w) {
     struct mpi_world *m = w->mpi;
@@ -163,6 +173,7 @@ static enum status start(struct world *w) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank_here);
+    TRY(count_host(w));
     TRY(mem_take(2 * w->size * (int64_t)sizeof(MPI_Request), &ends));
     m->ends = ends;
     TRY(mem_take(w->size + 1, &bytes));
@@ -181,7 +192,8 @@ enum status mpi_open(struct world *w) {
     TRY_OUT(start(w));
     w->ranks = rank;
     w->ranks[0] = (struct rank){.world = w, .index = w->rank_here};
-    w->transport = &transport_mpi;
+    pthread_mutex_init(&w->ranks[0].lock, NULL);
+    w->kind = &world_mpi;
     pthread_mutex_init(&w->lock, NULL);
 out:
     if (st != OK && world) {

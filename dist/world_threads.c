@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <time.h>
 #include "base/arena.h"
-#include "dist/inside.h"
+#include "dist/lane.h"
 #include "profiling/prof.h"
 
 /* One thread a rank.  All start at a gate: a world that cannot start whole does not start. */
@@ -74,6 +74,7 @@ static enum status run_many(struct world *w, world_fn *fn, void *arg) {
     open_gate(&start, n == w->size ? GATE_OPEN : GATE_CANCELLED);
     for (int i = 0; i < n; i++) pthread_join(threads[i].id, NULL);
     mem_free(threads);
+    nccl_stop(w);
     FAIL_UNLESS(n == w->size, ERR_OOM, "cannot start thread %d of %d ranks: raise the limit on processes (ulimit -u)",
                 n, w->size);
     if (w->first.set) FAIL(w->first.st, "%s", w->first.text);
@@ -90,10 +91,15 @@ static void reset(struct rank *r) {
     r->waits = NULL;
     r->in = r->ended = false;
     r->st = OK;
+    r->device_way = DEVICE_WAY_AUTO;
+    r->n_lanes = 0;
+    r->launching = NULL;
+    r->verdict.st = OK;
 }
 
 static enum status threads_run(struct world *w, world_fn *fn, void *arg) {
     w->first.set = w->first_here = false;
+    w->failed = 0;
     for (int i = 0; i < w->size; i++) reset(&w->ranks[i]);
     if (w->size > 1) return run_many(w, fn, arg);
     const enum status st = fn(&w->ranks[0], arg); /* one rank: its record is the caller's */
@@ -102,26 +108,35 @@ static enum status threads_run(struct world *w, world_fn *fn, void *arg) {
 }
 
 static void threads_close(struct world *w) {
-    for (int i = 0; i < w->size; i++) pthread_cond_destroy(&w->ranks[i].wake);
+    for (int i = 0; i < w->size; i++) {
+        pthread_cond_destroy(&w->ranks[i].wake);
+        pthread_mutex_destroy(&w->ranks[i].lock);
+    }
     pthread_mutex_destroy(&w->lock);
     mem_free(w->ranks);
 }
 
 const struct transport transport_threads = {
-    .run = threads_run,
-    .close = threads_close,
+    .name = "threads",
     .join = threads_join,
     .leave = threads_leave,
     .begin = threads_begin,
     .end = threads_end,
 };
+const struct world_kind world_threads = {
+    .host = &transport_threads,
+    .run = threads_run,
+    .close = threads_close,
+    .fail = threads_fail,
+    .poll = threads_poll,
+};
 
 enum status threads_open(struct world *w) {
     void *mem = NULL;
-    w->size = w->spec.n_ranks;
+    w->size = w->on_host = w->spec.n_ranks;
     TRY(mem_take(w->size * (int64_t)sizeof(struct rank), &mem));
     w->ranks = mem;
-    w->transport = &transport_threads;
+    w->kind = &world_threads;
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -129,6 +144,7 @@ enum status threads_open(struct world *w) {
     for (int i = 0; i < w->size; i++) {
         w->ranks[i] = (struct rank){.world = w, .index = i};
         pthread_cond_init(&w->ranks[i].wake, &attr);
+        pthread_mutex_init(&w->ranks[i].lock, NULL);
     }
     pthread_condattr_destroy(&attr);
     return OK;

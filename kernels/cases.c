@@ -11,6 +11,7 @@
 #include "kernels/attention/attention_cases.h"
 #include "kernels/balance/balance_cases.h"
 #include "kernels/combine/combine_cases.h"
+#include "kernels/clip/clip_cases.h"
 #include "kernels/conv1d/conv1d_cases.h"
 #include "kernels/copy/copy_cases.h"
 #include "kernels/embedding/embedding_cases.h"
@@ -31,6 +32,7 @@
 #include "kernels/sum_squares/sum_squares_cases.h"
 #include "kernels/tail/tail_cases.h"
 #include "kernels/token_loss/token_loss_cases.h"
+#include "kernels/tree_sum/tree_sum_cases.h"
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
@@ -87,9 +89,10 @@ int64_t trial_block_bytes(const struct case_tensor *x) {
 }
 
 enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real) {
-    *t = (struct trial){.op = op, .real = real, .grad_bound = 1e-7};
+    *t = (struct trial){.op = op, .real = real, .rounded = real, .grad_bound = 1e-7, .roundings = 1.0};
     t->args = case_memory(t, op->args_bytes);
     op->build(t, row);
+    if (t->wide_bound == 0.0) t->wide_bound = t->bound;
     for (int i = 0; i < t->n_tensors; i++) {
         struct case_tensor *x = &t->tensor[i];
         void *block = NULL;
@@ -113,13 +116,30 @@ static char *element(const struct case_tensor *x, int64_t i) {
     return (char *)x->at->data + (i / width * x->at->pitch + i % width) * dtype_bytes(x->at->dtype);
 }
 
+/* To nearest, ties to even; NaN stays as it is, which a cast of the halves would not promise. */
+static uint16_t bf16_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+static float bf16_float(uint16_t b) {
+    const uint32_t u = (uint32_t)b << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
 double trial_get(const struct case_tensor *x, int64_t i) {
     const char *p = element(x, i);
     float f;
     double d;
     int32_t s;
     int64_t l;
+    uint16_t b;
     switch (x->at->dtype) {
+    case BF16:
+        return memcpy(&b, p, sizeof b), (double)bf16_float(b);
     case F64:
         return memcpy(&d, p, sizeof d), d;
     case F32:
@@ -139,7 +159,11 @@ void trial_set(const struct case_tensor *x, int64_t i, double v) {
     const float f = (float)v;
     const int32_t s = (int32_t)v;
     const int64_t l = (int64_t)v;
+    const uint16_t b = bf16_of(f);
     switch (x->at->dtype) {
+    case BF16:
+        memcpy(p, &b, sizeof b);
+        break;
     case F64:
         memcpy(p, &v, sizeof v);
         break;
@@ -160,7 +184,7 @@ void trial_set(const struct case_tensor *x, int64_t i, double v) {
 static double draw(const struct trial *t, const struct case_tensor *x, int64_t i) {
     const struct values v = x->values;
     const uint64_t seed = rng_stream(t->op->name), stream = rng_stream(x->name);
-    const bool real = x->at->dtype == F64 || x->at->dtype == F32;
+    const bool real = x->at->dtype == F64 || x->at->dtype == F32 || x->at->dtype == BF16;
     if (v.numbers) return v.numbers[i];
     if (v.list) return (double)v.list[i];
     if (v.spread != 0.0) return v.lo + v.spread * rng_normal(seed, stream, (uint64_t)i);
@@ -177,7 +201,9 @@ static void fill_block(const struct trial *t, const struct case_tensor *x) {
         const uint64_t mark = tensor << 16 | ((uint64_t)i & 0xffff);
         const uint64_t wide = 0x7ff0000000000000u | mark;
         const uint32_t narrow = 0x7f800000u | (uint32_t)mark;
-        memcpy(x->block + i * e, e == 8 ? (const void *)&wide : (const void *)&narrow, (size_t)e);
+        const uint16_t half = (uint16_t)(0x7f80u | (1u + (uint32_t)(tensor * 5 + (uint64_t)i) % 63u));
+        const void *nan = e == 8 ? (const void *)&wide : e == 4 ? (const void *)&narrow : (const void *)&half;
+        memcpy(x->block + i * e, nan, (size_t)e);
     }
 }
 
@@ -187,9 +213,10 @@ static void fill_tensor(const struct trial *t, const struct case_tensor *x) {
     if (!(x->roles & F_IN) && (x->roles & F_OUT || !(x->roles & B_IN))) return;
     for (int64_t i = 0; i < n; i++) {
         const bool again = i >= PERIOD && !x->values.list && !x->values.numbers;
-        /* Rounded to F32, so that the same numbers go into every type. */
+        /* Rounded, so that the same numbers go into every type. */
         const double v = again ? trial_get(x, i - PERIOD) : draw(t, x, i);
-        trial_set(x, i, (double)(float)v);
+        const bool half = x->rounds && t->rounded == BF16;
+        trial_set(x, i, (double)(half ? bf16_float(bf16_of((float)v)) : (float)v));
     }
 }
 

@@ -7,7 +7,7 @@
  *   struct foo_case            the columns; the first is `const char *why`
  *   foo_cases[], foo_bench[]   rows for the tests, and a few training-like rows for `baton bench`
  *   foo_build(t, a, k)         static inline: sets a's counts and options from row k, t->bound, and names every tensor
- *                              of the row with TENSOR or REALS; tensors not named are absent
+ *                              of the row with REALS (`real`), WIDES (dtype_wide(real)) or TENSOR; others are absent
  * and cases.c includes it.  Everything else - values, guard bands, checks, timing - is made from the roles. */
 #include "base/ctx.h"
 
@@ -53,6 +53,7 @@ struct case_tensor {
     int64_t gap;            /* set by a row with a pitch: elements between rows                              */
     const double *weight;   /* of an output without a gradient field: its elements' weights in the scalar    */
     struct tensor *twin;    /* a second field that is the same memory: an op in place */
+    bool rounds;            /* of type `real`: its values are rounded to t->rounded */
     bool any_shape;         /* the op takes any shape here: no error to expect */
     bool any_rows;          /* the op takes any length of dim 0 here */
     bool rows_by_elements;  /* only the elements of range tell dim 0: a device, which they lie on, cannot check it */
@@ -67,8 +68,12 @@ struct trial {
     const struct case_op *op;
     const char *why;
     enum dtype real;
+    enum dtype rounded;        /* values of REALS are rounded to it; `real` unless set before trial_fill     */
     void *args;                /* struct <op>                                                            */
     double bound;              /* of match: |f32 - f64|2 / |f64|2 of every output                        */
+    double wide_bound;         /* of an F32 output beside BF16; bound unless set                             */
+    double roundings;          /* to BF16 in a row, independent, on the way to a BF16 output; 1 unless set   */
+    bool no_bf16;              /* the BF16 twin has no kernel of this shape, and must say so                 */
     double grad_bound;         /* of grad; 1e-7 unless set                                             */
     double flops[2], bytes[2]; /* of a pass, for the benchmark; bytes: from the roles unless set */
     /* What must run before a pass of this op, for instance the op that makes its inputs. */
@@ -85,7 +90,13 @@ struct case_tensor *case_tensor(struct trial *t, const char *name, struct tensor
 void *case_memory(struct trial *t, int64_t bytes); /* zeroed, lives as long as the trial */
 #define TENSOR(field, roles, values, type, ...)                                                                        \
     case_tensor(t, #field, &a->field, (roles), (values), (type), (struct dims){{__VA_ARGS__}})
-#define REALS(field, roles, values, ...) TENSOR(field, roles, values, t->real, __VA_ARGS__)
+#define REALS(field, roles, values, ...)                                                                               \
+    case_real(case_tensor(t, #field, &a->field, (roles), (values), t->real, (struct dims){{__VA_ARGS__}}))
+#define WIDES(field, roles, values, ...) TENSOR(field, roles, values, dtype_wide(t->real), __VA_ARGS__)
+static inline struct case_tensor *case_real(struct case_tensor *x) {
+    x->rounds = true;
+    return x;
+}
 
 /* One op of ops.def with its cases; rows [0, n_cases) are for tests, [n_cases, n_cases + n_bench) for the benchmark. */
 struct case_op {
@@ -103,7 +114,7 @@ extern const int n_case_ops;
 /* Row `row` of the op in memory, every tensor between guard bands. */
 enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real);
 void trial_close(struct trial *t);
-/* Inputs get their values (the same in every type: rounded to F32), everything else NaN. */
+/* Inputs get their values (the same in every type: rounded to F32, or as `rounded` says), everything else NaN. */
 void trial_fill(struct trial *t);
 /* The hook of the pass, if any, and the pass; c->work is set to an arena of exactly the planned bytes. */
 enum status trial_hook(struct trial *t, struct ctx *c, enum pass p);

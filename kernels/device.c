@@ -2,6 +2,7 @@
 #include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
+#include "kernels/gemm_cuda.h"
 
 #ifdef BATON_CUDA
 #include <cuda_runtime.h>
@@ -26,7 +27,7 @@ int device_count(void) {
 
 enum status device_take(int64_t bytes, void **out) {
     *out = NULL;
-    const cudaError_t e = cudaMalloc(out, bytes ? (size_t)bytes : 1);
+    const cudaError_t e = mem_call() ? cudaErrorMemoryAllocation : cudaMalloc(out, bytes ? (size_t)bytes : 1);
     FAIL_UNLESS(e != cudaErrorMemoryAllocation, ERR_OOM,
                 "cannot allocate %" PRId64 " bytes on the GPU: it has less memory free", bytes);
     CUDA(e, "the GPU's memory");
@@ -60,6 +61,9 @@ enum status device_open(struct device **out, int index) {
     d->index = index;
     CUDA_OUT(cudaSetDevice(index), "choosing the GPU");
     CUDA_OUT(cudaStreamCreateWithFlags((cudaStream_t *)&d->stream, cudaStreamNonBlocking), "making a stream");
+    CUDA_OUT(cudaEventCreateWithFlags((cudaEvent_t *)&d->mark, cudaEventDisableTiming | cudaEventBlockingSync),
+             "making an event");
+    TRY_OUT(gemm_cuda_open(d));
 out:
     if (st != OK) {
         device_close(d);
@@ -74,6 +78,8 @@ void device_close(struct device *d) {
         (void)cudaStreamSynchronize(d->stream);
         (void)cudaStreamDestroy(d->stream);
     }
+    if (d->mark) (void)cudaEventDestroy(d->mark);
+    gemm_cuda_close(d);
     mem_free(d);
 }
 #else
@@ -104,6 +110,7 @@ void device_close(struct device *d) { ASSERT(!d); }
 #endif
 
 void *device_stream(struct device *d) { return d->stream; }
+int device_index(const struct device *d) { return d->index; }
 
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes) {
     void *base = NULL;

@@ -36,6 +36,14 @@
 #define NO_BACKWARD(op)                                                                                                \
     extern "C" enum status op##_bwd_cuda(struct ctx *, const struct op *) { FAIL(ERR_ARG, #op " has no backward"); }
 
+/* Types of the call, `c` in scope: kernels/README.md says what is which. */
+static inline enum dtype real_of(const struct ctx *c) {
+    ASSERT(c->real == F32 || c->real == BF16); /* a run in another type on a GPU is refused before */
+    return c->real;
+}
+#define REAL real_of(c)
+#define WIDE dtype_wide(real_of(c))
+
 static inline __host__ __device__ int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static inline __host__ __device__ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline __host__ __device__ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -25,6 +25,7 @@ struct device;
 enum status device_open(struct device **out, int index);
 void device_close(struct device *d); /* accepts NULL; waits for what is enqueued */
 void *device_stream(struct device *d);
+int device_index(const struct device *d);
 /* An arena whose memory lies on the device. */
 enum status device_arena_init(struct arena *a, const char *name, int64_t bytes);
 void device_arena_term(struct arena *a); /* accepts the empty arena */

@@ -11,6 +11,7 @@ extern "C" {
 struct device {
     int index;
     void *stream;    /* cudaStream_t, where ops are enqueued                      */
+    void *mark;      /* cudaEvent_t of device_mark                                */
     void *gemm;      /* products through cuBLASLt                                 */
     void *attention; /* attention through cuDNN                                   */
 };

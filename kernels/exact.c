@@ -13,6 +13,7 @@
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/token_loss/token_loss.h"
+#include "kernels/tree_sum/tree_sum.h"
 
 /* ---- trees ---- */
 
@@ -22,18 +23,20 @@ int exact_rows(int64_t n_ranges) {
     return levels + 1;
 }
 
-static int64_t sum_bytes(const struct exact *e, int64_t numbers, enum dtype real) {
-    return exact_rows(e->n_ranges) * arena_round(numbers * dtype_bytes(real));
+static int64_t sum_bytes(const struct exact *e, int64_t numbers, enum dtype type) {
+    return exact_rows(e->n_ranges) * arena_round(numbers * dtype_bytes(type));
 }
 
-static void sum_place(struct exact_sum *s, const struct exact *e, void *memory, int64_t numbers, enum dtype real) {
-    const int64_t row = arena_round(numbers * dtype_bytes(real));
-    *s = (struct exact_sum){.memory = memory, .numbers = numbers, .leaf = memory};
+static void sum_place(struct exact_sum *s, const struct exact *e, void *memory, int64_t numbers, enum dtype type) {
+    const int64_t row = arena_round(numbers * dtype_bytes(type));
+    *s = (struct exact_sum){.dtype = type, .memory = memory, .numbers = numbers, .leaf = memory};
     for (int l = 0; l + 1 < exact_rows(e->n_ranges); l++) s->level[l] = (char *)memory + (l + 1) * row;
 }
 
 static struct tensor as_row(const struct ctx *c, const struct exact_sum *s, void *data) {
-    return tensor_2d(data, c->real, 1, s->numbers);
+    struct tensor t = tensor_2d(data, s->dtype, 1, s->numbers);
+    t.space = c->space;
+    return t;
 }
 
 /* right = left + right */
@@ -85,7 +88,9 @@ struct over {
     int64_t mark;
 };
 
+/* Parts of one sum have one type: that of parameters' gradients, or of activations. */
 static void over_part(struct over *o, struct tensor to) {
+    if (tensor_has(to)) o->sum.dtype = to.dtype;
     o->part[o->n_parts++] = (struct part){.to = to, .at = o->sum.numbers};
     if (tensor_has(to)) o->sum.numbers += tensor_count(to);
 }
@@ -94,8 +99,8 @@ static enum status over_begin(struct over *o) {
     void *memory = NULL;
     o->mark = arena_mark(o->c->work);
     if (o->sum.numbers == 0) return OK;
-    TRY(arena_take(o->c->work, sum_bytes(o->c->exact, o->sum.numbers, o->c->real), &memory));
-    sum_place(&o->sum, o->c->exact, memory, o->sum.numbers, o->c->real);
+    TRY(arena_take(o->c->work, sum_bytes(o->c->exact, o->sum.numbers, o->sum.dtype), &memory));
+    sum_place(&o->sum, o->c->exact, memory, o->sum.numbers, o->sum.dtype);
     return OK;
 }
 
@@ -120,9 +125,9 @@ static enum status over_end(struct over *o, bool add) {
         struct tensor to = o->part[i].to;
         if (!tensor_has(to) || (!root && add)) continue;
         const int64_t cols = to.shape[1] * to.shape[2] * to.shape[3];
-        struct tensor x = tensor_2d(root + o->part[i].at * dtype_bytes(to.dtype), to.dtype, to.shape[0], cols);
+        const struct tensor x = tensor_like(to, root + o->part[i].at * dtype_bytes(to.dtype), to.shape[0], cols);
         const int64_t pitch = to.pitch;
-        to = tensor_2d(to.data, to.dtype, to.shape[0], cols);
+        to = tensor_like(to, to.data, to.shape[0], cols);
         to.pitch = pitch;
         if (!root) st = base->fill_fwd(o->c, &(struct fill){.x = to, .value = 0.0});
         else if (add) st = base->add_fwd(o->c, &(struct add){.x = to, .y = x, .out = to, .scale = 1.0});
@@ -231,17 +236,17 @@ static enum status embedding_bwd(struct ctx *c, const struct embedding *a) {
 }
 
 /* Ranges of one: the segment alone. */
-static void own_range(const struct exact *e, int64_t r, int64_t range[2]) {
+static struct tensor own_range(const struct exact *e, int64_t r, int64_t range[2]) {
     range[0] = 0;
     range[1] = e->range[r + 1] - e->range[r];
+    return tensor_has(e->own) ? tensor_like(e->own, (int64_t *)e->own.data + 2 * r, 2, 1) : tensor_1d(range, I64, 2);
 }
 
 static enum status conv1d_one(struct over *o, const struct conv1d *a, int64_t r) {
     const struct exact *e = o->c->exact;
     struct conv1d b = *a;
     int64_t range[2];
-    own_range(e, r, range);
-    b.range = tensor_1d(range, I64, 2);
+    b.range = own_range(e, r, range);
     b.pos = seg(e, a->pos, r), b.x = seg(e, a->x, r), b.y = seg(e, a->y, r);
     b.dy = seg(e, a->dy, r), b.dx = seg(e, a->dx, r);
     b.before = entry(a->before, r), b.dbefore = entry(a->dbefore, r);
@@ -262,10 +267,9 @@ static enum status ssd_one(struct over *o, const struct ssd *a, int64_t r) {
     const struct exact *e = o->c->exact;
     struct ssd b = *a;
     int64_t range[2], chunk = 0;
-    own_range(e, r, range);
+    b.range = own_range(e, r, range);
     for (int64_t i = 0; i < r; i++) chunk += (e->range[i + 1] - e->range[i] + a->chunk - 1) / a->chunk;
     const int64_t chunks = (range[1] + a->chunk - 1) / a->chunk;
-    b.range = tensor_1d(range, I64, 2);
     b.pos = seg(e, a->pos, r), b.x = seg(e, a->x, r), b.dt = seg(e, a->dt, r), b.B = seg(e, a->B, r);
     b.C = seg(e, a->C, r), b.dts = seg(e, a->dts, r), b.cum = seg(e, a->cum, r), b.y = seg(e, a->y, r);
     b.dy = seg(e, a->dy, r), b.dx = seg(e, a->dx, r), b.ddt = seg(e, a->ddt, r);
@@ -291,8 +295,7 @@ static enum status attention_one(struct over *o, const struct attention *a, int6
     const struct exact *e = o->c->exact;
     struct attention b = *a;
     int64_t range[2];
-    own_range(e, r, range);
-    b.range = tensor_1d(range, I64, 2);
+    b.range = own_range(e, r, range);
     b.keys = entry(a->keys, r);
     b.pos = seg(e, a->pos, r), b.q = seg(e, a->q, r), b.o = seg(e, a->o, r), b.lse = seg(e, a->lse, r);
     b.dout = seg(e, a->dout, r), b.dq = seg(e, a->dq, r);
@@ -347,23 +350,12 @@ static enum status head_bwd(struct ctx *c, const struct head *a) {
 static enum status token_loss_fwd(struct ctx *c, const struct token_loss *a) {
     struct exact *e = c->exact;
     struct token_loss b = *a;
-    double leaf = 0.0;
-    b.total = tensor_1d(&leaf, F64, 1);
+    b.total = tensor_rows(e->losses, e->n_losses++, 1);
     TRY(e->base->token_loss_fwd(c, &b));
-    int l = 0;
-    for (; e->loss_count >> l & 1; l++) leaf = e->loss[l] + leaf;
-    e->loss[l] = leaf;
-    if (++e->loss_count < e->n_ranges) return OK;
-    double root = 0.0;
-    bool any = false;
-    for (l = 0; e->loss_count >> l; l++) {
-        if (!(e->loss_count >> l & 1)) continue;
-        root = any ? e->loss[l] + root : e->loss[l];
-        any = true;
-    }
-    e->loss_count = 0;
-    *(double *)a->total.data += root;
-    return OK;
+    if (e->n_losses < e->n_ranges) return OK;
+    const struct tensor leaves = tensor_rows(e->losses, 0, e->n_ranges), root = tensor_rows(e->losses, e->n_ranges, 1);
+    TRY(e->base->tree_sum_fwd(c, &(struct tree_sum){.x = leaves, .roots = root}));
+    return e->base->add_fwd(c, &(struct add){.x = a->total, .y = root, .out = a->total, .scale = 1.0});
 }
 
 /* ---- workspace: the base op's for the longest segment, and the tree ---- */
@@ -377,7 +369,7 @@ static int64_t longest(const struct exact *e) {
 
 static int64_t numbers_of(struct tensor t) { return t.shape[0] > 0 ? tensor_count(t) : 0; }
 
-#define EXACT_WORK(op, slices, sums)                                                                                   \
+#define EXACT_WORK(op, type, slices, sums)                                                                             \
     static int64_t op##_work(const struct ctx *c, const struct op *a) {                                                \
         const struct exact *e = c->exact;                                                                              \
         struct op b = *a;                                                                                              \
@@ -387,16 +379,17 @@ static int64_t numbers_of(struct tensor t) { return t.shape[0] > 0 ? tensor_coun
             slices;                                                                                                    \
         }                                                                                                              \
         const int64_t whole = e->base->op##_work(c, a), part = e->base->op##_work(c, &b);                              \
-        return (whole > part ? whole : part) + sum_bytes(e, (sums), c->real);                                          \
+        return (whole > part ? whole : part) + sum_bytes(e, (sums), type);                                             \
     }
-EXACT_WORK(linear, b = linear_seg(e, a, r), numbers_of(a->dw) + numbers_of(a->db))
-EXACT_WORK(rmsnorm, b.x = seg(e, a->x, r), numbers_of(a->dw))
-EXACT_WORK(gated_norm, b.y = seg(e, a->y, r), numbers_of(a->dw))
-EXACT_WORK(embedding, b.ids = seg(e, a->ids, r), numbers_of(a->dw))
-EXACT_WORK(conv1d, b.x = seg(e, a->x, r), numbers_of(a->dw) + numbers_of(a->db))
-EXACT_WORK(ssd, b.x = seg(e, a->x, r), numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
-EXACT_WORK(grouped_linear, b.offset = entry(a->offset, r), numbers_of(a->dw))
-EXACT_WORK(attention, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
+EXACT_WORK(linear, dtype_wide(c->real), b = linear_seg(e, a, r), numbers_of(a->dw) + numbers_of(a->db))
+EXACT_WORK(rmsnorm, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw))
+EXACT_WORK(gated_norm, dtype_wide(c->real), b.y = seg(e, a->y, r), numbers_of(a->dw))
+EXACT_WORK(embedding, dtype_wide(c->real), b.ids = seg(e, a->ids, r), numbers_of(a->dw))
+EXACT_WORK(conv1d, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw) + numbers_of(a->db))
+EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r),
+           numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
+EXACT_WORK(grouped_linear, dtype_wide(c->real), b.offset = entry(a->offset, r), numbers_of(a->dw))
+EXACT_WORK(attention, c->real, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
 
 void exact_init(struct exact *e, const struct ops *base, const int64_t *range, int64_t n_ranges) {
     *e = (struct exact){.table = *base, .base = base, .range = range, .n_ranges = n_ranges};
@@ -415,15 +408,24 @@ void exact_init(struct exact *e, const struct ops *base, const int64_t *range, i
 #undef OVER
 }
 
-int64_t exact_head_bytes(const struct exact *e, int64_t numbers, enum dtype real) {
-    return sum_bytes(e, numbers, real);
+int64_t exact_head_bytes(const struct exact *e, int64_t numbers, enum dtype type) {
+    return sum_bytes(e, numbers, type);
 }
 
-void exact_place(struct exact *e, void *memory, int64_t numbers, enum dtype real) {
-    sum_place(&e->head, e, memory, numbers, real);
+void exact_place(struct exact *e, void *memory, int64_t numbers, enum dtype type) {
+    sum_place(&e->head, e, memory, numbers, type);
 }
 
-void exact_begin(struct exact *e) {
+int64_t exact_loss_bytes(const struct exact *e) { return (e->n_ranges + 1) * (int64_t)sizeof(double); }
+
+void exact_place_losses(struct exact *e, void *memory, enum space space) {
+    e->losses = tensor_1d(memory, F64, e->n_ranges + 1);
+    e->losses.space = space;
+}
+
+enum status exact_begin(struct ctx *c) {
+    struct exact *e = c->exact;
     e->head.count = 0;
-    e->loss_count = 0;
+    e->n_losses = 0;
+    return e->base->fill_fwd(c, &(struct fill){.x = e->losses, .value = 0.0});
 }

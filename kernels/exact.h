@@ -8,7 +8,7 @@
  * weights, of gathered keys and values, the loss - is summed inside a segment by the op itself and over segments in a
  * binary tree: leaf i is segment i, a node is its left child plus its right one, a missing right one is left out.  A
  * rank that holds the segments [i 2^l, (i + 1) 2^l) holds one node, and ranks are summed by the same tree.
- * The head and the loss are called once a segment; their trees live over a pass. */
+ * The head and the loss are called once a segment; their trees live over a pass.  Memory of trees is the ops'. */
 #include "base/ctx.h"
 #include "kernels/ops.h"
 
@@ -19,6 +19,7 @@ extern "C" {
 #define EXACT_LEVELS 40
 /* A sum being made: level l holds a node of 2^l leaves where bit l of count is set. */
 struct exact_sum {
+    enum dtype dtype;
     char *memory; /* levels + 1 rows of `numbers`: the leaf, then the levels */
     int64_t numbers, count;
     char *leaf, *level[EXACT_LEVELS];
@@ -29,17 +30,20 @@ struct exact {
     int64_t n_ranges;
     const int64_t *range;  /* n_ranges + 1 rows, on the host */
     struct exact_sum head; /* gradient of the head's weight  */
-    double loss[EXACT_LEVELS];
-    int64_t loss_count;
+    struct tensor losses;  /* (n_ranges + 1) F64: of each segment, then their root */
+    int64_t n_losses;
+    struct tensor own; /* (n_ranges, 2) I64: 0 and the length of each, where ops read it; absent: ops read the host */
 };
 /* Rows of the shared trees: leaf and levels of n_ranges leaves. */
 int exact_rows(int64_t n_ranges);
 void exact_init(struct exact *e, const struct ops *base, const int64_t *range, int64_t n_ranges);
-/* Bytes that exact_place takes for the head's tree: its weight has `numbers` elements. */
-int64_t exact_head_bytes(const struct exact *e, int64_t numbers, enum dtype real);
-void exact_place(struct exact *e, void *memory, int64_t numbers, enum dtype real);
+/* Bytes that exact_place takes for the head's tree: its weight has `numbers` elements.  type: of its gradient. */
+int64_t exact_head_bytes(const struct exact *e, int64_t numbers, enum dtype type);
+void exact_place(struct exact *e, void *memory, int64_t numbers, enum dtype type);
+int64_t exact_loss_bytes(const struct exact *e);
+void exact_place_losses(struct exact *e, void *memory, enum space space);
 /* A pass begins: no leaf has been seen. */
-void exact_begin(struct exact *e);
+enum status exact_begin(struct ctx *c);
 
 #ifdef __cplusplus
 }

@@ -22,6 +22,7 @@
 #else
 #define TWIN(op) NONE(op)
 #endif
+#define TWIN_F32(op) TWIN(op)
 #include "kernels/ops_cuda.def"
 #undef STUB
 #undef TWIN
@@ -39,12 +40,14 @@ const struct ops ops_cuda = {
 #include "kernels/ops_cuda.def"
 #undef STUB
 #undef TWIN
+#undef TWIN_F32
 };
 
 /* No slot is NULL: each op of ops.def has a row here, and none has two (a slot set twice does not compile). */
 #define OP(op, flags) +1
 #define STUB(op)      -1
 #define TWIN(op)      -1
+#define TWIN_F32(op)  -1
 _Static_assert(0
 #include "kernels/ops.def"
 #include "kernels/ops_cuda.def"

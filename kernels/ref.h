@@ -17,6 +17,8 @@ typedef float real;
 #define REAL      F32
 #endif
 
+#define WIDE REAL /* on a CPU nothing is rounded to less */
+
 /* Row i of a 2-D view. */
 static inline real *row(struct tensor t, int64_t i) { return (real *)t.data + i * t.pitch; }
 

@@ -10,7 +10,9 @@
 #include "kernels/cases.h"
 #include "kernels/gemm.h"
 #include "kernels/linear/linear.h"
+#include "launch/bench_device.h"
 #include "launch/command.h"
+#include "launch/device.h"
 #include "profiling/bench.h"
 
 /* What one run of the command holds. */
@@ -56,7 +58,7 @@ static enum status run_library(void *arg) {
 
 /* OpenBLAS's threads spin for some 30 ms after their work and would take a core from ours: wait until they sleep, then
  * run once to be as warm as the library is. */
-static enum status prepare_after_library(void *arg) {
+static enum status begin_after_library(void *arg) {
     const struct timespec pause = {.tv_nsec = 100000000};
     thrd_sleep(&pause, NULL);
     return run_row(arg);
@@ -75,7 +77,7 @@ static enum status report(struct bench *b, const struct bench_row *r, const stru
     putchar('\n');
     fflush(stdout);
     json_t *o = json_pack("{ss, ss, ss, si, si, sf, sf, sf, sf, ss, sf}", "op", t->op->name, "pass", pass, "case",
-                          t->why, "threads", pool_size(b->pool), "rounds", m->n_rounds, "ms", 1e3 * m->run_s, "best_ms",
+                          t->why, "threads", pool_size(b->pool), "calls", m->n_calls, "ms", 1e3 * m->run_s, "best_ms",
                           1e3 * m->run_best_s, "gb_per_s", 1e-9 * bytes / m->run_s, "gflop_per_s",
                           1e-9 * flops / m->run_s, "yardstick", library ? "OpenBLAS" : "copy", "share", share);
     FAIL_UNLESS(o && json_array_append_new(b->rows, o) == 0, ERR_OOM, "no memory for the results of the benchmark");
@@ -84,13 +86,12 @@ static enum status report(struct bench *b, const struct bench_row *r, const stru
 
 static enum status bench_pass(struct bench *b, struct bench_row *r) {
     const bool library = !strcmp(r->trial.op->name, "linear");
-    const struct bench_subject subject = {
-        .prepare = library ? prepare_after_library : prepare_row, .run = run_row, .arg = r};
-    const struct bench_subject yardstick = {.prepare = library ? run_library : NULL,
-                                            .run = library ? run_library : bench_copy_run,
-                                            .arg = library ? (void *)r : (void *)&b->copy};
+    const struct bench_subject ours = {.prepare = prepare_row, .run = run_row, .arg = r};
+    const struct bench_subject copy = {.run = bench_copy_run, .arg = &b->copy};
+    const struct bench_subject ours_after = {.begin = begin_after_library, .run = run_row, .arg = r};
+    const struct bench_subject openblas = {.begin = run_library, .run = run_library, .arg = r};
     struct bench_result m;
-    TRY(bench_compare(&subject, &yardstick, &m));
+    TRY(library ? bench_compare(&ours_after, &openblas, &m) : bench_compare(&ours, &copy, &m));
     return report(b, r, &m, library);
 }
 
@@ -143,7 +144,7 @@ static enum status bench_ops(const struct command_line *l, const char *json) {
     TRY_OUT(b.rows ? OK : status_fail(ERR_OOM, __FILE__, __LINE__, "no memory for the results of the benchmark"));
     TRY_OUT(pool_init(&b.pool, pool_cores()));
     TRY_OUT(bench_copy_init(&b.copy, b.pool));
-    printf("F32 on the cpu, %d threads; medians; shares compare the best rounds; a copy counts every byte twice\n",
+    printf("F32 on the cpu, %d threads; medians; shares compare the best calls; a copy counts every byte twice\n",
            pool_size(b.pool));
     for (int i = 0; i < n_case_ops; i++)
         for (int row = 0; wanted(l, case_ops[i].name) && row < case_ops[i].n_bench; row++)
@@ -156,17 +157,49 @@ out:
     return st;
 }
 
-static enum status run_bench(int argc, char **argv) {
-    const char *device = "cpu", *json = NULL;
-    const struct option_row rows[] = {{"--device", &device, NULL}, {"--json", &json, NULL}};
-    struct command_line l;
+static enum status bench_there(const struct command_line *l, enum dtype type, const char *json) {
     enum status st = OK;
-    TRY(command_parse(argc, argv, rows, 2, &l));
+    struct bench b = {.rows = json_array()};
+    struct bench_device there = {0};
+    struct device_facts f;
+    TRY_OUT(b.rows ? OK : status_fail(ERR_OOM, __FILE__, __LINE__, "no memory for the results of the benchmark"));
+    TRY_OUT(bench_device_open(&there, type, b.rows));
+    TRY_OUT(device_facts(0, &f));
+    printf("%s on %s; medians by the device's events; a copy counts every byte twice\n", dtype_name(type), f.name);
+    for (int i = 0; i < n_case_ops; i++)
+        for (int row = 0; wanted(l, case_ops[i].name) && row < case_ops[i].n_bench; row++)
+            TRY_OUT(bench_device_row(&there, &case_ops[i], case_ops[i].n_cases + row));
+    if (json) TRY_OUT(write_json(&b, json));
+out:
+    bench_device_close(&there);
+    json_decref(b.rows);
+    return st;
+}
+
+/* Of --precision, on a GPU. */
+static enum status real_of(const char *precision, enum dtype *type) {
+    *type = F32;
+    if (!precision || !strcmp(precision, "f32")) return OK;
+    FAIL_UNLESS(!strcmp(precision, "bf16"), ERR_CONFIG, "--precision %s: wants f32 or bf16", precision);
+    *type = BF16;
+    return OK;
+}
+
+static enum status run_bench(int argc, char **argv) {
+    const char *device = NULL, *json = NULL, *precision = NULL;
+    const struct option_row rows[] = {
+        {"--device", &device, NULL}, {"--json", &json, NULL}, {"--precision", &precision, NULL}};
+    struct device_choice where;
+    struct command_line l;
+    enum dtype type = F32;
+    enum status st = OK;
+    TRY(command_parse(argc, argv, rows, 3, &l));
     TRY_OUT(check_names(&l));
-    if (!strcmp(device, "cuda"))
-        FAIL_OUT(ERR_CUDA, "bench --device cuda: no op has its CUDA kernel yet; run with --device cpu");
-    if (strcmp(device, "cpu") != 0) FAIL_OUT(ERR_CONFIG, "--device %s: cpu or cuda is expected", device);
-    TRY_OUT(bench_ops(&l, json));
+    TRY_OUT(device_choose(device, &where));
+    TRY_OUT(real_of(precision, &type));
+    if (!where.cuda && type == BF16) FAIL_OUT(ERR_CONFIG, "--precision bf16: on the cpu ops are of f32");
+    TRY_OUT(device_print(&where));
+    TRY_OUT(where.cuda ? bench_there(&l, type, json) : bench_ops(&l, json));
 out:
     command_line_term(&l);
     return st;
@@ -174,11 +207,14 @@ out:
 
 const struct command command_bench = {
     .name = "bench",
-    .usage = "bench [OP ...] [--device cpu|cuda] [--json FILE]",
+    .usage = "bench [OP ...] [--device cpu|cuda] [--precision f32|bf16] [--json FILE]",
     .help = "Times ops on training-like shapes (rows of kernels/<op>/<op>_cases.h), all of them unless named.\n"
             "Each is held against a yardstick of the same run: a copy of memory over the same threads for what\n"
-            "moves bytes, OpenBLAS with its own threads for linear.\n\n"
-            "  --device cpu|cuda   where the ops run (default cpu)\n"
-            "  --json FILE         the results as a list of objects\n",
+            "moves bytes, OpenBLAS with its own threads for linear.  On a GPU its events give the times, and a copy of "
+            "its\n"
+            "memory is the yardstick.\n\n"
+            "  --device cpu|cuda      where the ops run (default: cuda where there is a GPU, else cpu)\n"
+            "  --precision f32|bf16   of the activations, on a GPU (default f32)\n"
+            "  --json FILE            the results as a list of objects\n",
     .run = run_bench,
 };

@@ -51,7 +51,8 @@ static enum status set_option(const struct eval_task *task, void *options, const
 static bool is_of_model(const char *word) { return memchr(word, '.', strcspn(word, "=")) != NULL; }
 
 static enum status run_task(const struct eval_task *task, const struct command_line *line, void *options,
-                            const char **overrides, const struct eval_files *files) {
+                            const char **overrides, const struct eval_files *files,
+                            const struct device_choice *device) {
     struct eval_model m = {0};
     int n = 0;
     TRY(field_defaults(task->fields, options));
@@ -60,7 +61,10 @@ static enum status run_task(const struct eval_task *task, const struct command_l
         else TRY(set_option(task, options, line->overrides[i]));
     }
     TRY(eval_model_open(&m, line->words[0], overrides, n));
-    const enum status st = task->run(&m, options, files);
+    enum status st = device_check_precision(device, m.config.train.precision);
+    if (st == OK) st = device_open_for(device, NULL, &m.device);
+    if (st == OK) st = device_print(device);
+    if (st == OK) st = task->run(&m, options, files);
     eval_model_close(&m);
     return st;
 }
@@ -68,6 +72,7 @@ static enum status run_task(const struct eval_task *task, const struct command_l
 static enum status run(int argc, char **argv) {
     const char *device = NULL, *ranks = NULL;
     struct eval_files files = {0};
+    struct device_choice where;
     const struct option_row rows[] = {{"--device", &device, NULL},
                                       {"--ranks", &ranks, NULL},
                                       {"--json", &files.json, NULL},
@@ -80,12 +85,12 @@ static enum status run(int argc, char **argv) {
     TRY(command_parse(argc, argv, rows, sizeof rows / sizeof *rows, &line));
     if (line.n_words != 2)
         FAIL_OUT(ERR_CONFIG, "eval wants MODEL and TASK, not %d words; --help tells more", line.n_words);
-    TRY_OUT(device_choose(device));
+    TRY_OUT(device_choose(device, &where));
     TRY_OUT(ranks_check(ranks));
     TRY_OUT(find_task(line.words[1], &task));
     TRY_OUT(mem_take((int64_t)task->options_bytes, &options));
     TRY_OUT(mem_take((line.n_overrides + 1) * (int64_t)sizeof(char *), &overrides));
-    TRY_OUT(run_task(task, &line, options, overrides, &files));
+    TRY_OUT(run_task(task, &line, options, overrides, &files, &where));
 out:
     if (options) field_term(task->fields, options);
     mem_free(options);

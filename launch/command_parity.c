@@ -8,6 +8,7 @@
 #include "checkpoints/hf.h"
 #include "checkpoints/safetensors.h"
 #include "kernels/ops.h"
+#include "kernels/space.h"
 #include "launch/command.h"
 #include "launch/device.h"
 #include "launch/runner.h"
@@ -16,6 +17,7 @@
 struct parity {
     const struct config *config;
     struct rank *rank;
+    const struct device_choice *device;
     struct team team;
     void *logits; /* of all ranks */
     struct hf_folder *hf;
@@ -47,16 +49,12 @@ static enum status golden_read(const struct parity *p, const char *name, int64_t
     return st;
 }
 
-static double at(struct tensor t, int64_t i) {
-    return t.dtype == F64 ? ((const double *)t.data)[i] : (double)((const float *)t.data)[i];
-}
-
 /* One row: the largest absolute error, and |a - b| / max(|b|, floor). */
-static void compare(struct parity *p, const char *name, struct tensor ours, const double *theirs, double floor) {
+static void compare(struct parity *p, const char *name, int64_t n, const double *ours, const double *theirs,
+                    double floor) {
     double worst = 0.0, diff = 0.0, norm = 0.0;
-    const int64_t n = tensor_count(ours);
     for (int64_t i = 0; i < n; i++) {
-        const double d = fabs(at(ours, i) - theirs[i]);
+        const double d = fabs(ours[i] - theirs[i]);
         if (!(d <= worst)) worst = d; /* keeps a NaN */
         diff += d * d;
         norm += theirs[i] * theirs[i];
@@ -73,10 +71,18 @@ static void compare(struct parity *p, const char *name, struct tensor ours, cons
 static enum status compare_named(struct parity *p, const char *label, const char *name, struct tensor ours,
                                  double floor) {
     double *theirs = NULL;
-    TRY(golden_read(p, name, tensor_count(ours), &theirs));
-    compare(p, label, ours, theirs, floor);
+    void *numbers = NULL;
+    enum status st = OK;
+    struct ctx host = {.space = HOST};
+    const int64_t n = tensor_count(ours);
+    TRY_OUT(golden_read(p, name, n, &theirs));
+    TRY_OUT(mem_take(n * (int64_t)sizeof(double), &numbers));
+    TRY_OUT(space_numbers(ours.space == HOST ? &host : &p->run.ctx, ours, numbers));
+    compare(p, label, n, numbers, theirs, floor);
+out:
     mem_free(theirs);
-    return OK;
+    mem_free(numbers);
+    return st;
 }
 
 /* A router's selection bias has none. */
@@ -159,9 +165,14 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
 static enum status load_inputs(struct parity *p) {
     const struct shard_entry *ids = NULL;
     TRY(golden_entry(p, "input_ids", &ids));
-    TRY(hf_read_params(p->hf, &p->run.model.params));
+    const struct param_sink sink = runner_sink(&p->run);
+    TRY(hf_read_params(p->hf, &p->run.model.params, &sink));
     TRY(hf_tensors(p->hf, &p->run.model.params, &p->map, &p->n_map));
     TRY(shard_read(&p->golden, ids, 0, ids->shape[0] * ids->shape[1], I32, p->run.ids));
+    for (int64_t i = 0; i < ids->shape[0] * ids->shape[1]; i++)
+        FAIL_UNLESS(p->run.ids[i] >= 0 && p->run.ids[i] < p->config->model.vocab, ERR_DATA,
+                    "%s: input_ids: token %" PRId64 " is %d, outside the vocabulary of %" PRId64, p->golden.path, i,
+                    p->run.ids[i], p->config->model.vocab);
     runner_plain_targets(&p->run);
     return OK;
 }
@@ -171,13 +182,13 @@ static enum status whole_logits(struct parity *p, struct tensor *out) {
     struct runner *r = &p->run;
     const int64_t V = r->out.logits.shape[1], rows = r->spec.n_sequences * r->spec.tokens;
     void *whole = NULL, *scratch = NULL;
-    *out = tensor_2d(NULL, r->ctx.real, rows, V);
+    *out = tensor_2d(NULL, dtype_wide(r->ctx.real), rows, V);
     TRY(mem_take(tensor_bytes(*out), &whole));
     out->data = p->logits = whole;
     for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++) {
         const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
         const struct tensor to = tensor_rows(*out, t->sequence * r->spec.tokens + t->begin, t->end - t->begin);
-        memcpy(to.data, tensor_rows(r->out.logits, t->row, t->end - t->begin).data, (size_t)tensor_bytes(to));
+        TRY(space_load(&r->ctx, r->out.logits, t->row * V, (t->end - t->begin) * V, to.data));
     }
     TRY(mem_take(all_reduce_scratch(&p->team.tokens, out->dtype, tensor_count(*out)), &scratch));
     const enum status st = team_sum(&p->team, *out, COMM_CONTROL, false, scratch);
@@ -191,11 +202,15 @@ static enum status compute(struct parity *p, const char *dir) {
     int transfers = 0;
     TRY(open_golden(p, dir, &spec));
     TRY(runner_transfers(&p->config->model, &spec, &transfers));
-    TRY(team_open(&p->team, p->rank, spec.mesh, transfers));
+    TRY(team_open(&p->team, p->rank, spec.mesh, transfers, p->device));
+    spec.device = p->team.device;
     TRY(runner_init(&p->run, &p->config->model, &spec, false));
     TRY(load_inputs(p));
+    TRY(runner_zero_total(&p->run));
+    TRY(sharding_step_begin(&p->run.shards, &p->run.step));
     TRY(runner_pass(&p->run, true));
     TRY(runner_sum_total(&p->run));
+    TRY(runner_read_total(&p->run));
     TRY(whole_logits(p, &logits));
     if (!p->team.leader) return OK;
     TRY(compare_all(p, logits));
@@ -208,17 +223,19 @@ static enum status compute(struct parity *p, const char *dir) {
 /* What all ranks of the process read. */
 struct task {
     struct config config;
+    struct device_choice device;
     const char *dir;
     double tol;
 };
 
 static enum status parity_rank(struct rank *rank, void *arg) {
     struct task *task = arg;
-    struct parity p = {.config = &task->config, .rank = rank, .tol = task->tol};
+    struct parity p = {.config = &task->config, .rank = rank, .device = &task->device, .tol = task->tol};
     enum status st = hf_open(&p.hf, task->dir);
     if (st == OK) st = compute(&p, task->dir);
-    team_close(&p.team);
+    team_leave(&p.team);
     runner_term(&p.run);
+    team_close(&p.team);
     mem_free(p.map);
     mem_free(p.logits);
     shard_close(&p.golden);
@@ -230,7 +247,7 @@ static enum status read_config(struct task *t, const struct command_line *line) 
     enum status st = OK;
     struct hf_folder *hf = NULL;
     struct text yaml = {0}, errors = {0};
-    const char *overrides[64] = {"train.precision=f64"};
+    const char *overrides[64] = {t->device.cuda ? "train.precision=f32" : "train.precision=f64"};
     FAIL_UNLESS(line->n_overrides < 63, ERR_CONFIG, "more than 62 overrides");
     for (int i = 0; i < line->n_overrides; i++) overrides[i + 1] = line->overrides[i];
     TRY_OUT(hf_open(&hf, t->dir));
@@ -248,7 +265,12 @@ static enum status read_config(struct task *t, const struct command_line *line) 
         status_clear();
     }
     if (st == OK) st = config_check_runnable(&t->config);
-    if (st == OK && isnan(t->tol)) t->tol = t->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
+    if (st == OK && t->config.mesh.data > 1)
+        FAIL_OUT(ERR_CONFIG, "mesh.data: %" PRId64 " ranks have nothing to share, parity is one pass; set mesh.data=1",
+                 t->config.mesh.data);
+    if (st == OK) st = device_check_precision(&t->device, t->config.train.precision);
+    if (st == OK && isnan(t->tol) && t->config.train.precision != PRECISION_BF16)
+        t->tol = t->config.train.precision == PRECISION_F64 ? 1e-9 : 1e-4;
 out:
     hf_close(hf);
     text_term(&yaml);
@@ -279,7 +301,7 @@ static enum status run(int argc, char **argv) {
     TRY(command_parse(argc, argv, rows, 3, &line));
     if (line.n_words != 1) FAIL_OUT(ERR_CONFIG, "wants one HF_DIR and has %d: baton parity --help", line.n_words);
     t.dir = line.words[0];
-    TRY_OUT(device_choose(device));
+    TRY_OUT(device_choose(device, &t.device));
     TRY_OUT(read_tol(tol, &t.tol));
     TRY_OUT(read_config(&t, &line));
     st = team_run(&(struct team_spec){.ranks = ranks,
@@ -301,6 +323,8 @@ const struct command command_parity = {
         "Computes logits, loss and every gradient of the model in HF_DIR on the inputs of its golden.safetensors, and\n"
         "prints one row a tensor: the largest absolute error, and the relative one, |a-b| / max(|b|, 1e-3 of the\n"
         "model's largest gradient norm; logits and loss: |b|).  Exit code 1 if a relative error is above --tol\n"
-        "(default 1e-9 in f64, 1e-4 in f32).  train.precision=f32 computes in F32; f64 is the default on the cpu.\n",
+        "(default 1e-9 in f64, 1e-4 in f32, none in bf16).  train.precision=f32 computes in F32, bf16 in BF16 on a "
+        "GPU;\n"
+        "f64 is the default on the cpu, f32 on a GPU.\n",
     .run = run,
 };

@@ -13,11 +13,12 @@ struct train_options {
     int dry_run, fork;
 };
 
-static enum status read_config(struct config *c, const struct command_line *line, const struct train_options *o) {
+static enum status read_config(struct config *c, const struct command_line *line, const struct train_options *o,
+                               struct device_choice *device) {
     struct text errors = {0};
     FAIL_UNLESS(line->n_words == 1, ERR_CONFIG, "wants one CONFIG, a YAML file, and has %d: baton train --help",
                 line->n_words);
-    TRY(device_choose(o->device));
+    TRY(device_choose(o->device, device));
     const struct config_source from = {
         .path = line->words[0], .n_overrides = line->n_overrides, .overrides = line->overrides};
     enum status st = config_read(c, &from, &errors);
@@ -26,7 +27,8 @@ static enum status read_config(struct config *c, const struct command_line *line
         status_clear();
     }
     text_term(&errors);
-    return st != OK ? st : config_check_runnable(c);
+    if (st == OK) st = config_check_runnable(c);
+    return st != OK ? st : device_check_precision(device, c->train.precision);
 }
 
 static enum status print_plan(const struct config *c, const struct runner *r) {
@@ -36,7 +38,7 @@ static enum status print_plan(const struct config *c, const struct runner *r) {
     if (st == OK)
         st = text_print(&out, "parameters: %" PRId64 ", %.3f MFLOP a trained token\n", r->model.params.n_elements,
                         1e-6 * flops);
-    if (st == OK) st = ledger_print(&r->ledger, &out);
+    if (st == OK) st = ledger_print(&r->ledger, rank_on_host(r->spec.team->rank), &out);
     if (st == OK) log_note("%s", out.s);
     text_term(&out);
     return st;
@@ -69,13 +71,14 @@ static enum status train_in_folder(struct trainer *t, const struct run_folder *f
 /* What all ranks of the process share. */
 struct task {
     struct config config;
+    struct device_choice device;
     struct train_options options;
 };
 
-static enum status dry_run(const struct config *c, struct rank *rank) {
+static enum status dry_run(const struct config *c, struct rank *rank, const struct device_choice *device) {
     struct runner r;
     struct team team;
-    TRY(trainer_team(&team, c, rank));
+    TRY(trainer_team(&team, c, rank, device));
     const struct runner_spec spec = trainer_spec(c, &team);
     enum status st = runner_init(&r, &c->model, &spec, true);
     if (st == OK && team.leader) st = print_plan(c, &r);
@@ -90,9 +93,9 @@ static enum status train_rank(struct rank *rank, void *arg) {
     struct trainer t;
     struct run_folder f;
     char dir[PATH_BYTES];
-    if (task->options.dry_run) return dry_run(c, rank);
+    if (task->options.dry_run) return dry_run(c, rank, &task->device);
     run_folder_init(&f);
-    TRY(trainer_open(&t, c, rank, signals_flag()));
+    TRY(trainer_open(&t, c, rank, &task->device, signals_flag()));
     enum status st = t.team.leader ? print_plan(c, &t.run) : OK;
     if (st == OK) st = trainer_settle(&t, &f, task->options.fork, dir);
     const bool settled = st == OK;
@@ -126,7 +129,7 @@ static enum status run(int argc, char **argv) {
                                       {"--fork", NULL, &o->fork}};
     struct command_line line;
     TRY(command_parse(argc, argv, rows, 4, &line));
-    enum status st = read_config(&t.config, &line, o);
+    enum status st = read_config(&t.config, &line, o, &t.device);
     if (st == OK) st = train(&t);
     config_term(&t.config);
     command_line_term(&line);
@@ -141,7 +144,8 @@ const struct command command_train = {
             "  --dry-run   print the stack, the parameters and the memory plan, and stop\n"
             "  --fork      where run.dir holds a run of another identity (model, data, seed, optimizer, precision,\n"
             "              lengths): start a new run, RUN-fork-N, from its newest checkpoint\n\n"
-            "TERM, INT and USR1 save the last finished step and end with exit code 3.\n",
+            "TERM, INT and USR1 save the last finished step and end with exit code 3.  Send mpirun USR1, which\n"
+            "it passes on: after TERM it kills its ranks within a second.\n",
     .run = run,
     .keys = config_help,
 };

@@ -22,6 +22,7 @@ struct mesh_config {
     int64_t data, seq, tensor, expert, pipe;
     int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
     int shard;                    /* enum sharding_stage                                     */
+    int transport;                /* enum device_way                                         */
     double deadline;              /* seconds that a rank waits for another                   */
 };
 enum mesh_carry { MESH_CARRY_AUTO, MESH_CARRY_GATHER, MESH_CARRY_CHAIN, MESH_CARRY_SCAN };
@@ -56,6 +57,7 @@ struct run_config {
     char *dir;
     int64_t seed;
     bool tensorboard;
+    int64_t profile; /* steps between reports of device time; 0: none */
 };
 struct config {
     struct model_config model;
@@ -86,7 +88,7 @@ struct config_source {
 };
 enum status config_read(struct config *c, const struct config_source *from, struct text *errors);
 void config_term(struct config *c);
-/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: more than one rank, bf16. */
+/* ERR_CONFIG, naming the key, for what a file may say and this program cannot do yet: axes of the mesh. */
 enum status config_check_runnable(const struct config *c);
 /* The exact stack and what each symbol means, for people. */
 enum status config_print_stack(const struct config *c, struct text *out);

@@ -56,7 +56,5 @@ enum status config_check_runnable(const struct config *c) {
         ERR_CONFIG,
         "mesh.data: %" PRId64 " ranks of micro-batches of %" PRId64 " do not divide the %" PRId64 " sequences_per_step",
         c->mesh.data, c->train.micro_batch, c->train.sequences_per_step);
-    FAIL_UNLESS(c->train.precision != PRECISION_BF16, ERR_CONFIG,
-                "train.precision: bf16 does not run yet, this program trains on the CPU; set train.precision=f32");
     return OK;
 }

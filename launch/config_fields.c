@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/config_fields.h"
 #include <string.h>
+#include "dist/world.h"
 #include "model/model.h"
 #include "parallel/shard_map.h"
 #include "parallel/sharding.h"
@@ -24,6 +25,8 @@ static const struct field mesh_fields[] = {
      "heads for tokens, or gathered keys; auto: swap where heads divide", FREE},
     {"shard", FIELD_CHOICE, AT(shard), "optimizer", 0, 0, SHARDING_CHOICES,
      "what the ranks of data x seq hold in slices: optimizer state, gradients too, parameters too", FREE},
+    {"transport", FIELD_CHOICE, AT(transport), "auto", 0, 0, DEVICE_WAY_CHOICES,
+     "what moves bytes between GPUs; auto: copies where two ranks share one, else nccl", FREE},
     {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},
     FIELDS_END};
 #undef AT
@@ -90,6 +93,8 @@ static const struct field run_fields[] = {
     {"dir", FIELD_TEXT, AT(dir), NULL, 0, 0, NULL, "folder of the run, made if it does not exist", FREE},
     {"seed", FIELD_INT, AT(seed), "1", 0, 9e15, NULL, "seed of initial weights and data order", IDENTITY},
     {"tensorboard", FIELD_BOOL, AT(tensorboard), "true", 0, 0, NULL, "write TensorBoard event files too", FREE},
+    {"profile", FIELD_INT, AT(profile), "0", 0, 1e15, NULL,
+     "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
     FIELDS_END};
 #undef AT
 

@@ -17,10 +17,11 @@ struct eval_model {
     struct checkpoint *checkpoint; /* one of the two */
     struct hf_folder *hf;
     int64_t trained_tokens; /* of one sequence in training; 0: the folder does not say */
+    struct device *device;  /* where it runs, its GPU; NULL: the cpu                   */
 };
 enum status eval_model_open(struct eval_model *m, const char *path, const char *const *overrides, int n_overrides);
-enum status eval_model_read(const struct eval_model *m, struct params *ps); /* every parameter's w */
-void eval_model_close(struct eval_model *m);                                /* accepts the empty one */
+enum status eval_model_read(const struct eval_model *m, struct runner *r); /* every parameter becomes r's */
+void eval_model_close(struct eval_model *m);                               /* accepts the empty one; the GPU, too */
 
 struct eval_files {
     const char *json;                 /* where to write the results, or NULL */

@@ -63,24 +63,55 @@ enum status eval_model_open(struct eval_model *m, const char *path, const char *
     return st;
 }
 
-static void list_part(struct state_tensor *s, const struct param *p, int part) {
-    struct param_part piece;
-    param_part(p, part, &piece);
-    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_rows(p->w, piece.row_begin, piece.rows)};
-    snprintf(s->name, sizeof s->name, "param/%s", piece.name);
-    memcpy(s->global, s->t.shape, sizeof s->global);
+/* Tensors of a checkpoint on their way into a runner's parameters. */
+struct reading {
+    struct param_sink sink;
+    const struct state_tensor *list;
+    int *param; /* of each */
+    int64_t *first;
+};
+
+static enum status put(void *arg, const struct state_tensor *s, int64_t first, int64_t n, const void *numbers) {
+    const struct reading *r = arg;
+    const int64_t i = s - r->list;
+    return r->sink.store(r->sink.arg, r->param[i], r->first[i] + first, n, numbers);
 }
 
-enum status eval_model_read(const struct eval_model *m, struct params *ps) {
-    void *mem = NULL;
+static void list_part(struct state_tensor *s, const struct param *p, int part, enum dtype type, int64_t *first) {
+    struct param_part piece;
+    param_part(p, part, &piece);
+    const int64_t shape[4] = {piece.rows, p->shape[1], p->shape[2], p->shape[3]};
+    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(NULL, type, shape)};
+    snprintf(s->name, sizeof s->name, "param/%s", piece.name);
+    memcpy(s->global, s->t.shape, sizeof s->global);
+    *first = piece.row_begin * (param_count(p) / p->shape[0]);
+}
+
+enum status eval_model_read(const struct eval_model *m, struct runner *r) {
+    const struct params *ps = &r->model.params;
+    const int64_t most = ps->n * (int64_t)SECTIONS_MAX;
+    struct reading reading = {.sink = runner_sink(r)};
+    const struct state_memory memory = {.put = put, .arg = &reading};
+    void *list = NULL, *param = NULL, *first = NULL;
+    enum status st = OK;
     int64_t n = 0;
-    if (m->hf) return hf_read_params(m->hf, ps);
-    TRY(mem_take(ps->n * (int64_t)SECTIONS_MAX * (int64_t)sizeof(struct state_tensor), &mem));
-    struct state_tensor *list = mem;
+    if (m->hf) return hf_read_params(m->hf, ps, &reading.sink);
+    TRY_OUT(mem_take(most * (int64_t)sizeof *reading.list, &list));
+    TRY_OUT(mem_take(most * (int64_t)sizeof *reading.param, &param));
+    TRY_OUT(mem_take(most * (int64_t)sizeof *reading.first, &first));
+    reading.list = list, reading.param = param, reading.first = first;
     for (int i = 0; i < ps->n; i++)
-        for (int part = 0; part < param_parts(&ps->list[i]); part++) list_part(&list[n++], &ps->list[i], part);
-    const enum status st = checkpoint_read(m->checkpoint, list, n, false);
-    mem_free(mem);
+        for (int part = 0; part < param_parts(&ps->list[i]); part++, n++) {
+            struct state_tensor *s = (struct state_tensor *)list + n;
+            list_part(s, &ps->list[i], part, reading.sink.type, &reading.first[n]);
+            reading.param[n] = i;
+            s->memory = &memory;
+        }
+    TRY_OUT(checkpoint_read(m->checkpoint, list, n, false));
+out:
+    mem_free(list);
+    mem_free(param);
+    mem_free(first);
     return st;
 }
 
@@ -88,5 +119,6 @@ void eval_model_close(struct eval_model *m) {
     checkpoint_close(m->checkpoint);
     hf_close(m->hf);
     config_term(&m->config);
+    device_close(m->device);
     *m = (struct eval_model){0};
 }

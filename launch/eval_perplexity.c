@@ -7,6 +7,7 @@
 #include <string.h>
 #include "base/json.h"
 #include "data/stream.h"
+#include "kernels/space.h"
 #include "launch/eval.h"
 
 struct perplexity_options {
@@ -47,10 +48,6 @@ static int bucket_of(int64_t pos) {
 }
 static int64_t bucket_begin(int b) { return b == 0 ? 0 : (int64_t)FIRST_BUCKET << (b - 1); }
 
-static double loss_at(struct tensor t, int64_t i) {
-    return t.dtype == F64 ? ((const double *)t.data)[i] : (double)((const float *)t.data)[i];
-}
-
 /* Sequences [first, first + n) of the stream into the batch; rows that are left have no target. */
 static enum status fill_batch(struct runner *r, struct stream *s, int64_t first, int64_t n) {
     const int64_t S = r->spec.tokens;
@@ -63,16 +60,17 @@ static enum status fill_batch(struct runner *r, struct stream *s, int64_t first,
     return OK;
 }
 
-static void add_losses(const struct runner *r, struct length_result *out) {
+static enum status add_losses(struct runner *r, double *losses, struct length_result *out) {
+    TRY(space_numbers(&r->ctx, r->out.per_token, losses));
     for (int64_t t = 0; t < r->batch.shard.n_tokens; t++) {
         if (r->targets[t] < 0) continue;
         struct mean *b = &out->bucket[bucket_of(r->pos[t])];
-        const double nats = loss_at(r->out.per_token, t);
-        b->nats += nats;
+        b->nats += losses[t];
         b->n++;
-        out->all.nats += nats;
+        out->all.nats += losses[t];
         out->all.n++;
     }
+    return OK;
 }
 
 static enum status run_length(struct perplexity *p, struct stream *s, int64_t n_sequences, struct length_result *out) {
@@ -80,20 +78,24 @@ static enum status run_length(struct perplexity *p, struct stream *s, int64_t n_
     struct runner r = {0};
     const int64_t S = out->tokens, B = S < PASS_TOKENS ? PASS_TOKENS / S : 1;
     const struct train_config *c = &p->model->config.train;
+    void *losses = NULL;
     const struct runner_spec spec = {.precision = c->precision,
+                                     .device = p->model->device,
                                      .threads = c->threads,
                                      .n_sequences = B < n_sequences ? B : n_sequences,
                                      .tokens = S,
                                      .tile = c->head_tile,
                                      .weights_of = &p->weights};
     TRY(runner_init(&r, &p->model->config.model, &spec, false));
+    TRY_OUT(mem_take(r.batch.shard.n_tokens * (int64_t)sizeof(double), &losses));
     for (int64_t at = 0; at < n_sequences; at += spec.n_sequences) {
         const int64_t left = n_sequences - at;
         TRY_OUT(fill_batch(&r, s, at, left < spec.n_sequences ? left : spec.n_sequences));
         TRY_OUT(runner_pass(&r, false));
-        add_losses(&r, out);
+        TRY_OUT(add_losses(&r, losses, out));
     }
 out:
+    mem_free(losses);
     runner_term(&r);
     return st;
 }
@@ -192,10 +194,14 @@ static enum status choose_lengths(struct perplexity *p, const struct field_list 
 
 static enum status load_weights(struct perplexity *p) {
     const struct train_config *c = &p->model->config.train;
-    const struct runner_spec spec = {
-        .precision = c->precision, .threads = c->threads, .n_sequences = 1, .tokens = 1, .tile = 1};
+    const struct runner_spec spec = {.precision = c->precision,
+                                     .device = p->model->device,
+                                     .threads = c->threads,
+                                     .n_sequences = 1,
+                                     .tokens = 1,
+                                     .tile = 1};
     TRY(runner_init(&p->weights, &p->model->config.model, &spec, false));
-    return eval_model_read(p->model, &p->weights.model.params);
+    return eval_model_read(p->model, &p->weights);
 }
 
 static enum status run(struct eval_model *m, const void *given, const struct eval_files *files) {

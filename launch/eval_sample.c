@@ -8,6 +8,7 @@
 #include <string.h>
 #include "base/rng.h"
 #include "data/tokenizer.h"
+#include "kernels/space.h"
 #include "launch/eval.h"
 #include "profiling/prof.h"
 
@@ -32,6 +33,7 @@ struct sample {
     struct token_list tokens; /* prompt, then what was made     */
     struct runner run;
     struct eval_logit *order; /* (V) scratch of eval_choose     */
+    double *logits;           /* (V) of the newest token        */
     int64_t window, printed;  /* tokens: see print_new          */
 };
 
@@ -71,12 +73,11 @@ int32_t eval_choose(const struct eval_choice *how, struct eval_logit *order, int
 static enum status next_token(struct sample *s, int32_t *out) {
     const struct tensor logits = s->run.out.logits;
     const int64_t V = logits.shape[1], i = s->tokens.n;
+    TRY(space_numbers(&s->run.ctx, logits, s->logits));
     for (int64_t v = 0; v < V; v++) {
-        const double value =
-            logits.dtype == F64 ? ((const double *)logits.data)[v] : (double)((const float *)logits.data)[v];
-        FAIL_UNLESS(isfinite(value), ERR_DATA,
+        FAIL_UNLESS(isfinite(s->logits[v]), ERR_DATA,
                     "the model's logits are not finite at token %" PRId64 ": its parameters are damaged", i);
-        s->order[v] = (struct eval_logit){value, (int32_t)v};
+        s->order[v] = (struct eval_logit){s->logits[v], (int32_t)v};
     }
     const double u = rng_uniform((uint64_t)s->o->seed, rng_stream("sample"), (uint64_t)i);
     *out = eval_choose(&s->o->choice, s->order, V, u);
@@ -189,6 +190,7 @@ static enum status read_prompt(struct sample *s, const struct eval_files *files)
 static enum status load_model(struct sample *s) {
     const struct config *c = &s->model->config;
     const struct runner_spec spec = {.precision = c->train.precision,
+                                     .device = s->model->device,
                                      .threads = c->train.threads,
                                      .n_sequences = 1,
                                      .tokens = 1,
@@ -197,9 +199,11 @@ static enum status load_model(struct sample *s) {
                                      .cache_tokens = s->tokens.n + s->o->tokens};
     void *mem = NULL;
     TRY(runner_init(&s->run, &c->model, &spec, false));
-    TRY(eval_model_read(s->model, &s->run.model.params));
+    TRY(eval_model_read(s->model, &s->run));
     TRY(mem_take(c->model.vocab * (int64_t)sizeof *s->order, &mem));
     s->order = mem;
+    TRY(mem_take(c->model.vocab * (int64_t)sizeof *s->logits, &mem));
+    s->logits = mem;
     return OK;
 }
 
@@ -216,6 +220,7 @@ out:
     tokenizer_close(s.tokenizer);
     token_list_term(&s.tokens);
     mem_free(s.order);
+    mem_free(s.logits);
     return st;
 }
 

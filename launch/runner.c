@@ -1,16 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/runner.h"
-#include <string.h>
 #include "base/pool.h"
 #include "kernels/ops.h"
+#include "kernels/space.h"
 
 static enum status make_ctx(struct runner *r) {
     const struct runner_spec *spec = &r->spec;
-    FAIL_UNLESS(spec->precision != PRECISION_BF16, ERR_CONFIG,
-                "train.precision bf16 needs a GPU; on the cpu: f32 or f64");
     const bool wide = spec->precision == PRECISION_F64;
+    const struct device_choice where = {.cuda = spec->device != NULL};
+    TRY(device_check_precision(&where, spec->precision));
     r->ctx =
         (struct ctx){.ops = wide ? &ops_ref64 : &ops_ref, .work = &r->work, .real = wide ? F64 : F32, .space = HOST};
+    if (spec->device) {
+        r->ctx.ops = &ops_cuda;
+        r->ctx.device = spec->device;
+        r->ctx.stream = device_stream(spec->device);
+        r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : F32;
+        r->ctx.space = DEVICE;
+    }
+    if (spec->device && spec->traced) {
+        TRY(traced_init(&r->traced, r->ctx.ops));
+        r->ctx.traced = &r->traced;
+        r->ctx.ops = &r->traced.table;
+    }
     const int64_t cores = pool_cores(), ranks = spec->team ? rank_size(spec->team->rank) : 1;
     const int64_t threads = spec->threads > 0 ? spec->threads : cores > ranks ? cores / ranks : 1;
     if (spec->weights_of) {
@@ -25,27 +37,12 @@ static enum status make_ctx(struct runner *r) {
 static int64_t my_tokens(const struct runner *r) { return r->map.tokens[r->seq_index]; }
 static int64_t my_ranges(const struct runner *r) { return shard_map_ranges(&r->map, r->seq_index); }
 
-/* ids, targets, pos of whole sequences and of my rows; range; keys. */
-enum { BATCH_PARTS = 8 };
-static void batch_parts(const struct runner *r, int64_t bytes[BATCH_PARTS]) {
-    const int64_t all = r->spec.n_sequences * r->spec.tokens, T = my_tokens(r), R = my_ranges(r);
-    const int64_t parts[BATCH_PARTS] = {4 * all, 4 * all, 8 * all, 4 * T, 4 * T, 8 * T, 8 * (R + 1), 16 * R};
-    memcpy(bytes, parts, sizeof parts);
-}
-
-static int64_t batch_bytes(const struct runner *r) {
-    int64_t bytes[BATCH_PARTS], sum = 0;
-    batch_parts(r, bytes);
-    for (int i = 0; i < BATCH_PARTS; i++) sum += arena_round(bytes[i]);
-    return sum;
-}
-
 static void plan_ledger(struct runner *r) {
-    const struct runner_spec *s = &r->spec;
-    const int64_t T = my_tokens(r), real = dtype_bytes(r->ctx.real);
     const struct sharding_bytes shards = sharding_bytes(&r->shards);
+    const struct seams_mesh_bytes mesh = runner_mesh_bytes(r);
     struct ledger *l = &r->ledger;
     ledger_add(l, "parameters", shards.weights);
+    ledger_add(l, "masters of parameters", shards.masters);
     ledger_add(l, "gradients", shards.gradients);
     ledger_add(l, "sums of gradients", shards.sums);
     ledger_add(l, "optimizer moments", shards.moments);
@@ -55,10 +52,10 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "activations: boundaries", r->act.by_keep[KEEP_BOUNDARY]);
     ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
-    ledger_add(l, "losses of tokens", arena_round(T * real));
-    ledger_add(l, "logits kept whole", s->logits ? arena_round(T * r->model.config->vocab * real) : 0);
-    ledger_add(l, "tokens of a micro-batch", batch_bytes(r));
-    ledger_add(l, "exchanges between ranks", runner_mesh_bytes(r));
+    runner_plan_batch(r);
+    if (!runner_apart(r)) ledger_add(l, "tokens of a step", r->spec.step_bytes);
+    ledger_add(l, "exchanges between ranks", mesh.ops + (runner_apart(r) ? 0 : mesh.host));
+    if (runner_apart(r)) r->host_bytes += mesh.host;
     ledger_add(l, "gradients on their way", shards.exchanges);
     ledger_add(l, "loads of experts", runner_load_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
@@ -72,86 +69,67 @@ static enum status place_params(struct runner *r) {
     return OK;
 }
 
-static void fill_ranges(struct runner *r, int64_t *range, int64_t *keys) {
-    const int64_t R = my_ranges(r);
-    for (int64_t i = 0; i < R; i++) {
-        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
-        range[i] = t->row;
-        keys[2 * i] = t->row;
-        keys[2 * i + 1] = t->row + (t->end - t->begin);
-    }
-    range[R] = my_tokens(r);
-}
-
-static enum status place_batch(struct runner *r) {
-    const int64_t R = my_ranges(r), T = my_tokens(r), V = r->model.config->vocab;
-    void *mem[BATCH_PARTS], *losses = NULL, *logits = NULL;
-    int64_t bytes[BATCH_PARTS];
-    batch_parts(r, bytes);
-    for (int i = 0; i < BATCH_PARTS; i++) TRY(arena_take(&r->memory, bytes[i], &mem[i]));
-    TRY(arena_take(&r->memory, T * dtype_bytes(r->ctx.real), &losses));
-    if (r->spec.logits) TRY(arena_take(&r->memory, T * V * dtype_bytes(r->ctx.real), &logits));
-    r->exact.range = mem[6];
-    r->ids = mem[0], r->targets = mem[1], r->pos = mem[2];
-    fill_ranges(r, mem[6], mem[7]);
-    r->batch = (struct batch){.ids = tensor_1d(mem[3], I32, T),
-                              .targets = tensor_1d(mem[4], I32, T),
-                              .shard = {.n_tokens = T,
-                                        .n_ranges = R,
-                                        .range = tensor_1d(mem[6], I64, R + 1),
-                                        .pos = tensor_1d(mem[5], I64, T),
-                                        .keys = tensor_2d(mem[7], I64, R, 2)}};
-    r->out = (struct loss_out){.scale = tensor_1d(&r->scale, F64, 1),
-                               .total = tensor_1d(&r->total, F64, 1),
-                               .per_token = tensor_1d(losses, r->ctx.real, T)};
-    if (r->spec.logits) r->out.logits = tensor_2d(logits, r->ctx.real, T, V);
-    return OK;
+static enum status take_memory(struct runner *r) {
+    const int64_t beside = runner_apart(r) ? 0 : r->spec.step_bytes, work = r->act.work_bytes;
+    const int64_t all = ledger_total(&r->ledger) - beside;
+    TRY(space_arena_init(&r->ctx, &r->memory, "the run's memory", all - work));
+    TRY(space_arena_init(&r->ctx, &r->work, "workspace of ops", work));
+    return runner_apart(r) ? space_host_init(&r->ctx, &r->host, "the host's side of the run", r->host_bytes) : OK;
 }
 
 static enum status allocate(struct runner *r) {
-    TRY(ledger_check_host(&r->ledger));
-    TRY(arena_init(&r->memory, "the run's memory", ledger_total(&r->ledger) - r->act.work_bytes));
-    TRY(arena_init(&r->work, "workspace of ops", r->act.work_bytes));
+    TRY(runner_check_memory(r));
+    TRY(take_memory(r));
     TRY(place_params(r));
     TRY(activations_place(&r->act, &r->memory));
-    TRY(place_batch(r));
-    if (r->spec.cache_tokens > 0) TRY(seams_cache_init(&r->cache, r->model.n_layers, r->spec.cache_tokens));
+    TRY(runner_place_batch(r));
+    TRY(runner_place_numbers(r));
+    if (r->spec.cache_tokens > 0)
+        TRY(seams_cache_init(&r->cache, r->model.n_layers, r->spec.cache_tokens, r->ctx.space));
     r->step = (struct step){.ctx = &r->ctx,
                             .seams = r->cache ? &seams_cached : &seams_local,
                             .seams_state = r->cache,
                             .params = &r->model.params};
     if (r->spec.team) TRY(runner_mesh_seams(r));
     TRY(runner_load_place(r));
+    if (r->ctx.traced) {
+        r->step.traced = r->step.seams;
+        r->step.seams = &seams_traced;
+    }
     arena_seal(&r->memory);
     return OK;
 }
 
+enum status runner_plan_activations(struct runner *r, enum policy policy, int64_t keep_every, struct activations *out) {
+    const struct runner_spec *s = &r->spec;
+    const int64_t R = my_ranges(r);
+    void *mem = NULL;
+    TRY(mem_take((R + 1) * 8, &mem));
+    int64_t *range = mem;
+    for (int64_t i = 0; i < R; i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
+    range[R] = my_tokens(r);
+    if (s->exact) r->exact.range = range;
+    const struct plan_size size = {.n_tokens = my_tokens(r),
+                                   .n_ranges = R,
+                                   .range = range,
+                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
+                                   .tile = s->exact ? r->map.spec.grid : s->tile,
+                                   .forward_only = !s->training && !s->gradients,
+                                   .policy = policy,
+                                   .keep_every = keep_every};
+    const enum status st = activations_plan(out, &r->model, &r->ctx, &size);
+    mem_free(range);
+    return st;
+}
+
 static enum status plan(struct runner *r) {
     const struct runner_spec *s = &r->spec;
-    int64_t *range = NULL;
-    void *mem = NULL;
-    TRY(mem_take((my_ranges(r) + 1) * 8, &mem));
-    range = mem;
-    for (int64_t i = 0; i < my_ranges(r); i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
-    range[my_ranges(r)] = my_tokens(r);
-    int64_t tile = s->tile;
     if (s->exact) {
-        tile = r->map.spec.grid;
-        exact_init(&r->exact, r->ctx.ops, range, my_ranges(r));
+        exact_init(&r->exact, r->ctx.ops, NULL, my_ranges(r));
         r->ctx.exact = &r->exact;
         r->ctx.ops = &r->exact.table;
     }
-    const struct plan_size size = {.n_tokens = my_tokens(r),
-                                   .n_ranges = my_ranges(r),
-                                   .range = range,
-                                   .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
-                                   .tile = tile,
-                                   .forward_only = !s->training && !s->gradients,
-                                   .policy = s->policy,
-                                   .keep_every = s->keep_every};
-    const enum status st = activations_plan(&r->act, &r->model, &r->ctx, &size);
-    mem_free(range);
-    return st;
+    return runner_plan_activations(r, s->policy, s->keep_every, &r->act);
 }
 
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry) {
@@ -170,40 +148,79 @@ out:
 }
 
 void runner_term(struct runner *r) {
+    if (runner_apart(r)) (void)space_settle(&r->ctx); /* what is enqueued reads memory that goes now */
     sharding_term(&r->shards);
     seams_cache_term(r->cache);
     activations_term(&r->act);
     shard_map_term(&r->map);
     model_term(&r->model);
-    arena_term(&r->memory);
-    arena_term(&r->work);
+    space_arena_term(&r->ctx, &r->memory);
+    space_arena_term(&r->ctx, &r->work);
+    space_host_term(&r->ctx, &r->host);
+    traced_term(&r->traced);
     pool_term(r->pool);
     *r = (struct runner){0};
 }
 
-void runner_init_params(struct runner *r, uint64_t seed) {
-    for (int b = 0; b < r->shards.n_blocks; b++) {
-        sharding_write_begin(&r->shards, b);
-        for (int i = r->shards.block[b].first; i < r->shards.block[b].end; i++)
-            param_init(&r->model.params.list[i], seed, r->model.config->init_std, r->model.n_layers);
-        sharding_write_end(&r->shards, b);
-    }
+/* ---- parameters ---- */
+
+enum { DRAW_PIECE = 1 << 14, DRAW_PIECES = 256 }; /* elements that one thread draws; pieces on the host at a time */
+struct drawing {
+    struct param_draw draw;
+    int64_t first, n;
+    enum dtype type;
+    char *out;
+};
+
+static void draw_piece(void *arg, int64_t item, int worker) {
+    const struct drawing *d = arg;
+    const int64_t at = item * DRAW_PIECE, n = d->n - at < DRAW_PIECE ? d->n - at : DRAW_PIECE;
+    (void)worker;
+    param_draw(&d->draw, d->first + at, n, d->type, d->out + at * dtype_bytes(d->type));
 }
 
-static void select_rows(struct runner *r) {
-    for (int64_t i = 0; i < my_ranges(r); i++) {
-        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
-        const int64_t from = t->sequence * r->spec.tokens + t->begin;
-        const size_t n = (size_t)(t->end - t->begin);
-        memcpy((int32_t *)r->batch.ids.data + t->row, r->ids + from, n * sizeof *r->ids);
-        memcpy((int32_t *)r->batch.targets.data + t->row, r->targets + from, n * sizeof *r->targets);
-        memcpy((int64_t *)r->batch.shard.pos.data + t->row, r->pos + from, n * sizeof *r->pos);
+static enum status draw_param(struct runner *r, int i, uint64_t seed, char *room) {
+    const int64_t most = (int64_t)DRAW_PIECE * DRAW_PIECES;
+    int64_t first = 0, n = 0;
+    struct drawing d = {.draw = {.param = &r->model.params.list[i],
+                                 .seed = seed,
+                                 .std = r->model.config->init_std,
+                                 .n_layers = r->model.n_layers},
+                        .type = dtype_wide(r->ctx.real),
+                        .out = room};
+    sharding_kept(&r->shards, i, &first, &n);
+    for (d.first = first; d.first < first + n; d.first += d.n) {
+        d.n = first + n - d.first < most ? first + n - d.first : most;
+        pool_run(r->ctx.pool, (d.n + DRAW_PIECE - 1) / DRAW_PIECE, draw_piece, &d);
+        TRY(sharding_store(&r->shards, i, d.first, d.n, room));
     }
+    return OK;
 }
+
+enum status runner_init_params(struct runner *r, uint64_t seed) {
+    void *room = NULL;
+    enum status st = OK;
+    TRY(mem_take((int64_t)DRAW_PIECE * DRAW_PIECES * dtype_bytes(dtype_wide(r->ctx.real)), &room));
+    for (int i = 0; st == OK && i < r->model.params.n; i++) st = draw_param(r, i, seed, room);
+    mem_free(room);
+    return st;
+}
+
+static enum status store(void *arg, int param, int64_t first, int64_t n, const void *numbers) {
+    struct runner *r = arg;
+    return sharding_store(&r->shards, param, first, n, numbers);
+}
+
+struct param_sink runner_sink(struct runner *r) {
+    return (struct param_sink){.type = dtype_wide(r->ctx.real), .store = store, .arg = r};
+}
+
+/* ---- passes ---- */
 
 enum status runner_pass(struct runner *r, bool backward) {
     ASSERT(!backward || r->spec.training || r->spec.gradients);
-    select_rows(r);
+    TRY(runner_send_batch(r));
+    if (r->spec.team) seams_mesh_pass(&r->mesh);
     r->step.forward_only = !backward;
     if (backward) TRY(sharding_pass_begin(&r->shards, &r->step));
     TRY(r->spec.exact ? runner_exact_forward(r) : model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
@@ -225,7 +242,7 @@ void runner_plain_targets(struct runner *r) {
 
 enum status runner_token(struct runner *r, int32_t token, int64_t pos) {
     ASSERT(r->cache && r->spec.tokens == 1 && r->spec.logits);
-    if (pos == 0) seams_cache_clear(r->cache);
+    if (pos == 0) TRY(seams_cache_clear(r->cache, &r->ctx));
     r->ids[0] = token;
     r->targets[0] = -1;
     r->pos[0] = pos;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
+#include "kernels/add/add.h"
+#include "kernels/fill/fill.h"
 #include "launch/runner.h"
 
 /* Exact mode: a pass is one sequence, cut into the segments of a grid that the mesh does not change.  Its gradients are
@@ -28,25 +30,33 @@ enum status runner_exact_check(const struct runner *r) {
 
 static int64_t head_numbers(const struct runner *r) { return param_count(&r->model.params.list[r->model.head]); }
 
+static bool has_head_tree(const struct runner *r) { return r->spec.training || r->spec.gradients; }
+
 int64_t runner_exact_bytes(const struct runner *r) {
-    if (!r->spec.exact || !(r->spec.training || r->spec.gradients)) return 0;
-    return exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real);
+    if (!r->spec.exact) return 0;
+    const int64_t losses = arena_round(exact_loss_bytes(&r->exact));
+    return losses + (has_head_tree(r) ? exact_head_bytes(&r->exact, head_numbers(r), dtype_wide(r->ctx.real)) : 0);
 }
 
 enum status runner_exact_place(struct runner *r) {
-    void *head = NULL;
-    if (runner_exact_bytes(r) == 0) return OK;
-    TRY(arena_take(&r->memory, exact_head_bytes(&r->exact, head_numbers(r), r->ctx.real), &head));
-    exact_place(&r->exact, head, head_numbers(r), r->ctx.real);
+    const enum dtype wide = dtype_wide(r->ctx.real);
+    void *head = NULL, *losses = NULL;
+    if (!r->spec.exact) return OK;
+    TRY(arena_take(&r->memory, exact_loss_bytes(&r->exact), &losses));
+    exact_place_losses(&r->exact, losses, r->ctx.space);
+    if (!has_head_tree(r)) return OK;
+    TRY(arena_take(&r->memory, exact_head_bytes(&r->exact, head_numbers(r), wide), &head));
+    exact_place(&r->exact, head, head_numbers(r), wide);
     return OK;
 }
 
 /* The ranks of one sequence alone: those of data have others. */
 static enum status sum_over_seq(struct runner *r) {
+    if (r->spec.team->seq.size == 1) return OK;
     struct reduction sum = {.use = COMM_CONTROL,
                             .dtype = F64,
-                            .in = &r->total,
-                            .out = &r->total,
+                            .in = r->out.total.data,
+                            .out = r->out.total.data,
                             .n = 1,
                             .tree = true,
                             .scratch = r->mesh.scratch};
@@ -54,19 +64,21 @@ static enum status sum_over_seq(struct runner *r) {
     return all_reduce_end(&r->spec.team->seq, &sum);
 }
 
+static enum status zero(struct runner *r, struct tensor x) {
+    return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = x, .value = 0.0});
+}
+
 /* Every rank of seq has the whole loss of its sequences: one of them stands for all. */
 enum status runner_exact_total(struct runner *r) {
-    if (r->seq_index != 0) r->total = 0.0;
-    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+    if (r->seq_index != 0) TRY(zero(r, r->sum));
+    return r->step.seams->total(&r->step, r->sum, AXIS_DATA | AXIS_SEQ);
 }
 
 /* The loss of the pass alone, over its ranks by the tree, then added to what earlier passes left. */
 enum status runner_exact_forward(struct runner *r) {
-    const double before = r->total;
-    exact_begin(&r->exact);
-    r->total = 0.0;
+    TRY(exact_begin(&r->ctx));
+    TRY(zero(r, r->out.total));
     TRY(model_forward(&r->step, &r->model, &r->act, &r->batch, &r->out));
     TRY(sum_over_seq(r));
-    r->total = before + r->total;
-    return OK;
+    return r->ctx.ops->add_fwd(&r->ctx, &(struct add){.x = r->sum, .y = r->out.total, .out = r->sum, .scale = 1.0});
 }

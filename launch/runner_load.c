@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
-#include <string.h>
+#include "kernels/fill/fill.h"
+#include "kernels/ops.h"
 #include "launch/runner.h"
 
 /* What routers of experts leave of a step: how many tokens each expert got, for the selection bias and the log. */
@@ -29,13 +30,16 @@ enum status runner_load_place(struct runner *r) {
     r->step.aux = tensor_1d(&r->aux, F64, 1);
     if (!r->spec.training) return OK;
     TRY(arena_take(&r->memory, runner_load_bytes(r), &mem));
-    r->load = r->step.load = tensor_2d(mem, F64, r->model.n_layers, most_experts(r));
+    r->load = tensor_2d(mem, F64, r->model.n_layers, most_experts(r));
+    r->load.space = r->ctx.space;
+    r->step.load = r->load;
     return OK;
 }
 
-void runner_load_begin(struct runner *r) {
+enum status runner_load_begin(struct runner *r) {
     r->aux = 0.0;
-    if (tensor_has(r->load)) memset(r->load.data, 0, (size_t)tensor_bytes(r->load));
+    if (!tensor_has(r->load)) return OK;
+    return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->load, .value = 0.0});
 }
 
 enum status runner_load_end(struct runner *r) {

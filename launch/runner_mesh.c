@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <string.h>
-#include "base/log.h"
 #include "launch/runner.h"
 
 static struct shard_spec shard_of(const struct model *m, const struct runner_spec *s, const struct mesh_config *mesh) {
@@ -72,7 +70,7 @@ static enum carry_way way_by_size(const struct runner *r) {
         if (c->op == CARRY_AFFINE && c->rows * (c->cols + 1) > each) each = c->rows * (c->cols + 1);
     }
     const int64_t gather = (n - n / P) * each, scan = 2 * n / P * (each - each / P);
-    return gather * dtype_bytes(r->ctx.real) <= small || gather <= scan ? CARRY_GATHER : CARRY_SCAN;
+    return gather * dtype_bytes(dtype_wide(r->ctx.real)) <= small || gather <= scan ? CARRY_GATHER : CARRY_SCAN;
 }
 
 static enum carry_way way_of(const struct runner *r) {
@@ -96,7 +94,8 @@ static int64_t totals(const struct runner *r) {
 
 static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
-                                    .tokens = &r->spec.team->tokens,
+                                    .tokens = r->spec.team->totals,
+                                    .space = r->ctx.space,
                                     .map = &r->map,
                                     .pos = r->pos,
                                     .way = way_of(r),
@@ -118,59 +117,39 @@ enum status runner_mesh_shards(struct runner *r) {
     for (int i = 0; i < L; i++) first[i] = r->model.layers[i].norm;
     first[L] = r->model.embedding;
     first[L + 1] = r->model.params.n;
-    const struct sharding_spec spec = {.rank = s->team ? s->team->rank : NULL,
-                                       .mesh = s->team ? &s->team->mesh : NULL,
-                                       .stage =
-                                           s->team && s->training ? (enum sharding_stage)s->mesh->shard : SHARDING_NONE,
-                                       .real = r->ctx.real,
-                                       .params = &r->model.params,
-                                       .n_layers = L,
-                                       .first = first,
-                                       .borrowed = s->weights_of != NULL,
-                                       .gradients = s->training || s->gradients,
-                                       .moments = s->training,
-                                       .n_micro = s->n_micro,
-                                       .exact = s->exact,
-                                       .ends_twice = s->exact && r->model.head == r->model.embedding};
+    const struct sharding_spec spec = {
+        .ctx = &r->ctx,
+        .device = s->team && s->team->device && rank_size(s->team->rank) > 1 ? &s->team->far : NULL,
+        .rank = s->team ? s->team->rank : NULL,
+        .mesh = s->team ? &s->team->mesh : NULL,
+        .stage = s->team && s->training ? (enum sharding_stage)s->mesh->shard : SHARDING_NONE,
+        .params = &r->model.params,
+        .n_layers = L,
+        .first = first,
+        .borrowed = s->weights_of != NULL,
+        .gradients = s->training || s->gradients,
+        .moments = s->training,
+        .n_micro = s->n_micro,
+        .exact = s->exact,
+        .ends_twice = s->exact && r->model.head == r->model.embedding};
     const enum status st = sharding_init(&r->shards, &spec);
     mem_free(first);
     return st;
 }
 
-static int64_t wide_bytes(const struct runner *r) {
-    const int64_t B = r->spec.n_sequences;
-    return r->wide.n_ranks > 0 ? arena_round((B + 1) * 8) + arena_round(B * 16) : 0;
-}
-
-int64_t runner_mesh_bytes(const struct runner *r) {
-    if (!r->spec.team) return 0;
+struct seams_mesh_bytes runner_mesh_bytes(const struct runner *r) {
+    struct seams_mesh_bytes bytes = {0};
+    if (!r->spec.team) return bytes;
     const struct seams_mesh_spec spec = seams_spec(r);
-    return seams_mesh_bytes(&spec) + wide_bytes(r) + runner_exact_bytes(r);
-}
-
-/* Whole sequences, one range each, for attention over all tokens. */
-static enum status place_wide(struct runner *r) {
-    const int64_t B = r->spec.n_sequences, S = r->spec.tokens;
-    void *range = NULL, *keys = NULL;
-    TRY(arena_take(&r->memory, (B + 1) * 8, &range));
-    TRY(arena_take(&r->memory, B * 16, &keys));
-    for (int64_t b = 0; b < B; b++) {
-        ((int64_t *)range)[b] = ((int64_t *)keys)[2 * b] = b * S;
-        ((int64_t *)keys)[2 * b + 1] = (b + 1) * S;
-    }
-    ((int64_t *)range)[B] = B * S;
-    r->wide.range.data = range;
-    r->wide.pos.data = r->pos;
-    if (r->wide.swap) r->wide.keys.data = keys; /* keys gathered: the seam fills in what each range sees */
-    r->batch.shard.wide = &r->wide;
-    return OK;
+    bytes = seams_mesh_bytes(&spec);
+    bytes.ops += runner_exact_bytes(r);
+    return bytes;
 }
 
 enum status runner_mesh_seams(struct runner *r) {
     struct seams_mesh_spec spec = seams_spec(r);
     spec.shards = &r->shards;
-    TRY(seams_mesh_init(&r->mesh, &spec, &r->memory));
-    if (r->wide.n_ranks > 0) TRY(place_wide(r));
+    TRY(seams_mesh_init(&r->mesh, &spec, &r->memory, runner_host(r)));
     TRY(runner_exact_place(r));
     r->step.seams = &seams_mesh;
     r->step.seams_state = &r->mesh;
@@ -179,5 +158,5 @@ enum status runner_mesh_seams(struct runner *r) {
 
 enum status runner_sum_total(struct runner *r) {
     if (r->spec.exact) return runner_exact_total(r);
-    return r->step.seams->total(&r->step, r->out.total, AXIS_DATA | AXIS_SEQ);
+    return r->step.seams->total(&r->step, r->sum, AXIS_DATA | AXIS_SEQ);
 }

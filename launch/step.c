@@ -2,8 +2,10 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include "kernels/clip/clip.h"
 #include "kernels/nudge/nudge.h"
 #include "kernels/ops.h"
+#include "kernels/space.h"
 #include "launch/schedule.h"
 #include "launch/trainer.h"
 #include "profiling/prof.h"
@@ -27,15 +29,26 @@ static void select_micro(struct trainer *t, int64_t i) {
     memcpy(t->run.pos, t->pos + micro * T, (size_t)T * sizeof *t->pos);
 }
 
-/* What changes from step to step, in one place; a norm that is not finite skips the update on every rank alike. */
-static void write_knobs(struct trainer *t, const struct step_report *r) {
+/* What changes from step to step and the host knows; the rest of the knobs is decided where the sums are, on every rank
+ * alike: a norm or a loss that is not finite skips the update. */
+static enum status decide(struct trainer *t, const struct step_report *r) {
     const struct optimizer_config *o = &t->config->optimizer;
+    struct runner *run = &t->run;
+    struct runner_numbers *numbers = &run->numbers;
     const double n = (double)r->step;
-    t->knobs[KNOB_LR] = r->lr;
-    t->knobs[KNOB_CLIP] = o->clip_norm > 0.0 && r->grad_norm > o->clip_norm ? o->clip_norm / r->grad_norm : 1.0;
-    t->knobs[KNOB_FIX1] = 1.0 / (1.0 - pow(o->beta1, n));
-    t->knobs[KNOB_FIX2] = 1.0 / (1.0 - pow(o->beta2, n));
-    t->knobs[KNOB_SKIP] = r->skipped;
+    numbers->knobs_host[KNOB_LR] = r->lr;
+    numbers->knobs_host[KNOB_CLIP] = 1.0;
+    numbers->knobs_host[KNOB_FIX1] = 1.0 / (1.0 - pow(o->beta1, n));
+    numbers->knobs_host[KNOB_FIX2] = 1.0 / (1.0 - pow(o->beta2, n));
+    numbers->knobs_host[KNOB_SKIP] = 0.0;
+    TRY(space_send(&run->ctx, numbers->knobs.data, numbers->knobs_host, N_KNOBS * 8));
+    TRY(sharding_squares(&run->shards, &run->step, numbers->squares));
+    return run->ctx.ops->clip_fwd(&run->ctx, &(struct clip){.squares = numbers->squares,
+                                                            .total = run->sum,
+                                                            .scale = run->out.scale,
+                                                            .knobs = numbers->knobs,
+                                                            .report = numbers->report,
+                                                            .limit = o->clip_norm});
 }
 
 /* The selection bias of a router follows the load of its layer. */
@@ -45,7 +58,7 @@ static enum status update_state(struct trainer *t, const struct param *p, const 
     const struct nudge a = {.rate = p->rate,
                             .begin = mine->begin,
                             .load = tensor_1d(tensor_rows(t->run.load, p->layer, 1).data, F64, p->shape[0]),
-                            .knobs = tensor_1d(t->knobs, F64, N_KNOBS),
+                            .knobs = t->run.numbers.knobs,
                             .b = mine->w};
     return c->ops->nudge_fwd(c, &a);
 }
@@ -66,7 +79,8 @@ static enum status update(struct trainer *t) {
                                 .m = mine->m,
                                 .v = mine->v,
                                 .g = mine->g,
-                                .knobs = tensor_1d(t->knobs, F64, N_KNOBS),
+                                .out = mine->out,
+                                .knobs = t->run.numbers.knobs,
                                 .beta1 = o->beta1,
                                 .beta2 = o->beta2,
                                 .eps = o->eps,
@@ -84,6 +98,19 @@ enum status train_agree_stop(struct trainer *t) {
     return OK;
 }
 
+/* The one place where a step waits for its GPU. */
+static enum status hear(struct trainer *t, struct step_report *r) {
+    struct runner *run = &t->run;
+    const double *said = run->numbers.report_host;
+    if (t->team.device && rank_size(t->team.rank) > 1) TRY(comm_wait_stream(t->team.rank, run->ctx.stream));
+    TRY(space_fetch(&run->ctx, run->numbers.report_host, run->numbers.report.data, N_REPORT * 8));
+    r->grad_norm = said[REPORT_NORM];
+    r->loss = said[REPORT_LOSS];
+    r->skipped = said[REPORT_SKIP] != 0.0;
+    r->bad_param = (int)said[REPORT_BAD];
+    return OK;
+}
+
 static enum status step(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double begin = prof_seconds();
@@ -94,8 +121,8 @@ static enum status step(struct trainer *t, struct step_report *r) {
     r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
     TRY(load_step(t, t->step, &valid));
     run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
-    run->total = 0.0;
-    runner_load_begin(run);
+    TRY(runner_zero_total(run));
+    TRY(runner_load_begin(run));
     TRY(sharding_step_begin(&run->shards, &run->step));
     for (int64_t i = 0; i < t->n_micro; i++) {
         TRY(train_agree_stop(t));
@@ -104,16 +131,13 @@ static enum status step(struct trainer *t, struct step_report *r) {
     }
     TRY(runner_sum_total(run));
     TRY(runner_load_end(run));
-    TRY(sharding_squares(&run->shards, &run->step, &r->grad_norm));
-    r->grad_norm = sqrt(r->grad_norm);
-    r->loss = run->total * run->scale;
+    TRY(decide(t, r));
+    TRY(update(t));
+    TRY(sharding_publish(&run->shards));
+    TRY(hear(t, r));
     r->aux_loss = run->aux;
     r->expert_load = runner_load_most(run);
     r->experts = tensor_has(run->load);
-    r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
-    write_knobs(t, r);
-    TRY(update(t));
-    TRY(sharding_publish(&run->shards));
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */
 
@@ -123,12 +147,12 @@ static enum status step(struct trainer *t, struct step_report *r) {
     r->step_ms = 1e3 * seconds;
     r->tokens_per_s = (double)tokens / seconds;
     r->flops_per_s = t->flops * r->tokens_per_s;
-    r->bytes_peak = report_bytes_peak();
+    r->bytes_peak = runner_bytes_peak(run);
     return OK;
 }
 
 enum status train_step(struct trainer *t, struct step_report *r) {
-    prof_begin("step");
+    prof_begin(PROF_STEP, "step");
     const enum status st = step(t, r);
     prof_end();
     return st;
@@ -155,7 +179,7 @@ enum status train_validate(struct trainer *t, double *loss) {
     const int64_t me = mesh_index(&t->team.mesh, MESH_DATA);
     int64_t n = t->config->train.valid_sequences, valid = 0;
     if (n > stream_sequences(t->valid)) n = stream_sequences(t->valid);
-    run->total = 0.0;
+    TRY(runner_zero_total(run));
     for (int64_t at = 0; at < n; at += data * per_pass) {
         TRY(train_agree_stop(t));
         /* Every rank counts all targets, and loads its own pass last.  All pass alike, for weights may be exchanged. */
@@ -163,6 +187,7 @@ enum status train_validate(struct trainer *t, double *loss) {
         TRY(runner_pass(run, false));
     }
     TRY(runner_sum_total(run));
+    TRY(runner_read_total(run));
     *loss = valid > 0 ? run->total / (double)valid : NAN;
     return OK;
 }

@@ -5,26 +5,62 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/hash.h"
 #include "dist/agree.h"
+#include "kernels/add/add.h"
 #include "kernels/gemm.h"
+#include "kernels/ops.h"
 
-enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers) {
+/* to += from, for sums over ranks. */
+static enum status add_there(void *arg, enum dtype type, void *to, const void *from, int64_t n) {
+    struct ctx *c = arg;
+    struct tensor x = tensor_2d(to, type, 1, n), y = x;
+    x.space = y.space = c->space;
+    memcpy(&y.data, &from, sizeof from);
+    return c->ops->add_fwd(c, &(struct add){.x = x, .y = y, .out = x, .scale = 1.0});
+}
+
+static enum status open_there(struct team *t, const struct device_choice *device) {
+    TRY(device_open_for(device, t->rank, &t->device));
+    if (!t->device) return OK;
+    t->sums = (struct ctx){
+        .ops = &ops_cuda, .device = t->device, .stream = device_stream(t->device), .real = F32, .space = DEVICE};
+    t->far = (struct comm_device){.compute = t->sums.stream, .add = add_there, .arg = &t->sums};
+    return OK;
+}
+
+enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers,
+                      const struct device_choice *device) {
     enum status st = OK;
-    *t = (struct team){.rank = rank, .leader = rank_index(rank) == 0};
+    *t = (struct team){.rank = rank, .leader = rank_index(rank) == 0, .totals = &t->tokens};
     const struct mesh_sizes sizes = {mesh->pipe, mesh->data, mesh->seq, mesh->tensor, mesh->expert};
-    const struct comm_limits limits = {.transfers = transfers};
+    struct comm_limits limits = {.transfers = transfers};
     TRY_OUT(mesh_place(&t->mesh, &sizes, rank_size(rank), rank_index(rank)));
-    TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 ? &limits : NULL));
+    if (device) TRY_OUT(open_there(t, device));
+    if (device && t->leader) TRY_OUT(device_print(device));
+    const bool far = t->device && rank_size(rank) > 1; /* one rank moves nothing */
+    if (far) limits.device = &t->far;
+    TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || far ? &limits : NULL));
     TRY_OUT(comm_init(&t->tokens, rank, &t->mesh, MESH_TOKENS, NULL));
+    if (!far) goto out;
+    limits.transfers = 0;
+    TRY_OUT(comm_init(&t->tokens_there, rank, &t->mesh, MESH_TOKENS, &limits));
+    t->totals = &t->tokens_there;
 out:
     if (st != OK) team_close(t);
     return st;
 }
 
-void team_close(struct team *t) {
+void team_leave(struct team *t) {
     comm_term(&t->seq);
     comm_term(&t->tokens);
+    comm_term(&t->tokens_there);
+}
+
+void team_close(struct team *t) {
+    team_leave(t);
+    device_close(t->device);
     *t = (struct team){0};
 }
 
@@ -121,7 +157,10 @@ static enum status start_rank(struct rank *rank, void *arg) {
 
 enum status team_run(const struct team_spec *spec, enum status (*fn)(struct rank *, void *), void *arg) {
     const struct mesh_config *m = spec->mesh;
-    struct world_spec w = {.launcher = world_launcher(getenv), .deadline_s = spec->deadline_s};
+    struct world_spec w = {.launcher = world_launcher(getenv),
+                           .deadline_s = spec->deadline_s,
+                           .device_way = (enum device_way)m->transport,
+                           .hard_exit = _exit};
     struct world *world = NULL;
     int64_t n = m->data * m->seq * m->tensor * m->pipe;
     if (spec->ranks) TRY(count_of(spec->ranks, &n));

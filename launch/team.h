@@ -3,18 +3,28 @@
 #define BATON_LAUNCH_TEAM_H
 /* team.h - one rank's place among the ranks of a run: its mesh coordinates and the communicators of its axes. */
 #include "dist/collectives.h"
+#include "kernels/device.h"
 #include "launch/config.h"
+#include "launch/device.h"
 
 struct team {
     struct rank *rank;
     struct mesh mesh;
-    struct comm seq;    /* ranks that share the tokens of a sequence                  */
-    struct comm tokens; /* data x seq: over these gradients and losses are summed     */
-    bool leader;        /* rank 0: speaks, reports, owns the run folder               */
+    struct device *device;    /* this rank's GPU, its own; NULL: the cpu                            */
+    struct ctx sums;          /* of the additions in sums over ranks of a GPU's memory              */
+    struct comm_device far;   /* the same for the communicators                                     */
+    struct comm seq;          /* ranks that share the tokens of a sequence: over the ops' memory    */
+    struct comm tokens;       /* data x seq, over the host's: what ranks agree on                   */
+    struct comm tokens_there; /* the same over a GPU's, if there is one                             */
+    struct comm *totals;      /* data x seq over the ops' memory: one of the two                    */
+    bool leader;              /* rank 0: speaks, reports, owns the run folder                       */
 };
-/* transfers: the longest list the seams will make; they are planned before anything is sent. */
-enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers);
-void team_close(struct team *t);
+/* transfers: the longest list the seams will make; they are planned before anything is sent.  device: NULL, the cpu. */
+enum status team_open(struct team *t, struct rank *rank, const struct mesh_config *mesh, int transfers,
+                      const struct device_choice *device);
+/* Before the memory goes that ranks may still reach into; the GPU stays open. */
+void team_leave(struct team *t);
+void team_close(struct team *t); /* ... and the GPU; accepts the empty one */
 /* The same value on all ranks: the leader's. */
 enum status team_agree(struct team *t, void *data, int64_t bytes);
 /* The largest of everybody's numbers, on all ranks. */

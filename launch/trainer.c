@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _DEFAULT_SOURCE /* strsep */
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -14,10 +17,18 @@ static enum status open_stream(struct stream **out, const struct config *c, cons
     return stream_open(out, &spec);
 }
 
+static int64_t step_tokens(const struct config *c) {
+    return c->train.sequences_per_step * c->train.tokens_per_sequence;
+}
+
+static int64_t step_bytes(const struct config *c) {
+    return 2 * arena_round(4 * step_tokens(c)) + arena_round(8 * step_tokens(c));
+}
+
 static enum status place_tokens(struct trainer *t) {
-    const int64_t n = t->config->train.sequences_per_step * t->config->train.tokens_per_sequence;
+    const int64_t n = step_tokens(t->config);
     void *mem[3] = {0};
-    TRY(arena_init(&t->tokens, "the tokens of a step", 2 * arena_round(4 * n) + arena_round(8 * n)));
+    TRY(arena_init(&t->tokens, "the tokens of a step", step_bytes(t->config)));
     for (int i = 0; i < 3; i++) TRY(arena_take(&t->tokens, (i < 2 ? 4 : 8) * n, &mem[i]));
     t->ids = mem[0], t->targets = mem[1], t->pos = mem[2];
     return OK;
@@ -33,34 +44,39 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .n_sequences = c->train.micro_batch,
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
+                                .step_bytes = step_bytes(c),
+                                .traced = c->run.profile > 0,
                                 .training = true,
                                 .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
                                 .keep_every = c->train.keep_every,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
+                                .device = team ? team->device : NULL,
                                 .mesh = &c->mesh};
 }
 
-enum status trainer_team(struct team *team, const struct config *c, struct rank *rank) {
+enum status trainer_team(struct team *team, const struct config *c, struct rank *rank,
+                         const struct device_choice *device) {
     const struct runner_spec spec = trainer_spec(c, NULL);
     int transfers = 0;
     TRY(runner_transfers(&c->model, &spec, &transfers));
-    return team_open(team, rank, &c->mesh, transfers);
+    return team_open(team, rank, &c->mesh, transfers, device);
 }
 
-enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank, const int *stop) {
+enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank,
+                         const struct device_choice *device, const int *stop) {
     enum status st = OK;
     *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
     t->stop = stop;
     t->n_micro = n_micro(c);
-    TRY_OUT(trainer_team(&t->team, c, rank));
+    TRY_OUT(trainer_team(&t->team, c, rank, device));
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
     TRY_OUT(place_tokens(t));
     const struct runner_spec spec = trainer_spec(c, &t->team);
     TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
-    runner_init_params(&t->run, (uint64_t)c->run.seed);
+    TRY_OUT(runner_init_params(&t->run, (uint64_t)c->run.seed));
     if (rank_size(rank) == 1) t->run.step.stop = stop; /* several ranks agree, between micro-batches */
     t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
     TRY_OUT(trainer_list_state(t));
@@ -70,15 +86,16 @@ out:
 }
 
 void trainer_close(struct trainer *t) {
-    team_close(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
+    team_leave(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
     report_close(t->report);
     stream_close(t->train);
     stream_close(t->valid);
     arena_term(&t->tokens);
     mem_free(t->state);
+    mem_free(t->place);
     text_term(&t->identity_diff);
-    team_close(&t->team); /* first: after a failure others may still read what this rank sent */
     runner_term(&t->run);
+    team_close(&t->team);
     *t = (struct trainer){0};
 }
 
@@ -93,20 +110,57 @@ static void save_or_warn(struct trainer *t) {
     status_clear();
 }
 
+/* Sequences are numbered as the stream counts them, from 0. */
+static void note_skipped(struct trainer *t, const struct step_report *r) {
+    const int64_t n = t->config->train.sequences_per_step;
+    const struct params *ps = &t->run.model.params;
+    report_note(t->report,
+                "warning: step %" PRId64
+                " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
+                "; nothing was changed",
+                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
+                (r->step - 1) * n, r->step * n - 1);
+}
+
+/* After the first step, when libraries have taken what they take. */
+static enum status tell_memory(struct trainer *t) {
+    struct text text = {0};
+    const bool shared = !world_launcher(getenv) && rank_size(t->team.rank) > device_count();
+    enum status st = shared ? OK : runner_print_memory(&t->run, &text); /* where ranks share it, it tells nothing */
+    if (st == OK && text.n > 0) report_note(t->report, "%s", text.s);
+    text_term(&text);
+    t->told_memory = true;
+    return st;
+}
+
+static enum status tell_times(struct trainer *t) {
+    struct text text = {0};
+    enum status st = traced_report(&t->run.traced, &text);
+    if (st == OK && t->report) report_note(t->report, "device time of step %" PRId64 ":", t->step);
+    char *rest = text.s;
+    for (char *line; st == OK && t->report && (line = strsep(&rest, "\n"));)
+        if (*line) report_note(t->report, "%s", line);
+    text_term(&text);
+    return st;
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
     struct step_report r;
+    const int64_t profile = t->run.ctx.traced ? c->run.profile : 0;
+    const bool record = profile > 0 && t->step >= 1 && (t->step - 1) % profile == 0; /* the first step warms up */
+    if (record) traced_record(&t->run.traced);
     TRY(train_step(t, &r));
+    if (record) TRY(tell_times(t));
     enum status st = OK;
     if (t->valid && due(t->step, c->train.valid_every, c->train.steps)) {
         st = train_validate(t, &r.valid_loss);
         r.validated = st == OK;
     }
     if (t->report) TRY(report_step(t->report, &r));
-    if (r.skipped && t->report)
-        report_note(t->report, "warning: step %" PRId64 " skipped: loss %g, gradient norm %g; nothing was changed",
-                    r.step, r.loss, r.grad_norm);
+    if (t->report && !t->told_memory) TRY(tell_memory(t));
+    if (r.skipped && t->report) note_skipped(t, &r);
     TRY(st);
     if (t->step < c->train.steps && due(t->step, c->checkpoint.every, -1)) save_or_warn(t);
     return OK;

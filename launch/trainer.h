@@ -19,15 +19,23 @@ struct trainer {
     struct arena tokens; /* of one whole step, so that its valid targets are known before it */
     int32_t *ids, *targets;
     int64_t *pos;
-    double knobs[N_KNOBS];
     int64_t n_micro;            /* micro-batches of one step                                     */
     int64_t step;               /* finished optimizer steps                                      */
     int64_t saved_step;         /* the newest on disk; -1: none                                  */
     double flops;               /* of one trained token                                          */
     struct state_tensor *state; /* what a checkpoint holds                                       */
     int64_t n_state;
-    struct text identity_diff; /* of the checkpoint that was restored, where it may differ */
+    struct state_place *place;  /* of each: where its numbers go                                 */
+    struct state_memory memory; /* how, where the host cannot read them                          */
+    struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
+    bool told_memory;
+};
+
+/* A tensor of the state: rows of a parameter from element `first` on, or of its moments (param -1). */
+struct state_place {
+    int param;
+    int64_t first;
 };
 
 /* One training step that reads on one screen (step.c).  On ERR_STOPPED nothing of the state has changed. */
@@ -50,10 +58,12 @@ enum status trainer_load(struct trainer *t, const char *path);
 /* The run folder is ours and the state is what its newest valid checkpoint holds, if there is one (settle.c). */
 enum status trainer_settle(struct trainer *t, struct run_folder *f, bool fork, char dir[PATH_BYTES]);
 
-/* The ranks of a run of this configuration. */
-enum status trainer_team(struct team *team, const struct config *c, struct rank *rank);
+/* The ranks of a run of this configuration; device NULL: the cpu. */
+enum status trainer_team(struct team *team, const struct config *c, struct rank *rank,
+                         const struct device_choice *device);
 struct runner_spec trainer_spec(const struct config *c, struct team *team);
-enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank, const int *stop);
+enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank,
+                         const struct device_choice *device, const int *stop);
 /* Steps until config.train.steps or a stop; reports, validates and saves on the way. */
 enum status trainer_run(struct trainer *t);
 void trainer_close(struct trainer *t);

@@ -4,11 +4,23 @@
 #include <string.h>
 #include "base/log.h"
 #include "checkpoints/save_io.h"
+#include "kernels/space.h"
 #include "launch/trainer.h"
 
 /* My rows of a logical tensor, maybe none: what of the piece lies in that part of its parameter. */
-static void list_part(struct state_tensor *s, const char *group, const struct param *p, int part,
-                      const struct sharding_piece *mine, struct tensor flat, bool elsewhere) {
+struct listing {
+    const char *group;
+    const struct sharding_piece *mine;
+    struct tensor flat;
+    bool elsewhere;
+    const struct state_memory *memory;
+};
+
+/* The first element of the parameter that is in it goes to *first_element. */
+static void list_part(struct state_tensor *s, const struct listing *l, const struct param *p, int part,
+                      int64_t *first_element) {
+    const struct sharding_piece *mine = l->mine;
+    const struct tensor flat = l->flat;
     const int64_t row = param_count(p) / p->shape[0], first = mine->begin / row, end = first + mine->n / row;
     struct param_part piece;
     param_part(p, part, &piece);
@@ -16,31 +28,62 @@ static void list_part(struct state_tensor *s, const char *group, const struct pa
     const int64_t piece_end = piece.row_begin + piece.rows, to = end < piece_end ? end : piece_end;
     int64_t shape[4] = {from < to ? to - from : 0, p->shape[1], p->shape[2], p->shape[3]};
     void *data = shape[0] > 0 ? (char *)flat.data + (from - first) * row * dtype_bytes(flat.dtype) : NULL;
-    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, p->w.dtype, shape)};
+    *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, flat.dtype, shape), .memory = l->memory};
+    s->t.space = flat.space;
+    *first_element = from * row;
     if (shape[0] > 0) s->begin = from - piece.row_begin;
-    s->elsewhere = elsewhere;
+    s->elsewhere = l->elsewhere;
     shape[0] = piece.rows;
     memcpy(s->global, shape, sizeof s->global);
-    snprintf(s->name, sizeof s->name, "%s/%s", group, piece.name);
+    snprintf(s->name, sizeof s->name, "%s/%s", l->group, piece.name);
+}
+
+static enum status get(void *arg, const struct state_tensor *s, int64_t first, int64_t n, void *host) {
+    struct trainer *t = arg;
+    const int64_t size = dtype_bytes(s->t.dtype);
+    return space_copy(&t->run.ctx, host, (const char *)s->t.data + first * size, n * size);
+}
+
+/* A weight is a master and its rounded copy. */
+static enum status put(void *arg, const struct state_tensor *s, int64_t first, int64_t n, const void *host) {
+    struct trainer *t = arg;
+    const struct state_place *place = &t->place[s - t->state];
+    const int64_t size = dtype_bytes(s->t.dtype);
+    if (place->param >= 0) return sharding_store(&t->run.shards, place->param, place->first + first, n, host);
+    return space_copy(&t->run.ctx, (char *)s->t.data + first * size, host, n * size);
+}
+
+static void list_param(struct trainer *t, int i, bool elsewhere) {
+    const struct param *p = &t->run.model.params.list[i];
+    const struct sharding_piece *mine = &t->run.shards.piece[i];
+    const char *groups[] = {"param", "adamw.m", "adamw.v"};
+    struct tensor flats[] = {mine->w, mine->m, mine->v};
+    for (int k = 0; k < 3; k++) flats[k].dtype = t->run.shards.wide; /* also where this rank has none of it */
+    for (int part = 0; part < param_parts(p); part++)
+        for (int k = 0; k < 3; k++) {
+            const struct listing l = {.group = groups[k],
+                                      .mine = mine,
+                                      .flat = flats[k],
+                                      .elsewhere = elsewhere,
+                                      .memory = runner_apart(&t->run) ? &t->memory : NULL};
+            struct state_place *place = &t->place[t->n_state];
+            place->param = k == 0 ? i : -1;
+            list_part(&t->state[t->n_state++], &l, p, part, &place->first);
+        }
 }
 
 enum status trainer_list_state(struct trainer *t) {
     const struct params *ps = &t->run.model.params;
-    void *mem = NULL;
+    void *mem = NULL, *places = NULL;
     int64_t n = 0;
     for (int i = 0; i < ps->n; i++) n += 3 * param_parts(&ps->list[i]);
     TRY(mem_take(n * (int64_t)sizeof *t->state, &mem));
     t->state = mem;
+    TRY(mem_take(n * (int64_t)sizeof *t->place, &places));
+    t->place = places;
+    t->memory = (struct state_memory){.get = get, .put = put, .arg = t};
     const bool elsewhere = !t->run.shards.sliced && !t->team.leader; /* all hold everything */
-    for (int i = 0; i < ps->n; i++) {
-        const struct param *p = &ps->list[i];
-        const struct sharding_piece *mine = &t->run.shards.piece[i];
-        for (int part = 0; part < param_parts(p); part++) {
-            list_part(&t->state[t->n_state++], "param", p, part, mine, mine->w, elsewhere);
-            list_part(&t->state[t->n_state++], "adamw.m", p, part, mine, mine->m, elsewhere);
-            list_part(&t->state[t->n_state++], "adamw.v", p, part, mine, mine->v, elsewhere);
-        }
-    }
+    for (int i = 0; i < ps->n; i++) list_param(t, i, elsewhere);
     return OK;
 }
 

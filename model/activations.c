@@ -12,15 +12,15 @@ static void plan_ends(struct plan *p, const struct model *m, const struct activa
     const int64_t T = p->n_tokens, D = m->config->width, V = m->config->vocab, rows = a->tile;
     plan_slot(p, ENDS_X, "x", KEEP_INPUT, T, D, 1, 1);
     plan_slot(p, ENDS_H, "h", KEEP_CHEAP, T, D, 1, 1);
-    plan_slot(p, ENDS_R, "r", KEEP_CHEAP, T, 1, 1, 1);
+    plan_wide(p, ENDS_R, "r", KEEP_CHEAP, T, 1, 1, 1);
     plan_slot(p, ENDS_Y, "y", KEEP_CHEAP, T, D, 1, 1);
     if (!a->forward_only) {
         plan_slot(p, ENDS_DX, "dx", KEEP_CHEAP, T, D, 1, 1);
         plan_slot(p, ENDS_DH, "dh", KEEP_CHEAP, T, D, 1, 1);
     }
     plan_slot(p, ENDS_LOGITS, "logits", KEEP_SCRATCH, rows, V, 1, 1);
-    plan_slot(p, ENDS_LSE, "lse", KEEP_SCRATCH, rows, 1, 1, 1);
-    plan_slot(p, ENDS_PICKED, "picked", KEEP_SCRATCH, rows, 1, 1, 1);
+    plan_wide(p, ENDS_LSE, "lse", KEEP_SCRATCH, rows, 1, 1, 1);
+    plan_wide(p, ENDS_PICKED, "picked", KEEP_SCRATCH, rows, 1, 1, 1);
 }
 
 static void plan_ends_work(struct plan *p, const struct model *m) {

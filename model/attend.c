@@ -63,7 +63,7 @@ enum status attend_plan(struct plan *p, int first, struct attend *a) {
         const int64_t cols = (H + 2 * J) * c->head_width;
         plan_slot(p, first + WIDE_QKV, "wide_qkv", KEEP_BOUNDARY, w->n_tokens, cols, 1, 1);
         plan_slot(p, first + WIDE_O, "wide_o", KEEP_BOUNDARY, w->n_tokens, H * c->head_width, 1, 1);
-        plan_slot(p, first + WIDE_LSE, "wide_lse", KEEP_BOUNDARY, w->n_tokens, H, 1, 1);
+        plan_wide(p, first + WIDE_LSE, "wide_lse", KEEP_BOUNDARY, w->n_tokens, H, 1, 1);
         plan_slot(p, first + WIDE_DQKV, "wide_dqkv", KEEP_SCRATCH, w->n_tokens, cols, 1, 1);
         plan_slot(p, first + WIDE_DO, "wide_do", KEEP_SCRATCH, w->n_tokens, H * c->head_width, 1, 1);
         plan_attend_numbers(p, w->n_ranks * cols);

@@ -32,7 +32,7 @@ static struct rmsnorm norm_args(const struct step *s, const struct layer *l, con
 enum status block_plan(struct plan *p, const struct layer *l) {
     plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
     plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
-    plan_slot(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
+    plan_wide(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
     const struct rmsnorm a = norm_args(p->step, l, p->flow, p->saved);
     plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
     return l->kind->plan(p, l);
@@ -50,7 +50,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
 
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
-    prof_begin(l->kind->name);
+    prof_begin(PROF_LAYER, l->kind->name);
     enum status st = s->seams->need(s, l->index);
     if (st == OK) st = forward(s, l, f, v, x_next);
     prof_end();
@@ -62,7 +62,7 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
     again.seams = &seams_replay;
     again.again = true;
     again.y_unused = !tensor_has(x_next);
-    prof_begin("again");
+    prof_begin(PROF_LAYER, "again");
     f->x = v->slot[FRAME_X].t;
     enum status st = s->seams->need(s, l->index);
     if (st == OK) st = forward(&again, l, f, v, x_next);
@@ -82,7 +82,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 }
 
 enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
-    prof_begin(l->kind->name);
+    prof_begin(PROF_LAYER, l->kind->name);
     const enum status st = backward(s, l, f, v);
     prof_end();
     return st;

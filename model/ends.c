@@ -94,7 +94,7 @@ static enum status loss(struct step *s, const struct model *m, struct activation
 
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                       const struct loss_out *out) {
-    prof_begin("head and loss");
+    prof_begin(PROF_LAYER, "head and loss");
     const enum status st = loss(s, m, a, b, out);
     prof_end();
     return st;

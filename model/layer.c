@@ -36,23 +36,30 @@ bool layer_has(const struct step *s, const struct saved *v, int slot) {
     return s->again && saved_home(v, v->slot[slot].tag) == HOME_OWN;
 }
 
-static void add_slot(struct plan *p, int slot, const char *name, enum keep tag, struct tensor t) {
+static void add_slot(struct plan *p, int slot, struct saved_slot new) {
     ASSERT(slot >= 0 && slot < SAVED_MAX && !p->saved->slot[slot].name);
     struct saved_slot *s = &p->saved->slot[slot];
-    *s = (struct saved_slot){.name = name, .tag = tag, .t = t};
+    *s = new;
     s->t.space = p->ctx->space;
-    s->offset = saved_bytes(p->saved, saved_home(p->saved, tag));
-    p->saved->bytes[tag] += arena_round(tensor_bytes(s->t));
+    s->offset = saved_bytes(p->saved, saved_home(p->saved, s->tag));
+    p->saved->bytes[s->tag] += arena_round(tensor_bytes(s->t));
 }
 
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3) {
     const int64_t shape[4] = {d0, d1, d2, d3};
-    add_slot(p, slot, name, tag, tensor_4d(NULL, p->ctx->real, shape));
+    add_slot(p, slot, (struct saved_slot){.name = name, .tag = tag, .t = tensor_4d(NULL, p->ctx->real, shape)});
+}
+
+void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
+               int64_t d3) {
+    const int64_t shape[4] = {d0, d1, d2, d3};
+    add_slot(p, slot,
+             (struct saved_slot){.name = name, .tag = tag, .t = tensor_4d(NULL, dtype_wide(p->ctx->real), shape)});
 }
 
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1) {
-    add_slot(p, slot, name, tag, tensor_2d(NULL, type, d0, d1));
+    add_slot(p, slot, (struct saved_slot){.name = name, .tag = tag, .t = tensor_2d(NULL, type, d0, d1)});
 }
 
 void plan_total(struct plan *p, int64_t numbers) {

@@ -85,6 +85,7 @@ int64_t saved_bytes(const struct saved *v, enum home home);
 struct step {
     struct ctx *ctx;
     const struct seams *seams;
+    const struct seams *traced; /* with seams_traced: those behind it */
     void *seams_state;
     struct params *params;
     bool forward_only;  /* no backward follows                                                 */
@@ -159,9 +160,12 @@ struct plan {
     int64_t total_numbers;  /* most numbers of one total over ranks */
     int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
 };
+/* A slot of type real; of the wide one: what must not be rounded (kernels/README.md). */
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
-/* A slot that is not `real`. */
+void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
+               int64_t d3);
+/* Of another type. */
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
 void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */
 void plan_work(struct plan *p, int64_t bytes);

@@ -11,10 +11,12 @@ static enum status declare_ends(struct model *m) {
                               .shape = {V, D},
                               .n_dims = 2,
                               .init = INIT_NORMAL,
+                              .product = true,
                               .decay = true,
                               .n_uses = m->config->tied ? 2 : 1};
     struct param norm = {.name = "final_norm.weight", .shape = {D}, .n_dims = 1, .init = INIT_ONE};
-    struct param head = {.name = "head.weight", .shape = {V, D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param head = {
+        .name = "head.weight", .shape = {V, D}, .n_dims = 2, .init = INIT_NORMAL, .product = true, .decay = true};
     TRY(param_add(&m->params, &embedding, &m->embedding));
     TRY(param_add(&m->params, &norm, &m->final_norm));
     m->head = m->embedding;
@@ -71,8 +73,8 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
     double forward = 0.0;
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
-        const bool gemm = p->n_dims == 2 && p->init != INIT_CONV && p->init != INIT_A_LOG_ROW;
-        if (gemm && (i != m->embedding || m->config->tied)) forward += 2.0 * (double)param_count(p);
+        if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
+            forward += 2.0 * (double)param_count(p);
     }
     for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;
@@ -100,7 +102,7 @@ static enum status forward(struct step *s, const struct model *m, struct activat
 
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                           const struct loss_out *out) {
-    prof_begin("forward");
+    prof_begin(PROF_PASS, "forward");
     const enum status st = forward(s, m, a, b, out);
     prof_end();
     return st;
@@ -132,7 +134,7 @@ static enum status backward(struct step *s, const struct model *m, struct activa
 
 enum status model_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     ASSERT(!a->forward_only);
-    prof_begin("backward");
+    prof_begin(PROF_PASS, "backward");
     const enum status st = backward(s, m, a, b);
     prof_end();
     return st;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "model/params.h"
+#include "model/param_draw.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,9 +54,9 @@ int64_t param_count(const struct param *p) { return p->shape[0] * p->shape[1] * 
 void params_shape(struct params *ps, enum dtype real, enum space space) {
     for (int i = 0; i < ps->n; i++) {
         struct param *p = &ps->list[i];
-        p->w = tensor_4d(NULL, real, p->shape);
-        p->w.space = space;
-        p->g = p->w;
+        p->w = tensor_4d(NULL, p->product ? real : dtype_wide(real), p->shape);
+        p->g = tensor_4d(NULL, dtype_wide(real), p->shape);
+        p->w.space = p->g.space = space;
     }
 }
 
@@ -93,14 +93,13 @@ static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64
     return NAN;
 }
 
-void param_init(struct param *p, uint64_t seed, double std, int n_layers) {
-    const uint64_t stream = rng_stream(p->name);
-    const int64_t n = param_count(p);
-    ASSERT(tensor_packed(p->w) && (p->w.dtype == F32 || p->w.dtype == F64));
+void param_draw(const struct param_draw *d, int64_t first, int64_t n, enum dtype type, void *out) {
+    const uint64_t stream = rng_stream(d->param->name);
+    ASSERT(type == F32 || type == F64);
     for (int64_t i = 0; i < n; i++) {
-        const double v = draw(p, seed, stream, (uint64_t)i, std, n_layers);
-        if (p->w.dtype == F64) ((double *)p->w.data)[i] = v;
-        else ((float *)p->w.data)[i] = (float)v;
+        const double v = draw(d->param, d->seed, stream, (uint64_t)(first + i), d->std, d->n_layers);
+        if (type == F64) ((double *)out)[i] = v;
+        else ((float *)out)[i] = (float)v;
     }
 }
 

@@ -42,6 +42,7 @@ struct param {
     struct section section[SECTIONS_MAX];
     enum init init;
     double init_scale;
+    bool product;    /* a matrix of products, or a table of rows: its weight has the type of activations; others wide */
     bool decay;      /* weight decay applies */
     double lr_scale; /* 1 unless set         */
     enum param_kind kind;
@@ -68,10 +69,8 @@ int param_find(const struct params *ps, const char *name); /* -1: none */
 int param_parts(const struct param *p);                    /* n_sections, or 1 */
 void param_part(const struct param *p, int i, struct param_part *out);
 int64_t param_count(const struct param *p);
-/* Give w, g, m, v their shapes, of type real, without data. */
+/* Give w and g their shapes, without data: a product's w of type real, all else wide. */
 void params_shape(struct params *ps, enum dtype real, enum space space);
-/* Fill w from (seed, name, element): independent of order and of sharding.  n_layers is the L of INIT_NORMAL_OUT. */
-void param_init(struct param *p, uint64_t seed, double std, int n_layers);
 void params_term(struct params *ps);
 
 #ifdef __cplusplus

@@ -66,12 +66,12 @@ struct seams {
     enum status (*done)(struct step *, int block);
 };
 
-extern const struct seams seams_local, seams_cached, seams_replay;
+extern const struct seams seams_local, seams_cached, seams_replay, seams_traced; /* the last: kernels/traced.h */
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;
-enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max);
-void seams_cache_clear(struct seams_cache *c); /* a new sequence begins */
+enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max, enum space space);
+enum status seams_cache_clear(struct seams_cache *c, struct ctx *ctx); /* a new sequence begins */
 void seams_cache_term(struct seams_cache *c);
 
 #ifdef __cplusplus

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
-#include <string.h>
 #include "kernels/affine/affine.h"
+#include "kernels/copy/copy.h"
+#include "kernels/device.h"
 #include "kernels/ops.h"
+#include "kernels/space.h"
 #include "model/seams.h"
 
-/* Generation: one sequence, a few tokens a pass.  What earlier passes left is kept here, per layer; the mixers run
- * unchanged.  Host memory only. */
+/* Generation: one sequence, a few tokens a pass.  What earlier passes left is kept here, per layer, in the ops' memory;
+ * the mixers run unchanged. */
 #define CARRIES_MAX 4
 
 struct kept {
@@ -14,99 +16,104 @@ struct kept {
     int64_t bytes;
 };
 struct layer_cache {
-    struct kept carry[CARRIES_MAX], k, v;
-    int64_t n_keys;  /* tokens whose keys are kept          */
-    int64_t span[2]; /* the (1, 2) row that attention reads */
+    struct kept carry[CARRIES_MAX], k, v, span; /* span: the (1, 2) row that attention reads */
+    int64_t n_keys;                             /* tokens whose keys are kept                */
 };
 struct seams_cache {
     int n_layers;
     int64_t tokens_max;
+    enum space space;
     struct layer_cache layer[];
 };
 
-enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max) {
+enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max, enum space space) {
     void *mem = NULL;
     *out = NULL;
     TRY(mem_take((int64_t)sizeof **out + n_layers * (int64_t)sizeof(struct layer_cache), &mem));
     *out = mem;
     (*out)->n_layers = n_layers;
     (*out)->tokens_max = tokens_max;
+    (*out)->space = space;
     return OK;
 }
 
-static void clear(struct kept *k) {
-    if (k->data) memset(k->data, 0, (size_t)k->bytes);
-}
-
-void seams_cache_clear(struct seams_cache *c) {
+enum status seams_cache_clear(struct seams_cache *c, struct ctx *ctx) {
     for (int i = 0; i < c->n_layers; i++) {
-        for (int j = 0; j < CARRIES_MAX; j++) clear(&c->layer[i].carry[j]);
+        for (int j = 0; j < CARRIES_MAX; j++)
+            if (c->layer[i].carry[j].data) TRY(space_zero(ctx, c->layer[i].carry[j].data, c->layer[i].carry[j].bytes));
         c->layer[i].n_keys = 0;
     }
+    return OK;
+}
+
+static void drop(const struct seams_cache *c, struct kept *k) {
+    if (c->space == DEVICE) device_free(k->data);
+    else mem_free(k->data);
 }
 
 void seams_cache_term(struct seams_cache *c) {
     if (!c) return;
     for (int i = 0; i < c->n_layers; i++) {
-        for (int j = 0; j < CARRIES_MAX; j++) mem_free(c->layer[i].carry[j].data);
-        mem_free(c->layer[i].k.data);
-        mem_free(c->layer[i].v.data);
+        for (int j = 0; j < CARRIES_MAX; j++) drop(c, &c->layer[i].carry[j]);
+        drop(c, &c->layer[i].k);
+        drop(c, &c->layer[i].v);
+        drop(c, &c->layer[i].span);
     }
     mem_free(c);
 }
 
-static enum status keep(struct kept *k, int64_t bytes) {
+static enum status keep(struct step *s, struct kept *k, int64_t bytes) {
     if (k->data) {
         ASSERT(k->bytes == bytes);
         return OK;
     }
-    TRY(mem_take(bytes, &k->data));
+    TRY(s->ctx->space == DEVICE ? device_take(bytes, &k->data) : mem_take(bytes, &k->data));
     k->bytes = bytes;
-    return OK;
+    return space_zero(s->ctx, k->data, bytes);
 }
 
 static struct layer_cache *cache_of(struct step *s, const struct layer *l) {
     struct seams_cache *c = s->seams_state;
-    ASSERT(l->index < c->n_layers && s->ctx->space == HOST);
+    ASSERT(l->index < c->n_layers && s->ctx->space == c->space);
     return &c->layer[l->index];
 }
 
 static enum status carry_begin(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
     FAIL_UNLESS(c->to == CARRY_FORWARD, ERR_ARG, "generation with kept state has no backward pass");
     ASSERT(f->shard->n_ranges == 1 && c->id < CARRIES_MAX);
-    return keep(&cache_of(s, l)->carry[c->id], tensor_bytes(c->entering));
+    return keep(s, &cache_of(s, l)->carry[c->id], tensor_bytes(c->entering));
 }
 
-/* kept (k, C) followed by the n newest rows, of which the last k stay. */
-static void shift_in(struct kept *kept, struct tensor tail, int64_t n_tokens) {
-    const int64_t k = tail.shape[1], row = tail.shape[2] * dtype_bytes(tail.dtype);
-    const int64_t n = n_tokens < k ? n_tokens : k;
-    char *to = kept->data;
-    memmove(to, to + n * row, (size_t)((k - n) * row));
-    memcpy(to + (k - n) * row, (const char *)tail.data + (k - n) * row, (size_t)(n * row));
+static enum status rows_copy(struct step *s, struct tensor x, struct tensor y) {
+    return s->ctx->ops->copy_fwd(s->ctx, &(struct copy){.x = x, .y = y});
+}
+
+/* kept (k, C) followed by the n newest rows, of which the last k stay: moved one by one, for they may overlap. */
+static enum status shift_in(struct step *s, struct kept *kept, struct tensor tail, int64_t n_tokens) {
+    const int64_t k = tail.shape[1], n = n_tokens < k ? n_tokens : k;
+    const struct tensor all = tensor_like(tail, kept->data, k, tail.shape[2]);
+    const struct tensor new = tensor_like(tail, tail.data, k, tail.shape[2]);
+    for (int64_t i = 0; i < k - n; i++) TRY(rows_copy(s, tensor_rows(all, i + n, 1), tensor_rows(all, i, 1)));
+    return rows_copy(s, tensor_rows(new, k - n, n), tensor_rows(all, k - n, n));
 }
 
 static enum status carry_end(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
     struct kept *kept = &cache_of(s, l)->carry[c->id];
-    memcpy(c->entering.data, kept->data, (size_t)kept->bytes);
-    if (c->op == CARRY_LAST) {
-        shift_in(kept, c->state, f->shard->n_tokens);
-        return OK;
-    }
+    const int64_t n = tensor_count(c->entering);
+    TRY(rows_copy(s, tensor_like(c->entering, kept->data, 1, n), tensor_like(c->entering, c->entering.data, 1, n)));
+    if (c->op == CARRY_LAST) return shift_in(s, kept, c->state, f->shard->n_tokens);
     const int64_t rows = tensor_count(c->decay), cols = tensor_count(c->state) / rows;
-    struct tensor old = tensor_2d(kept->data, c->state.dtype, rows, cols);
-    return s->ctx->ops->affine_fwd(s->ctx,
-                                   &(struct affine){.decay = tensor_1d(c->decay.data, c->decay.dtype, rows),
-                                                    .state = tensor_2d(c->state.data, c->state.dtype, rows, cols),
-                                                    .log_rate = c->log_rate,
-                                                    .in = old,
-                                                    .out = old});
+    const struct tensor old = tensor_like(c->state, kept->data, rows, cols);
+    return s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = tensor_like(c->decay, c->decay.data, rows, 1),
+                                                            .state = tensor_like(c->state, c->state.data, rows, cols),
+                                                            .log_rate = c->log_rate,
+                                                            .in = old,
+                                                            .out = old});
 }
 
-static void append(struct kept *kept, struct tensor rows, int64_t at) {
-    const int64_t bytes = rows.shape[1] * dtype_bytes(rows.dtype);
-    for (int64_t i = 0; i < rows.shape[0]; i++)
-        memcpy((char *)kept->data + (at + i) * bytes, tensor_rows(rows, i, 1).data, (size_t)bytes);
+/* Rows of k or v behind those kept. */
+static struct tensor kept_rows(const struct kept *kept, struct tensor like, int64_t n) {
+    return tensor_like(like, kept->data, n, like.shape[1]);
 }
 
 static enum status attend_begin(struct step *s, const struct layer *l, struct flow *f, struct attend *a,
@@ -116,14 +123,15 @@ static enum status attend_begin(struct step *s, const struct layer *l, struct fl
     FAIL_UNLESS(when == ATTEND_QKV, ERR_ARG, "generation with kept state has no backward pass");
     struct layer_cache *c = cache_of(s, l);
     const struct tensor k = a->mine.k, v = a->mine.v;
-    const int64_t max = ((struct seams_cache *)s->seams_state)->tokens_max, width = k.shape[1];
-    FAIL_UNLESS(c->n_keys + k.shape[0] <= max, ERR_ARG,
+    const int64_t max = ((struct seams_cache *)s->seams_state)->tokens_max, n = k.shape[0];
+    FAIL_UNLESS(c->n_keys + n <= max, ERR_ARG,
                 "the sequence is longer than the %" PRId64 " tokens that memory was kept for", max);
-    TRY(keep(&c->k, max * width * dtype_bytes(k.dtype)));
-    TRY(keep(&c->v, max * width * dtype_bytes(v.dtype)));
-    append(&c->k, k, c->n_keys);
-    append(&c->v, v, c->n_keys);
-    c->n_keys += k.shape[0];
+    TRY(keep(s, &c->k, max * k.shape[1] * dtype_bytes(k.dtype)));
+    TRY(keep(s, &c->v, max * v.shape[1] * dtype_bytes(v.dtype)));
+    TRY(keep(s, &c->span, 2 * (int64_t)sizeof(int64_t)));
+    TRY(rows_copy(s, k, tensor_rows(kept_rows(&c->k, k, max), c->n_keys, n)));
+    TRY(rows_copy(s, v, tensor_rows(kept_rows(&c->v, v, max), c->n_keys, n)));
+    c->n_keys += n;
     return OK;
 }
 
@@ -132,11 +140,12 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     (void)f;
     if (when != ATTEND_QKV) return OK;
     struct layer_cache *c = cache_of(s, l);
-    c->span[0] = 0;
-    c->span[1] = c->n_keys;
-    a->core.k = tensor_2d(c->k.data, a->mine.k.dtype, c->n_keys, a->mine.k.shape[1]);
-    a->core.v = tensor_2d(c->v.data, a->mine.v.dtype, c->n_keys, a->mine.v.shape[1]);
-    a->core.keys = tensor_2d(c->span, I64, 1, 2);
+    const int64_t span[2] = {0, c->n_keys};
+    TRY(space_copy(s->ctx, c->span.data, span, sizeof span));
+    a->core.k = kept_rows(&c->k, a->mine.k, c->n_keys);
+    a->core.v = kept_rows(&c->v, a->mine.v, c->n_keys);
+    a->core.keys = tensor_2d(c->span.data, I64, 1, 2);
+    a->core.keys.space = s->ctx->space;
     return OK;
 }
 

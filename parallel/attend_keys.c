@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/space.h"
 #include "parallel/inside.h"
 
 /* Attention with the keys gathered: a rank keeps its queries and receives the keys and values of earlier tokens that
@@ -57,16 +58,37 @@ static enum status place_own(struct step *s, struct attend *a) {
 }
 
 /* The keys that each of my ranges sees: up to its own last one. */
-static void fill_keys(struct seams_mesh *m, struct attend *a) {
+static void list_keys(const struct seams_mesh *m, int64_t window, int64_t *keys) {
     const struct shard_map *map = m->spec.map;
     const int64_t R = shard_map_ranges(map, m->me), *pos = map->spec.segments ? NULL : m->spec.pos;
     for (int64_t i = 0; i < R; i++) {
         const struct token_range *t = shard_map_range(map, m->me, i);
-        const int64_t first = first_seen(map, pos, t, a->core.window);
-        m->keys[2 * i] = t->sequence * map->spec.tokens + first;
-        m->keys[2 * i + 1] = t->sequence * map->spec.tokens + t->end;
+        keys[2 * i] = t->sequence * map->spec.tokens + first_seen(map, pos, t, window);
+        keys[2 * i + 1] = t->sequence * map->spec.tokens + t->end;
     }
-    a->core.keys = tensor_2d(m->keys, I64, R, 2);
+}
+
+/* Listed once a pass for each window, where the ops read them. */
+static enum status fill_keys(struct step *s, struct attend *a) {
+    struct seams_mesh *m = mesh_of(s);
+    const int64_t R = shard_map_ranges(m->spec.map, m->me);
+    int i = 0;
+    while (i < m->n_windows && m->window[i] != a->core.window) i++;
+    FAIL_UNLESS(
+        i < WINDOWS_MAX, ERR_CONFIG,
+        "attention layers have more than %d different windows, which mesh.seq with keys gathered has no room for",
+        WINDOWS_MAX);
+    int64_t *keys = m->keys + 2 * R * i;
+    if (i == m->n_windows) {
+        const bool apart = m->keys_host != m->keys;
+        int64_t *host = m->keys_host + 2 * R * (i + (apart ? WINDOWS_MAX * (int)(m->n_passes % 2) : 0));
+        list_keys(m, a->core.window, host);
+        TRY(space_send(s->ctx, keys, host, R * 16));
+        m->window[m->n_windows++] = a->core.window;
+    }
+    a->core.keys = tensor_2d(keys, I64, R, 2);
+    a->core.keys.space = s->ctx->space;
+    return OK;
 }
 
 static enum status send_keys(struct step *s, struct attend *a) {
@@ -125,7 +147,7 @@ static enum status add_parts(struct step *s, struct attend *a, const struct toke
     for (int r = 0; r < map->spec.n_ranks; r++) {
         if (r == m->me || !needed(map, m->spec.pos, t, r, a->core.window, &first)) continue;
         const struct tensor home = wide_rows(map, a->wide[WIDE_DQKV], t, first);
-        TRY(rows_add(s, tensor_2d(*at, home.dtype, home.shape[0], home.shape[1]), home));
+        TRY(rows_add(s, tensor_like(home, *at, home.shape[0], home.shape[1]), home));
         *at += tensor_bytes(home);
     }
     return OK;
@@ -185,6 +207,6 @@ enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum atte
     struct seams_mesh *m = mesh_of(s);
     (void)f;
     if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(comm_end(m->spec.seq, &m->attend.pending));
-    if (when == ATTEND_QKV || when == ATTEND_DO) fill_keys(m, a);
+    if (when == ATTEND_QKV || when == ATTEND_DO) TRY(fill_keys(s, a));
     return when == ATTEND_DQKV ? add_gradients(s, a) : OK;
 }

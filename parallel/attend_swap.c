@@ -43,7 +43,7 @@ static enum status own_rows(struct step *s, struct tensor wide, char *packed, bo
     struct seams_mesh *m = mesh_of(s);
     const struct shard_map *map = m->spec.map;
     const int64_t T = map->tokens[m->me], cols = wide.shape[1];
-    const struct tensor part = tensor_2d(packed + m->me * T * cols * dtype_bytes(wide.dtype), wide.dtype, T, cols);
+    const struct tensor part = tensor_like(wide, packed + m->me * T * cols * dtype_bytes(wide.dtype), T, cols);
     for (int64_t i = 0; i < shard_map_ranges(map, m->me); i++) {
         const struct token_range *t = shard_map_range(map, m->me, i);
         const struct tensor here = tensor_rows(part, t->row, t->end - t->begin);
@@ -53,9 +53,12 @@ static enum status own_rows(struct step *s, struct tensor wide, char *packed, bo
     return OK;
 }
 
-static struct tensor packed_part(struct seams_mesh *m, char *packed, int r, int64_t cols) {
+static struct tensor packed_part(struct step *s, char *packed, int r, int64_t cols) {
+    const struct seams_mesh *m = mesh_of(s);
     const int64_t T = m->spec.map->tokens[m->me];
-    return tensor_2d(packed + r * T * cols * dtype_bytes(m->spec.real), m->spec.real, T, cols);
+    struct tensor t = tensor_2d(packed + r * T * cols * dtype_bytes(m->spec.real), m->spec.real, T, cols);
+    t.space = s->ctx->space;
+    return t;
 }
 
 static enum status qkv_out(struct step *s, struct attend *a) {
@@ -63,7 +66,7 @@ static enum status qkv_out(struct step *s, struct attend *a) {
     const int P = m->spec.map->spec.n_ranks;
     const int64_t q = a->core.q.shape[1], k = a->core.k.shape[1];
     for (int r = 0; r < P; r++) {
-        const struct tensor to = packed_part(m, m->attend.send, r, q + 2 * k);
+        const struct tensor to = packed_part(s, m->attend.send, r, q + 2 * k);
         TRY(rows_copy(s, rank_cols(a->mine.q, r, q), tensor_cols(to, 0, q)));
         TRY(rows_copy(s, tensor_cols(a->mine.k, key_col(a, r, P), k), tensor_cols(to, q, k)));
         TRY(rows_copy(s, tensor_cols(a->mine.v, key_col(a, r, P), k), tensor_cols(to, q + k, k)));
@@ -76,7 +79,7 @@ static enum status dout_out(struct step *s, struct attend *a) {
     struct seams_mesh *m = mesh_of(s);
     const int64_t q = a->core.q.shape[1];
     for (int r = 0; r < m->spec.map->spec.n_ranks; r++)
-        TRY(rows_copy(s, rank_cols(a->mine.dout, r, q), packed_part(m, m->attend.send, r, q)));
+        TRY(rows_copy(s, rank_cols(a->mine.dout, r, q), packed_part(s, m->attend.send, r, q)));
     TRY(own_rows(s, a->wide[WIDE_DO], m->attend.send, true));
     return list_rows(m, a->wide[WIDE_DO], m->attend.send, true);
 }
@@ -85,7 +88,7 @@ static enum status o_home(struct step *s, struct attend *a) {
     struct seams_mesh *m = mesh_of(s);
     const int64_t q = a->core.q.shape[1];
     for (int r = 0; r < m->spec.map->spec.n_ranks; r++)
-        TRY(rows_copy(s, packed_part(m, m->attend.recv, r, q), rank_cols(a->mine.o, r, q)));
+        TRY(rows_copy(s, packed_part(s, m->attend.recv, r, q), rank_cols(a->mine.o, r, q)));
     return OK;
 }
 
@@ -96,7 +99,7 @@ static enum status dqkv_home(struct step *s, struct attend *a) {
     TRY(rows_zero(s, a->mine.dk));
     TRY(rows_zero(s, a->mine.dv));
     for (int r = 0; r < P; r++) {
-        const struct tensor from = packed_part(m, m->attend.recv, r, q + 2 * k);
+        const struct tensor from = packed_part(s, m->attend.recv, r, q + 2 * k);
         TRY(rows_copy(s, tensor_cols(from, 0, q), rank_cols(a->mine.dq, r, q)));
         TRY(rows_add(s, tensor_cols(from, q, k), tensor_cols(a->mine.dk, key_col(a, r, P), k)));
         TRY(rows_add(s, tensor_cols(from, q + k, k), tensor_cols(a->mine.dv, key_col(a, r, P), k)));

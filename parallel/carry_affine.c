@@ -30,11 +30,11 @@ enum status gather_begin(struct step *s, struct carry *c) {
     const struct sizes z = sizes_of(c);
     const struct shard_map *map = m->spec.map;
     const int P = map->spec.n_ranks;
-    const int64_t R = shard_map_ranges(map, m->me), bytes = z.each * dtype_bytes(m->spec.real);
+    const int64_t R = shard_map_ranges(map, m->me), bytes = z.each * dtype_bytes(c->state.dtype);
     struct lane *lane = &m->lane[c->id];
-    const struct tensor mine = tensor_2d(lane->recv + map->mine[m->me] * bytes, m->spec.real, R, z.each);
-    TRY(rows_copy(s, tensor_2d(c->decay.data, m->spec.real, R, z.H), tensor_cols(mine, 0, z.H)));
-    TRY(rows_copy(s, tensor_2d(c->state.data, m->spec.real, R, z.H * z.PN), tensor_cols(mine, z.H, z.H * z.PN)));
+    const struct tensor mine = tensor_like(c->state, lane->recv + map->mine[m->me] * bytes, R, z.each);
+    TRY(rows_copy(s, tensor_like(c->decay, c->decay.data, R, z.H), tensor_cols(mine, 0, z.H)));
+    TRY(rows_copy(s, tensor_like(c->state, c->state.data, R, z.H * z.PN), tensor_cols(mine, z.H, z.H * z.PN)));
     list_clear(m);
     for (int k = 1; k < P; k++) {
         const int r = (m->me + k) % P;
@@ -67,7 +67,7 @@ enum status gather_end(struct step *s, struct carry *c) {
     struct gathered g = {.m = m, .c = c, .rows = c->state.shape[1] * c->state.shape[2], .N = c->state.shape[3]};
     const struct prefixes p = {.block = {.rows = g.rows, .per_head = g.rows / z.H, .N = g.N},
                                .to = c->to,
-                               .all = tensor_2d(lane->recv, m->spec.real, m->spec.map->n_ranges, z.each),
+                               .all = tensor_like(c->state, lane->recv, m->spec.map->n_ranges, z.each),
                                .memory = lane->fold,
                                .log_rate = c->log_rate,
                                .place = mine_alone,
@@ -87,7 +87,7 @@ static enum status chain_range(struct step *s, struct carry *c, const struct tok
     struct seams_mesh *m = mesh_of(s);
     const struct sizes z = sizes_of(c);
     struct lane *lane = &m->lane[c->id];
-    const struct tensor acc = tensor_2d(lane->fold, m->spec.real, z.H, z.PN);
+    const struct tensor acc = tensor_like(c->state, lane->fold, z.H, z.PN);
     const struct tensor in = range_view(c->entering, t->index, z.H, z.PN);
     const int64_t bytes = tensor_bytes(in);
     if (!before) TRY(rows_zero(s, in));
@@ -95,7 +95,7 @@ static enum status chain_range(struct step *s, struct carry *c, const struct tok
     else TRY(move_one(m, lane, (struct transfer){.peer = before->rank, .recv = in.data, .recv_bytes = bytes}));
     if (!behind) return OK;
     const struct tensor decay = range_view(c->decay, t->index, 1, z.H);
-    TRY(s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = tensor_1d(decay.data, decay.dtype, z.H),
+    TRY(s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = tensor_like(decay, decay.data, z.H, 1),
                                                          .state = range_view(c->state, t->index, z.H, z.PN),
                                                          .in = in,
                                                          .out = acc,

@@ -30,8 +30,8 @@ static enum status affine(struct step *s, struct tensor decay, struct tensor sta
 /* Heads of one row each: all at once. */
 static enum status fold_rows(struct step *s, const struct block *b, struct tensor one, struct tensor acc,
                              struct tensor log_rate) {
-    struct affine a = {.decay = tensor_1d(one.data, one.dtype, b->rows), .in = acc, .out = acc};
-    a.state = tensor_2d(tensor_cols(one, b->rows, b->rows * b->N).data, one.dtype, b->rows, b->N);
+    struct affine a = {.decay = tensor_like(one, one.data, b->rows, 1), .in = acc, .out = acc};
+    a.state = tensor_like(one, tensor_cols(one, b->rows, b->rows * b->N).data, b->rows, b->N);
     if (tensor_has(log_rate)) a.log_rate = tensor_rows(log_rate, b->begin, b->rows);
     return s->ctx->ops->affine_fwd(s->ctx, &a);
 }
@@ -46,8 +46,8 @@ static enum status fold(struct step *s, const struct prefixes *p, struct tensor 
         const int64_t first = most((first_head + h) * b->per_head - b->begin, 0);
         const int64_t end = least((first_head + h + 1) * b->per_head - b->begin, b->rows);
         const int64_t n = (end - first) * b->N;
-        const struct tensor to = tensor_2d(tensor_rows(acc, first, end - first).data, acc.dtype, 1, n);
-        const struct tensor decay = tensor_1d(tensor_cols(one, h, 1).data, acc.dtype, 1);
+        const struct tensor to = tensor_like(acc, tensor_rows(acc, first, end - first).data, 1, n);
+        const struct tensor decay = tensor_like(acc, tensor_cols(one, h, 1).data, 1, 1);
         TRY(affine(s, decay, tensor_cols(one, heads + first * b->N, n), to, to));
     }
     return OK;
@@ -95,23 +95,22 @@ static struct tensor node(const struct folding *f, int64_t n, int l, int64_t i) 
     const int64_t numbers = block_numbers(&f->p->block);
     int64_t at = 0;
     for (int k = 0; k < l; k++) at += (n + ((int64_t)1 << k) - 1) >> k;
-    return tensor_2d(f->nodes + (at + i) * numbers * dtype_bytes(f->acc.dtype), f->acc.dtype, 1, numbers);
+    return tensor_like(f->acc, f->nodes + (at + i) * numbers * dtype_bytes(f->acc.dtype), 1, numbers);
 }
 
 /* out = left, then right. */
 static enum status join(struct folding *f, struct tensor left, struct tensor right, struct tensor out) {
     const struct block *b = &f->p->block;
     const int64_t heads = block_heads(b), rest = b->rows * b->N;
-    const enum dtype t = f->acc.dtype;
     struct tensor state = tensor_cols(out, heads, rest);
     TRY(rows_copy(f->s, tensor_cols(left, heads, rest), state));
-    TRY(fold(f->s, f->p, right, tensor_2d(state.data, t, b->rows, b->N)));
+    TRY(fold(f->s, f->p, right, tensor_like(out, state.data, b->rows, b->N)));
     if (tensor_has(f->p->log_rate)) { /* times add up, factors multiply */
         TRY(rows_copy(f->s, tensor_cols(left, 0, heads), tensor_cols(out, 0, heads)));
         return rows_add(f->s, tensor_cols(right, 0, heads), tensor_cols(out, 0, heads));
     }
-    return affine(f->s, tensor_1d(right.data, t, heads), tensor_2d(f->zeros.data, t, heads, 1),
-                  tensor_2d(left.data, t, heads, 1), tensor_2d(out.data, t, heads, 1));
+    return affine(f->s, tensor_like(out, right.data, heads, 1), tensor_like(out, f->zeros.data, heads, 1),
+                  tensor_like(out, left.data, heads, 1), tensor_like(out, out.data, heads, 1));
 }
 
 static enum status make_nodes(struct folding *f, int64_t b, int64_t n) {
@@ -147,10 +146,9 @@ static enum status by_tree(struct folding *f, int64_t b) {
 enum status block_prefixes(struct step *s, const struct prefixes *p) {
     const struct shard_map *map = mesh_of(s)->spec.map;
     const struct block *b = &p->block;
-    const enum dtype t = p->all.dtype;
     if (b->rows == 0) return OK;
-    struct folding f = {.s = s, .p = p, .acc = tensor_2d(p->memory, t, b->rows, b->N)};
-    f.zeros = tensor_2d(p->memory + tensor_bytes(f.acc), t, 1, block_heads(b));
+    struct folding f = {.s = s, .p = p, .acc = tensor_like(p->all, p->memory, b->rows, b->N)};
+    f.zeros = tensor_like(p->all, p->memory + tensor_bytes(f.acc), 1, block_heads(b));
     f.nodes = (char *)f.zeros.data + tensor_bytes(f.zeros);
     TRY(rows_zero(s, f.zeros));
     for (int64_t i = 0; i < map->spec.n_sequences; i++) TRY(map->spec.segments ? by_tree(&f, i) : in_turn(&f, i));

@@ -68,7 +68,7 @@ static enum status list_backward(struct step *s, struct carry *c, const struct o
     struct tensor enter = {0}, home = {0};
     if (o->to->rank == m->me) enter = rows_of(c->state, o->to->index, o->enter_row, o->rows);
     if (o->from->rank == m->me) {
-        home = tensor_2d(lane->recv + m->home_at, c->state.dtype, o->rows, c->state.shape[2]);
+        home = tensor_like(c->state, lane->recv + m->home_at, o->rows, c->state.shape[2]);
         m->home_at += tensor_bytes(home);
     }
     if (tensor_has(enter) && tensor_has(home)) return rows_copy(s, enter, home);
@@ -80,7 +80,7 @@ static enum status list_backward(struct step *s, struct carry *c, const struct o
 static enum status add_home(struct step *s, struct carry *c, const struct overlap *o) {
     struct seams_mesh *m = mesh_of(s);
     if (o->from->rank != m->me) return OK;
-    struct tensor home = tensor_2d(m->lane[c->id].recv + m->home_at, c->state.dtype, o->rows, c->state.shape[2]);
+    struct tensor home = tensor_like(c->state, m->lane[c->id].recv + m->home_at, o->rows, c->state.shape[2]);
     m->home_at += tensor_bytes(home);
     return rows_add(s, home, rows_of(c->entering, o->from->index, o->tail_row, o->rows));
 }
@@ -88,7 +88,7 @@ static enum status add_home(struct step *s, struct carry *c, const struct overla
 enum status last_begin(struct step *s, struct carry *c) {
     struct seams_mesh *m = mesh_of(s);
     const int64_t k = c->state.shape[1], R = c->entering.shape[0];
-    TRY(rows_zero(s, tensor_2d(c->entering.data, c->entering.dtype, R * k, c->entering.shape[2])));
+    TRY(rows_zero(s, tensor_like(c->entering, c->entering.data, R * k, c->entering.shape[2])));
     list_clear(m);
     m->home_at = 0;
     TRY(each_overlap(s, c, k, c->to == CARRY_FORWARD ? list_forward : list_backward));

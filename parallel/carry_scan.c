@@ -25,10 +25,9 @@ static struct block block_of(const struct scan *x, int k) {
 /* Block k of all my ranges. */
 static enum status pack(struct step *s, const struct carry *c, const struct scan *x, const struct block *b, char *to) {
     const int64_t heads = block_heads(b);
-    const enum dtype real = x->m->spec.real;
-    const struct tensor all = tensor_2d(to, real, x->R, block_numbers(b));
-    const struct tensor decay = tensor_2d(c->decay.data, real, x->R, x->H);
-    const struct tensor state = tensor_2d(c->state.data, real, x->R, x->M * x->N);
+    const struct tensor all = tensor_like(c->state, to, x->R, block_numbers(b));
+    const struct tensor decay = tensor_like(c->decay, c->decay.data, x->R, x->H);
+    const struct tensor state = tensor_like(c->state, c->state.data, x->R, x->M * x->N);
     if (b->rows == 0) return OK;
     TRY(rows_copy(s, tensor_cols(decay, block_first_head(b), heads), tensor_cols(all, 0, heads)));
     return rows_copy(s, tensor_cols(state, b->begin * x->N, b->rows * x->N), tensor_cols(all, heads, b->rows * x->N));
@@ -49,7 +48,7 @@ enum status scan_begin(struct step *s, struct carry *c) {
     struct seams_mesh *m = x.m;
     const struct shard_map *map = m->spec.map;
     const int P = map->spec.n_ranks;
-    const int64_t real = dtype_bytes(m->spec.real);
+    const int64_t real = dtype_bytes(c->state.dtype);
     const struct block mine = block_of(&x, m->me);
     const int64_t bytes = block_numbers(&mine) * real;
     char *at = x.lane->send;
@@ -85,7 +84,7 @@ static enum status send_home(const struct carry *c, struct scan *x, struct tenso
     struct seams_mesh *m = x->m;
     const struct shard_map *map = m->spec.map;
     const int P = map->spec.n_ranks;
-    const int64_t row = x->N * dtype_bytes(m->spec.real);
+    const int64_t row = x->N * dtype_bytes(c->state.dtype);
     list_clear(m);
     for (int i = 1; i < P; i++) {
         const int k = (m->me + i) % P;
@@ -106,8 +105,8 @@ static enum status unpack(struct step *s, struct carry *c, struct scan *x, struc
     const struct shard_map *map = x->m->spec.map;
     for (int k = 0; k < map->spec.n_ranks; k++) {
         const struct block b = block_of(x, k);
-        struct tensor from = tensor_2d(x->lane->send + b.begin * x->R * x->N * dtype_bytes(entering.dtype),
-                                       entering.dtype, x->R * b.rows, x->N);
+        struct tensor from = tensor_like(entering, x->lane->send + b.begin * x->R * x->N * dtype_bytes(entering.dtype),
+                                         x->R * b.rows, x->N);
         if (k == x->m->me) from = tensor_rows(entering, map->mine[k] * b.rows, x->R * b.rows);
         for (int64_t r = 0; r < x->R; r++) {
             const struct tensor to = tensor_rows(range_view(c->entering, r, x->M, x->N), b.begin, b.rows);
@@ -124,10 +123,10 @@ enum status scan_end(struct step *s, struct carry *c) {
     const struct block mine = block_of(&x, x.m->me);
     TRY(comm_end(x.m->spec.seq, &x.lane->pending));
     struct scattered out = {.map = map, .rows = mine.rows};
-    out.entering = tensor_2d(x.lane->fold, x.m->spec.real, map->n_ranges * mine.rows, x.N);
+    out.entering = tensor_like(c->state, x.lane->fold, map->n_ranges * mine.rows, x.N);
     const struct prefixes p = {.block = mine,
                                .to = c->to,
-                               .all = tensor_2d(x.lane->recv, x.m->spec.real, map->n_ranges, block_numbers(&mine)),
+                               .all = tensor_like(c->state, x.lane->recv, map->n_ranges, block_numbers(&mine)),
                                .memory = x.lane->fold + tensor_bytes(out.entering),
                                .log_rate = c->log_rate,
                                .place = everyone,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parallel/seams_mesh.h"
+#include <string.h>
 #include "kernels/add/add.h"
 #include "kernels/copy/copy.h"
 #include "kernels/fill/fill.h"
@@ -60,7 +61,7 @@ enum status rows_zero(struct step *s, struct tensor x) {
 
 struct tensor range_view(struct tensor t, int64_t index, int64_t rows, int64_t cols) {
     ASSERT(tensor_packed(t) && t.pitch == rows * cols);
-    return tensor_2d(tensor_rows(t, index, 1).data, t.dtype, rows, cols);
+    return tensor_like(t, tensor_rows(t, index, 1).data, rows, cols);
 }
 
 static enum status carry_begin(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
@@ -112,6 +113,7 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
     if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
     ASSERT(axes & AXIS_SEQ);
     struct comm *over = axes & AXIS_DATA ? m->spec.tokens : m->spec.seq;
+    if (over->size == 1) return OK;
     ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
     struct reduction r = {.use = COMM_CONTROL,
                           .dtype = t.dtype,
@@ -151,8 +153,8 @@ static void size_lanes(struct seams_mesh *m) {
     const struct seams_mesh_spec *spec = &m->spec;
     const struct shard_map *map = spec->map;
     const int64_t R = shard_map_ranges(map, m->me), n = map->n_ranges, P = map->spec.n_ranks;
-    const int64_t real = dtype_bytes(spec->real);
     for (int i = 0; i < spec->n_carries; i++) {
+        const int64_t real = dtype_bytes(spec->carry[i].op == CARRY_LAST ? spec->real : dtype_wide(spec->real));
         const int64_t rows = spec->carry[i].rows, cols = spec->carry[i].cols, block = (rows + P - 1) / P;
         if (spec->carry[i].op == CARRY_LAST) {
             m->lane_recv = most(m->lane_recv, last_back_rows(map, m->me, rows) * cols * real);
@@ -171,20 +173,22 @@ static void size_lanes(struct seams_mesh *m) {
             m->lane_fold = most(m->lane_fold, (n * block * cols + block_fold_numbers(&part, per, exact)) * real);
     }
     /* swap: packed tensors both ways.  keys: gradients from every rank that reads mine. */
-    const int64_t token = spec->attend_numbers * real;
+    const int64_t token = spec->attend_numbers * dtype_bytes(spec->real);
     m->attend_send = spec->swap ? map->tokens[m->me] * token : 0;
     m->attend_recv = spec->swap ? m->attend_send : keys_back_rows(map, m->me) * token;
 }
 
 enum { SCRATCH_NUMBERS = 64 };
 
-static int64_t other_bytes(const struct seams_mesh *m, int64_t bytes[3]) {
-    const int all = m->spec.tokens->size;
-    const int64_t numbers = most(SCRATCH_NUMBERS, m->spec.total_numbers);
-    bytes[0] = m->room * (int64_t)sizeof *m->list;
-    bytes[1] = shard_map_ranges(m->spec.map, m->me) * 16;
-    bytes[2] = numbers * 8 * (int64_t)all * 2;
-    return arena_round(bytes[0]) + arena_round(bytes[1]) + arena_round(bytes[2]);
+/* The list; keys as the host lists them, and where ops read them; scratch of sums. */
+enum { LIST, KEYS_HOST, KEYS, SCRATCH, N_OTHERS };
+static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
+    const int64_t keys = WINDOWS_MAX * shard_map_ranges(m->spec.map, m->me) * 16;
+    const bool apart = m->spec.space == DEVICE;
+    bytes[LIST] = m->room * (int64_t)sizeof *m->list;
+    bytes[KEYS_HOST] = apart ? 2 * keys : 0;
+    bytes[KEYS] = keys;
+    bytes[SCRATCH] = most(SCRATCH_NUMBERS, m->spec.total_numbers) * 8 * (int64_t)m->spec.tokens->size * 2;
 }
 
 static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
@@ -193,35 +197,45 @@ static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
     size_lanes(m);
 }
 
-int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec) {
+struct seams_mesh_bytes seams_mesh_bytes(const struct seams_mesh_spec *spec) {
     struct seams_mesh m;
-    int64_t bytes[3];
+    int64_t bytes[N_OTHERS];
     sizes(&m, spec);
-    return LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold)) +
-           arena_round(m.attend_send) + arena_round(m.attend_recv) + other_bytes(&m, bytes);
+    other_bytes(&m, bytes);
+    const int64_t lanes = LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold));
+    return (struct seams_mesh_bytes){.ops = lanes + arena_round(m.attend_send) + arena_round(m.attend_recv) +
+                                            arena_round(bytes[KEYS]) + arena_round(bytes[SCRATCH]),
+                                     .host = arena_round(bytes[LIST]) + arena_round(bytes[KEYS_HOST])};
 }
 
-enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena) {
-    int64_t bytes[3];
+static enum status take(struct arena *arena, int64_t bytes, void *out) {
     void *mem = NULL;
+    TRY(arena_take(arena, bytes, &mem));
+    memcpy(out, &mem, sizeof mem);
+    return OK;
+}
+
+enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena,
+                            struct arena *host) {
+    int64_t bytes[N_OTHERS];
     sizes(m, spec);
     other_bytes(m, bytes);
-    m->scratch_bytes = bytes[2];
+    m->scratch_bytes = bytes[SCRATCH];
     for (int i = 0; i < LANES; i++) {
-        TRY(arena_take(arena, m->lane_send, &mem));
-        m->lane[i].send = mem;
-        TRY(arena_take(arena, m->lane_recv, &mem));
-        m->lane[i].recv = mem;
-        TRY(arena_take(arena, m->lane_fold, &mem));
-        m->lane[i].fold = mem;
+        TRY(take(arena, m->lane_send, &m->lane[i].send));
+        TRY(take(arena, m->lane_recv, &m->lane[i].recv));
+        TRY(take(arena, m->lane_fold, &m->lane[i].fold));
     }
-    TRY(arena_take(arena, m->attend_send, &mem));
-    m->attend.send = mem;
-    TRY(arena_take(arena, m->attend_recv, &mem));
-    m->attend.recv = mem;
-    TRY(arena_take(arena, bytes[0], &mem));
-    m->list = mem;
-    TRY(arena_take(arena, bytes[1], &mem));
-    m->keys = mem;
-    return arena_take(arena, bytes[2], &m->scratch);
+    TRY(take(arena, m->attend_send, &m->attend.send));
+    TRY(take(arena, m->attend_recv, &m->attend.recv));
+    TRY(take(arena, bytes[KEYS], &m->keys));
+    TRY(take(arena, bytes[SCRATCH], &m->scratch));
+    TRY(take(host, bytes[LIST], &m->list));
+    m->keys_host = m->keys;
+    return bytes[KEYS_HOST] > 0 ? take(host, bytes[KEYS_HOST], &m->keys_host) : OK;
+}
+
+void seams_mesh_pass(struct seams_mesh *m) {
+    m->n_windows = 0;
+    m->n_passes++;
 }

@@ -16,7 +16,8 @@
  * Attention, numbers received in both passes by a rank with T of the micro-batch's U tokens, w numbers a head:
  *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
- *           mine: within the window, and from the start of the document that a range begins in */
+ *           mine: within the window, and from the start of the document that a range begins in; in exact mode from
+ *           the start of the sequence */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
@@ -25,13 +26,15 @@
 enum carry_way { CARRY_GATHER, CARRY_CHAIN, CARRY_SCAN };
 #define CARRY_WAY_CHOICES "gather|chain|scan" /* in the order of the enum */
 
-#define LANES 4 /* carries of one layer that may be under way at once: their ids */
+#define WINDOWS_MAX 8 /* different windows of a model's attention layers */
+#define LANES       4 /* carries of one layer that may be under way at once: their ids */
 struct lane {
     char *send, *recv, *fold;
     struct pending pending;
 };
 struct seams_mesh_spec {
-    struct comm *seq, *tokens; /* the sequence axis; data x seq */
+    struct comm *seq, *tokens; /* the sequence axis; data x seq: over the ops' memory */
+    enum space space;          /* where that is                                       */
     struct sharding *shards;   /* of parameters and gradients   */
     const struct shard_map *map;
     const int64_t *pos; /* host memory: of all tokens of the micro-batch at hand; NULL: a sequence is one document */
@@ -50,15 +53,24 @@ struct seams_mesh {
     struct transfer *list;                                             /* one list being made */
     int n_list, room;
     int64_t home_at; /* bytes of lane.recv that the list being made has given out */
-    int64_t *keys;   /* (R, 2): keys each range sees, for the layer at hand */
-    void *scratch;   /* of sums over ranks */
+    /* (R, 2) for each window of this pass: keys each range sees.  Where ops do not read the host's memory, they are
+     * copied from keys_host, which passes use in turn. */
+    int64_t *keys, *keys_host, window[WINDOWS_MAX], n_passes;
+    int n_windows;
+    void *scratch; /* of sums over ranks */
     int64_t scratch_bytes;
 };
 /* Transfers of one list at most, for comm_limits. */
 int seams_mesh_transfers(const struct shard_map *map, int me);
-/* Bytes that seams_mesh_init will take. */
-int64_t seams_mesh_bytes(const struct seams_mesh_spec *spec);
-enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena);
+/* Bytes that seams_mesh_init will take of the arena for ops, and of the host's; both may be one arena. */
+struct seams_mesh_bytes {
+    int64_t ops, host;
+};
+struct seams_mesh_bytes seams_mesh_bytes(const struct seams_mesh_spec *spec);
+enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *spec, struct arena *arena,
+                            struct arena *host);
+/* Before each pass, whose positions are in spec.pos.  The pass before the last one has ended on the device. */
+void seams_mesh_pass(struct seams_mesh *m);
 
 extern const struct seams seams_mesh;
 #endif

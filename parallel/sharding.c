@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parallel/sharding.h"
-#include <string.h>
+#include "kernels/space.h"
 #include "kernels/sum_squares/sum_squares.h"
+#include "kernels/tree_sum/tree_sum.h"
 #include "parallel/inside.h"
 
-static int64_t unit_bytes(const struct sharding *h) { return dtype_bytes(h->spec.real); }
+static int64_t unit_bytes(const struct sharding *h) { return dtype_bytes(h->wide); }
 static struct sharding_block *ends_of(struct sharding *h) { return &h->block[h->n_blocks - 1]; }
-static struct tensor row_of(const struct sharding *h, void *at, int64_t n) { return tensor_2d(at, h->spec.real, 1, n); }
+static struct tensor row_of(const struct sharding *h, void *at, int64_t n) {
+    struct tensor t = tensor_2d(at, h->wide, 1, n);
+    t.space = h->spec.ctx->space;
+    return t;
+}
 
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b) {
-    for (int i = b->first; i < b->end; i++)
-        h->spec.params->list[i].w.data = b->w ? b->w + h->offset[i] * unit_bytes(h) : NULL;
+    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].w.data = b->w ? b->w + h->w_at[i] : NULL;
 }
 
 void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row) {
@@ -88,20 +92,28 @@ enum status sharding_publish(struct sharding *h) {
     return fetch(h, 0);
 }
 
-void sharding_write_begin(struct sharding *h, int index) {
-    struct sharding_block *b = &h->block[index];
-    if (!h->ring_w || b == ends_of(h)) return;
-    ASSERT(!h->in_slot[0]);
-    b->w = h->slot_w[0];
-    sharding_bind_w(h, b);
+/* Is the row of this block's weights somewhere else than in its place, in parts or in passing? */
+static bool in_ring(const struct sharding *h, int param) {
+    return h->ring_w && param < h->block[h->n_blocks - 1].first;
 }
 
-void sharding_write_end(struct sharding *h, int index) {
-    struct sharding_block *b = &h->block[index];
-    if (!h->ring_w || b == ends_of(h)) return;
-    if (b->mine > 0) memcpy(b->w_mine, b->w + b->begin * unit_bytes(h), (size_t)(b->mine * unit_bytes(h)));
-    b->w = NULL;
-    sharding_bind_w(h, b);
+void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t *n) {
+    const bool part = in_ring(h, param);
+    *first = part ? h->piece[param].begin : 0;
+    *n = part ? h->piece[param].n : param_count(&h->spec.params->list[param]);
+}
+
+enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers) {
+    const struct param *p = &h->spec.params->list[param];
+    const struct sharding_piece *mine = &h->piece[param];
+    const int64_t from = most(first, mine->begin), to = least(first + n, mine->begin + mine->n);
+    const char *part = (const char *)numbers + (from - first) * unit_bytes(h);
+    if (!in_ring(h, param)) TRY(space_store(h->spec.ctx, p->w, first, n, numbers));
+    if (from >= to) return OK;
+    if (in_ring(h, param) && tensor_has(mine->out))
+        TRY(space_store(h->spec.ctx, mine->out, from - mine->begin, to - from, part));
+    if (!in_ring(h, param) && !tensor_has(mine->out)) return OK; /* done with the row */
+    return space_store(h->spec.ctx, mine->w, from - mine->begin, to - from, part);
 }
 
 /* ---- gradients ---- */
@@ -119,13 +131,10 @@ static enum status open_gradient(struct sharding *h, struct step *s, struct shar
 static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
     char *mine = b->g + b->begin * unit_bytes(h);
     struct reduction *r = &h->flight[k];
-    *r = (struct reduction){.use = COMM_GRADS,
-                            .dtype = h->spec.real,
-                            .in = b->g,
-                            .out = mine,
-                            .tree = h->spec.exact,
-                            .scratch = h->scratch[k]};
+    *r = (struct reduction){
+        .use = COMM_GRADS, .dtype = h->wide, .in = b->g, .out = mine, .tree = h->spec.exact, .scratch = h->scratch[k]};
     h->flying[k] = b;
+    if (h->n_ranks == 1) return OK; /* the sum is there */
     if (!h->sliced) {
         r->n = b->n;
         return all_reduce_begin(&h->comm, r);
@@ -140,7 +149,7 @@ static enum status land(struct sharding *h, struct step *s, int k) {
     struct reduction *r = &h->flight[k];
     if (!b) return OK;
     h->flying[k] = NULL;
-    TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
+    if (h->n_ranks > 1) TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
     const bool first = b->n_arrived++ == 0;
     if (r->out == b->sum || b->mine == 0) return OK;
     const struct tensor x = row_of(h, r->out, b->mine), sum = row_of(h, b->sum, b->mine);
@@ -187,33 +196,27 @@ enum status sharding_pass_end(struct sharding *h, struct step *s) {
     return sharding_settle(h);
 }
 
-/* Neighbours in pairs, level by level, an odd one passing up. */
-static double tree_sum(double *x, int64_t n) {
-    if (n == 0) return 0.0;
-    for (; n > 1; n = (n + 1) / 2)
-        for (int64_t i = 0; i < n; i += 2) x[i / 2] = i + 1 < n ? x[i] + x[i + 1] : x[i];
-    return x[0];
-}
-
 /* Every block's sum is made by one rank: adding the zeros of the others changes nothing. */
-enum status sharding_squares(struct sharding *h, struct step *s, double *out) {
+enum status sharding_squares(struct sharding *h, struct step *s, struct tensor roots) {
     const int64_t n_params = h->spec.params->n, n = h->sums_at[n_params];
-    TRY(rows_zero(s, tensor_1d(h->sums, F64, n)));
+    TRY(rows_zero(s, h->sums));
     for (int64_t i = 0; i < n_params; i++) {
         const struct sharding_piece *p = &h->piece[i];
         const int64_t first = h->sums_at[i] + p->begin / SUM_SQUARES_BLOCK;
         const int64_t n_sums = (p->n + SUM_SQUARES_BLOCK - 1) / SUM_SQUARES_BLOCK;
         if (p->n == 0) continue;
         TRY(s->ctx->ops->sum_squares_fwd(
-            s->ctx, &(struct sum_squares){.x = p->g, .sums = tensor_1d(h->sums + first, F64, n_sums)}));
+            s->ctx, &(struct sum_squares){.x = p->g, .sums = tensor_rows(h->sums, first, n_sums)}));
     }
     if (h->sliced) {
-        struct reduction r = {
-            .use = COMM_CONTROL, .dtype = F64, .in = h->sums, .out = h->sums, .n = n, .scratch = h->sum_scratch};
+        struct reduction r = {.use = COMM_CONTROL,
+                              .dtype = F64,
+                              .in = h->sums.data,
+                              .out = h->sums.data,
+                              .n = n,
+                              .scratch = h->sum_scratch};
         TRY(all_reduce_begin(&h->comm, &r));
         TRY(all_reduce_end(&h->comm, &r));
     }
-    *out = 0.0;
-    for (int64_t i = 0; i < n_params; i++) *out += tree_sum(h->sums + h->sums_at[i], h->sums_at[i + 1] - h->sums_at[i]);
-    return OK;
+    return s->ctx->ops->tree_sum_fwd(s->ctx, &(struct tree_sum){.x = h->sums, .at = h->sums_at_ops, .roots = roots});
 }

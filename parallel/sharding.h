@@ -17,7 +17,9 @@
  *                3 layers gradients                     of L comes 1 + M [i < L - 2] + (M - 1) [i > 1] times
  *
  * Layers that run again in groups of several are gathered for that too; with ends_twice the gradients of the ends count
- * twice.  Every stage adds the ranks' gradients of one
+ * twice.  Where weights are BF16, those of products (struct param) are the rounded copies of masters, in the wide type,
+ * which lie in slices beside the moments: the optimizer updates masters and writes the copies.  Gradients are wide.
+ * Every stage adds the ranks' gradients of one
  * micro-batch in the order of ranks, then micro-batches in theirs: so all have the same bits on one mesh.  With one
  * rank every stage is none, and a pass adds to the gradients in place (but not in exact mode, whose bits must be those
  * of several ranks).  The exchange of a block begins in done and ends two blocks later, hidden behind them; updated
@@ -29,10 +31,11 @@ enum sharding_stage { SHARDING_NONE, SHARDING_OPTIMIZER, SHARDING_GRADIENTS, SHA
 #define SHARDING_CHOICES "none|optimizer|gradients|parameters" /* in the order of the enum */
 
 struct sharding_spec {
-    struct rank *rank; /* NULL: one rank without a world                    */
+    struct ctx *ctx;                  /* whose ops' memory this is                           */
+    const struct comm_device *device; /* of communicators over it; NULL: the host's          */
+    struct rank *rank;                /* NULL: one rank without a world                    */
     const struct mesh *mesh;
     enum sharding_stage stage;
-    enum dtype real;
     struct params *params;             /* with shapes; those of a block follow each other */
     int n_layers;                      /* the ends come after them                         */
     const int *first;                  /* (n_layers + 2) a block's first parameter         */
@@ -42,43 +45,49 @@ struct sharding_spec {
     bool ends_twice;                   /* gradients of the ends leave at the turn, too     */
 };
 struct sharding_block {
-    int first, end;             /* parameters                              */
-    int64_t *at, *bytes_at;     /* (P + 1) where slices begin              */
-    int64_t n, begin, mine;     /* elements: of the row; of my part of it  */
-    char *w, *g;                /* the row, where it lies now, or NULL     */
-    char *w_mine, *sum, *m, *v; /* my part; sum of gradients in a step */
+    int first, end;                      /* parameters                                       */
+    int64_t *at, *bytes_at;              /* (P + 1) where slices begin: elements, and bytes of weights */
+    int64_t n, begin, mine;              /* elements: of the row; of my part of it           */
+    int64_t w_bytes;                     /* of the row of weights                            */
+    char *w, *g;                         /* the row, where it lies now, or NULL              */
+    char *w_mine, *master, *sum, *m, *v; /* my part; sum of gradients in a step              */
     struct pending gather;
     int64_t n_arrived; /* gradients summed in this step */
 };
 /* My part of a parameter: n elements from begin on, whole rows of dim 0; n may be 0. */
 struct sharding_piece {
     int64_t begin, n;
-    struct tensor w, m, v, g; /* (n) */
+    struct tensor w, m, v, g; /* (n), wide                                             */
+    struct tensor out;        /* (n) w rounded, part of the row; absent where w itself is */
 };
 enum { SLOTS_W = 2, SLOTS_G = 3, FLIGHTS_G = 2 };
 struct sharding {
     struct sharding_spec spec;
     int n_ranks, index, n_blocks;
+    enum dtype wide;             /* of gradients, moments and masters                       */
+    bool masters;                /* weights are rounded copies                              */
     bool sliced, ring_w, ring_g; /* my part is less than the row; rows come and go          */
     bool fresh, open;            /* gradients of a pass start from zero; comm is open       */
     struct comm comm;
     struct sharding_block *block;
-    struct sharding_piece *piece;   /* one a parameter           */
-    int64_t *at, *offset, *sums_at; /* offset: in the row;  sums_at: first block sum of each parameter */
+    struct sharding_piece *piece; /* one a parameter           */
+    int64_t *at, *offset, *w_at;  /* offset: elements in the row;  w_at: bytes in that of weights */
+    int64_t *sums_at;             /* first block sum of each parameter */
     char *slot_w[SLOTS_W], *slot_g[SLOTS_G];
     struct sharding_block *in_slot[SLOTS_W], *flying[FLIGHTS_G];
     struct reduction flight[FLIGHTS_G];
     char *scratch[FLIGHTS_G], *sum_scratch;
-    double *sums;        /* of squares, by blocks of each parameter                  */
-    struct tensor grads; /* all gradients, where all are whole                       */
-    int last, done_at;   /* layers: needed before; the lowest done in this pass      */
-    bool up;             /* layers are needed in rising order                        */
-    int n_flown;         /* layers done in this pass                                 */
-    int64_t n_passes;    /* of this step, whose gradients are summed                 */
+    struct tensor sums;        /* of squares, by blocks of each parameter                  */
+    struct tensor sums_at_ops; /* sums_at, where ops read it                         */
+    struct tensor grads;       /* all gradients, where all are whole                       */
+    int last, done_at;         /* layers: needed before; the lowest done in this pass      */
+    bool up;                   /* layers are needed in rising order                        */
+    int n_flown;               /* layers done in this pass                                 */
+    int64_t n_passes;          /* of this step, whose gradients are summed                 */
 };
 /* Bytes of memory, by purpose, as sharding_place will take it. */
 struct sharding_bytes {
-    int64_t weights, gradients, sums, moments, exchanges;
+    int64_t weights, masters, gradients, sums, moments, exchanges;
 };
 /* The plan alone; then its memory.  sharding_term accepts the empty one, and takes back what was begun. */
 enum status sharding_init(struct sharding *h, const struct sharding_spec *spec);
@@ -96,14 +105,17 @@ enum status sharding_pass_begin(struct sharding *h, struct step *s);
 /* Between forward and backward.  A tied head in exact mode: each of its two uses has a tree over segments and ranks. */
 enum status sharding_pass_turns(struct sharding *h, struct step *s);
 enum status sharding_pass_end(struct sharding *h, struct step *s);
-/* Sum of squares of all gradients: blocks of SUM_SQUARES_BLOCK in a tree for each parameter, on every stage. */
-enum status sharding_squares(struct sharding *h, struct step *s, double *out);
+/* Sum of squares of each parameter's gradient, roots (number of parameters) F64: blocks of SUM_SQUARES_BLOCK in a tree,
+ * the same on every stage and rank. */
+enum status sharding_squares(struct sharding *h, struct step *s, struct tensor roots);
 /* My part of the weights has changed: let the others know.  settle waits for what is under way. */
 enum status sharding_publish(struct sharding *h);
 enum status sharding_settle(struct sharding *h);
-/* The whole weights of a block, to be written by every rank alike; then my part of them is kept. */
-void sharding_write_begin(struct sharding *h, int index);
-void sharding_write_end(struct sharding *h, int index);
+/* Elements of a parameter that this rank keeps: all, or those of its part. */
+void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t *n);
+/* Elements [first, first + n) of a parameter's weight become these numbers of the wide type, in host memory: what of
+ * them this rank keeps, masters and rounded copies.  Waits; the same on all ranks, or sharding_publish follows. */
+enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers);
 /* The parameters' w point into the row of their block, their g into that row: for the files of sharding. */
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b);
 void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row);

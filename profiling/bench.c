@@ -5,7 +5,8 @@
 #include "base/arena.h"
 #include "profiling/prof.h"
 
-enum { ROUNDS_MIN = 7, ROUNDS_MAX = 201 };
+enum { TURNS_MIN = 7, TURN_CALLS = 10, CALLS_MAX = 400 };
+#define TURN_S     0.05
 #define SECONDS    1.0
 #define COPY_BYTES (64 << 20)
 #define COPY_PIECE (1 << 20)
@@ -29,22 +30,36 @@ static enum status time_one(const struct bench_subject *s, double *seconds) {
     return OK;
 }
 
+/* The calls that were timed of one subject. */
+struct calls {
+    int n;
+    double seconds[CALLS_MAX];
+};
+
+static enum status take_turn(const struct bench_subject *s, struct calls *c) {
+    if (s->begin) TRY(s->begin(s->arg));
+    const double begin = prof_seconds();
+    for (int i = 0; i < TURN_CALLS && c->n < CALLS_MAX && (i == 0 || prof_seconds() - begin < TURN_S); i++)
+        TRY(time_one(s, &c->seconds[c->n++]));
+    return OK;
+}
+
 enum status bench_compare(const struct bench_subject *s, const struct bench_subject *yardstick,
                           struct bench_result *out) {
-    double run[ROUNDS_MAX], yard[ROUNDS_MAX], unused;
+    struct calls run = {0}, yard = {0};
+    double unused;
     const double begin = prof_seconds();
-    int n = 0;
     TRY(time_one(yardstick, &unused));
     TRY(time_one(s, &unused));
-    for (; n < ROUNDS_MAX && (n < ROUNDS_MIN || prof_seconds() - begin < SECONDS); n++) {
-        TRY(time_one(yardstick, &yard[n]));
-        TRY(time_one(s, &run[n]));
+    for (int turn = 0; turn < TURNS_MIN || (prof_seconds() - begin < SECONDS && run.n < CALLS_MAX); turn++) {
+        TRY(take_turn(yardstick, &yard));
+        TRY(take_turn(s, &run));
     }
-    out->n_rounds = n;
-    out->run_s = sort_median(run, n);
-    out->run_best_s = run[0];
-    sort_median(yard, n);
-    out->yardstick_best_s = yard[0];
+    out->n_calls = run.n;
+    out->run_s = sort_median(run.seconds, run.n);
+    out->run_best_s = run.seconds[0];
+    sort_median(yard.seconds, yard.n);
+    out->yardstick_best_s = yard.seconds[0];
     return OK;
 }
 

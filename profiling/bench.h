@@ -2,7 +2,8 @@
 #ifndef BATON_PROFILING_BENCH_H
 #define BATON_PROFILING_BENCH_H
 /* bench.h - timing of one thing against a yardstick.  The two take turns, so that other load on the machine hurts both
- * alike.  Load only ever adds time, so shares compare the best rounds of both; the medians are what a user sees. */
+ * alike.  Load only ever adds time, so shares compare the best calls of both, out of many; the medians are what a user
+ * sees. */
 #include <stdint.h>
 #include "base/pool.h"
 
@@ -11,16 +12,18 @@ extern "C" {
 #endif
 
 struct bench_subject {
+    enum status (*begin)(void *arg);   /* before a turn of calls, not timed; NULL: nothing */
     enum status (*prepare)(void *arg); /* before every timed call, not timed; NULL: nothing */
     enum status (*run)(void *arg);
     void *arg;
 };
 struct bench_result {
-    int n_rounds;
+    int n_calls;  /* that were timed */
     double run_s; /* median */
     double run_best_s, yardstick_best_s;
 };
-/* At least 7 rounds and until a second has passed, after one round that is not counted. */
+/* At least 7 turns each and until a second has passed, after one call each that is not counted.  A turn is up to 10
+ * calls in a row, as many as begin within 50 ms. */
 enum status bench_compare(const struct bench_subject *s, const struct bench_subject *yardstick,
                           struct bench_result *out);
 

@@ -18,10 +18,12 @@ int64_t ledger_total(const struct ledger *l) {
 
 static double mib(int64_t bytes) { return (double)bytes / (1024.0 * 1024.0); }
 
-enum status ledger_print(const struct ledger *l, struct text *out) {
+enum status ledger_print(const struct ledger *l, int ranks, struct text *out) {
     TRY(text_print(out, "memory plan:\n"));
     for (int i = 0; i < l->n; i++) TRY(text_print(out, "  %-34s %10.2f MiB\n", l->row[i].what, mib(l->row[i].bytes)));
-    return text_print(out, "  %-34s %10.2f MiB\n", "total", mib(ledger_total(l)));
+    TRY(text_print(out, "  %-34s %10.2f MiB\n", "total", mib(ledger_total(l))));
+    if (ranks == 1) return OK;
+    return text_print(out, "  total of this host's %4d ranks     %10.2f MiB\n", ranks, mib(ranks * ledger_total(l)));
 }
 
 /* What the kernel says can be used without swapping, in bytes; 0 when it does not say. */
@@ -36,11 +38,11 @@ static int64_t host_available(void) {
     return kib * 1024;
 }
 
-enum status ledger_check_host(const struct ledger *l) {
-    const int64_t have = host_available(), need = ledger_total(l);
+enum status ledger_check_host(const struct ledger *l, int ranks) {
+    const int64_t have = host_available(), need = ranks * ledger_total(l);
     FAIL_UNLESS(have == 0 || need <= have, ERR_OOM,
-                "the plan needs %.1f MiB and this machine has %.1f MiB free: make train.micro_batch, "
+                "the plan needs %.1f MiB for %d rank%s and this machine has %.1f MiB free: make train.micro_batch, "
                 "train.tokens_per_sequence or the model smaller (--dry-run prints the plan)",
-                mib(need), mib(have));
+                mib(need), ranks, ranks == 1 ? "" : "s", mib(have));
     return OK;
 }

@@ -14,19 +14,23 @@ double prof_seconds(void) {
 
 static nvtxDomainHandle_t domain(void) {
     static nvtxDomainHandle_t made; /* a race makes it twice under one name, which NVTX treats as one */
-    if (!made) made = nvtxDomainCreateA("baton");
-    return made;
+    static const char *const names[N_PROF_KINDS] = {"step", "pass", "layer", "op", "seam"};
+    if (made) return made;
+    const nvtxDomainHandle_t new = nvtxDomainCreateA("baton");
+    for (uint32_t k = 0; k < N_PROF_KINDS; k++) nvtxDomainNameCategoryA(new, k + 1, names[k]);
+    return made = new;
 }
 
-void prof_begin(const char *name) {
+void prof_begin(enum prof_kind kind, const char *name) {
     nvtxEventAttributes_t e = {.version = NVTX_VERSION,
                                .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE,
+                               .category = (uint32_t)kind + 1,
                                .messageType = NVTX_MESSAGE_TYPE_ASCII,
                                .message.ascii = name};
     nvtxDomainRangePushEx(domain(), &e);
 }
 void prof_end(void) { nvtxDomainRangePop(domain()); }
 #else
-void prof_begin(const char *name) { (void)name; }
+void prof_begin(enum prof_kind kind, const char *name) { (void)kind, (void)name; }
 void prof_end(void) {}
 #endif

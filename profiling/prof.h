@@ -9,7 +9,8 @@
 extern "C" {
 #endif
 
-void prof_begin(const char *name); /* ranges nest; name must outlive the range */
+enum prof_kind { PROF_STEP, PROF_PASS, PROF_LAYER, PROF_OP, PROF_SEAM, N_PROF_KINDS }; /* categories of ranges */
+void prof_begin(enum prof_kind kind, const char *name); /* ranges nest; name must outlive the range */
 void prof_end(void);
 double prof_seconds(void); /* monotonic */
 

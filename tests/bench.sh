@@ -19,8 +19,8 @@ grep -q '"op": "token_loss"' "$out/bench.json" || fail "no object for token_loss
 [ $? = 2 ] || fail "an unknown op must end with exit code 2"
 grep -q "did you mean 'rmsnorm'" "$out/text" || fail "an unknown op must name the nearest one"
 
-"$BATON_PROGRAM" bench fill --device cuda >"$out/text" 2>&1
-[ $? = 1 ] || fail "--device cuda must end with exit code 1 while there are no CUDA ops"
+CUDA_VISIBLE_DEVICES= "$BATON_PROGRAM" bench fill --device cuda >"$out/text" 2>&1
+[ $? = 1 ] || fail "--device cuda must end with exit code 1 where there is no GPU"
 grep -q -- '--device cpu' "$out/text" || fail "the failure of --device cuda must say what to do"
 
 "$BATON_PROGRAM" bench fill --device tpu >"$out/text" 2>&1

@@ -1,7 +1,7 @@
-/* SPDX-License-Identifier: Apache-2.0
- * labels: cpu threads
- * timeout: 300
- * A checkpoint written by several ranks, each its rows: it reads back whole on one rank; and where the k-th call to the
+/* SPDX-License-Identifier: Apache-2.0 */
+/* labels: cpu threads */
+/* timeout: 300 */
+/* A checkpoint written by several ranks, each its rows: it reads back whole on one rank; and where the k-th call to the
  * system fails on one of them, for every rank and every k, all ranks are told and what stood before still stands. */
 #define _GNU_SOURCE
 #include <errno.h>

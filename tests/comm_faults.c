@@ -106,9 +106,18 @@ static bool blames(const char *text, enum fault_kind kind, int rank) {
     return false;
 }
 
+/* A loaded machine may hold up another rank past a short deadline, and that one is then blamed rightly: before a fault
+ * counts as blamed wrongly, all times are taken thirty times as long. */
+static enum status run_fault(int n_ranks, struct fault f, double deadline_s, struct left *left) {
+    const enum status st = run(n_ranks, deadline_s, &f, 1, left);
+    if (deadline_s > 1 || (st != OK && blames(left->first, f.kind, f.rank))) return st;
+    f.ms *= 30;
+    return run(n_ranks, 30 * deadline_s, &f, 1, left);
+}
+
 static void check_fault(int n_ranks, const struct fault *f, double deadline_s) {
     static struct left left;
-    const enum status st = run(n_ranks, deadline_s, f, 1, &left);
+    const enum status st = run_fault(n_ranks, *f, deadline_s, &left);
     static const char *const kinds[] = {"late", "lost", "error", "stop"};
     const enum status want = f->kind == FAULT_ERROR ? ERR_IO : ERR_TIMEOUT;
     CHECK(st == want || (f->kind != FAULT_ERROR && st == ERR_COMM), "%s, rank %d, message %lld: %s (%s)",

@@ -11,7 +11,7 @@ struct plan {
 
 static enum status groups(struct rank *r, void *arg) {
     const struct plan *plan = arg;
-    return comm_groups(r, plan->why, plan->n);
+    return comm_groups_in(r, plan->why, plan->n, NULL);
 }
 
 static enum status run(int n_ranks, double deadline_s, const struct fault *faults, int n_faults, world_fn *fn,

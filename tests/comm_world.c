@@ -12,15 +12,15 @@ enum { DEADLINE_S = 2 };
 
 static enum status all_cases(struct rank *r, void *arg) {
     (void)arg;
-    TRY(comm_groups(r, "nothing", 0));
-    TRY(comm_groups(r, "one", 1));
-    TRY(comm_groups(r, "uneven", 1003));
-    return comm_groups(r, "chunks of one message", 5000);
+    TRY(comm_groups_in(r, "nothing", 0, NULL));
+    TRY(comm_groups_in(r, "one", 1, NULL));
+    TRY(comm_groups_in(r, "uneven", 1003, NULL));
+    return comm_groups_in(r, "chunks of one message", 5000, NULL);
 }
 
 static enum status large(struct rank *r, void *arg) {
     (void)arg;
-    return comm_groups(r, "large", (1 << 20) + 3);
+    return comm_groups_in(r, "large", (1 << 20) + 3, NULL);
 }
 
 /* Messages to a rank that is late, so that they arrive before they are expected. */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include "base/arena.h"
 #include "launch/config_fields.h"
+#include "launch/device.h"
 #include "tests/check.h"
 
 static const char design[] =
@@ -50,9 +51,14 @@ static void design_example(void) {
     c.mesh.tensor = 2;
     CHECK(config_check_runnable(&c) == ERR_CONFIG && strstr(status_text(), "mesh.tensor"), "'%s'", status_text());
     c.mesh.tensor = 1;
-    CHECK(config_check_runnable(&c) == ERR_CONFIG && strstr(status_text(), "bf16"), "'%s'", status_text());
-    c.train.precision = PRECISION_F64;
     MUST(config_check_runnable(&c));
+    const struct device_choice cpu = {0}, cuda = {.cuda = true, .n_devices = 1};
+    CHECK(device_check_precision(&cpu, PRECISION_BF16) == ERR_CONFIG && strstr(status_text(), "bf16"), "'%s'",
+          status_text());
+    CHECK(device_check_precision(&cuda, PRECISION_F64) == ERR_CONFIG && strstr(status_text(), "f64"), "'%s'",
+          status_text());
+    for (int p = PRECISION_F64; p <= PRECISION_BF16; p++)
+        MUST(device_check_precision(p == PRECISION_BF16 ? &cuda : &cpu, p));
     config_term(&c);
 }
 

@@ -130,7 +130,7 @@ static const struct mistake_case cases[] = {
      {{"8:5", "model.layers.-.hidden", "missing", NULL}}},
     /* layer table and pattern */
     {"a kind misspelt", "kind: mamba2", "kind: mamba", NULL,
-     {{"6:15", "model.layers.M.kind", "unknown kind", "mamba2"}}},
+     {{"6:15", "model.layers.M.kind", "unknown kind", "mamba1"}}},
     {"a kind with letters swapped", "kind: attention", "kind: attnetion", NULL,
      {{"7:17", "model.layers.*.kind", "unknown kind", "attention"}}},
     {"a kind far from all", "kind: mlp", "kind: convolution", NULL,

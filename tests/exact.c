@@ -142,7 +142,7 @@ static enum status run_rank(struct rank *rank, void *arg) {
     static const int never = 0;
     struct outcome *o = arg;
     struct trainer t;
-    TRY(trainer_open(&t, o->config, rank, &never));
+    TRY(trainer_open(&t, o->config, rank, NULL, &never));
     const enum status st = steps(o, &t);
     pthread_mutex_lock(&o->lock);
     if (st == OK) put_states(&o->states_of, &t);

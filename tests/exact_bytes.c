@@ -33,7 +33,7 @@ static enum status plan_rank(struct rank *rank, void *arg) {
                                .mesh = &c->mesh};
     int transfers = 0;
     TRY(runner_transfers(&c->model, &spec, &transfers));
-    TRY(team_open(&team, rank, &c->mesh, transfers));
+    TRY(team_open(&team, rank, &c->mesh, transfers, NULL));
     spec.team = &team;
     const enum status st = runner_init(&r, &c->model, &spec, true);
     if (st == OK) {

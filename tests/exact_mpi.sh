@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # labels: cpu mpi
 # timeout: 240
-# Exact mode over thread ranks and over processes: the same losses and the same checkpoint, byte for byte, whoever began
-# the run and whatever killed it on the way.
+# Exact mode over thread ranks and over processes, 1 to 8: the same losses, gradients of the first step and checkpoint,
+# byte for byte, on every form of mesh.shard, whoever began the run and whatever killed it on the way.
 set -u
 command -v mpirun >/dev/null || { echo "skipped: no mpirun"; exit 77; }
 program=${BATON_PROGRAM:?the path of baton}
@@ -62,8 +62,9 @@ essence alone >alone.txt
 one_more alone 25 || wrong "one rank, step 25: $(tail -n 3 one_more.log)"
 "$program" train config.yaml run.dir=threads --ranks 4 >log 2>&1 || wrong "four threads: $(tail -n 3 log)"
 same threads "four threads"
-for n in 1 2 4; do
-    over $n "$program" train config.yaml run.dir=mpi$n mesh.carry=scan >log 2>&1 ||
+stages=([1]=none [2]=gradients [4]=parameters [8]=optimizer)
+for n in 1 2 4 8; do
+    over $n "$program" train config.yaml run.dir=mpi$n mesh.carry=scan mesh.shard="${stages[n]}" >log 2>&1 ||
         wrong "mpirun -n $n: $(tail -n 9 log)"
     if grep -q 'has no MPI' log; then
         echo "skipped: this build has no MPI"
@@ -72,6 +73,23 @@ for n in 1 2 4; do
     same mpi$n "mpirun -n $n"
     [ "$(grep -c 'parameters: ' log)" = 1 ] ||
         wrong "mpirun -n $n: the plan is printed by $(grep -c 'parameters: ' log)"
+done
+
+# The first moments of AdamW without memory or clipping are the gradients; unsharded, one rank writes them all.
+first_step() { # FOLDER COMMAND...: prints their hash
+    "${@:2}" run.dir="$1" train.steps=1 optimizer.warmup_steps=0 optimizer.beta1=0 \
+        optimizer.clip_norm=0 mesh.shard=none >log 2>&1 || wrong "$1: $(tail -n 9 log)"
+    sha256sum <"$(last_of "$1" 1)"
+}
+gradients=$(first_step first1 "$program" train config.yaml)
+"$program" inspect first1 >log && grep -q 'adamw\.m/' log || wrong "no moments are saved: $(head -n 5 log)"
+for n in 2 4 8; do
+    [ "$(first_step first$n "$program" train config.yaml --ranks $n)" = "$gradients" ] ||
+        wrong "gradients over $n threads differ"
+done
+for n in 1 2 4 8; do
+    [ "$(first_step first_mpi$n over $n "$program" train config.yaml)" = "$gradients" ] ||
+        wrong "gradients over $n processes differ"
 done
 
 # A run that thread ranks began goes on under mpirun, and the other way round.
@@ -84,35 +102,43 @@ same mixed "threads, mpirun, threads"
 
 # until_saved FOLDER PROCESS: a checkpoint stands, or the process has ended
 until_saved() { until compgen -G "$1/checkpoints/step-????????" >/dev/null || ! kill -0 "$2" 2>/dev/null; do :; done; }
-cut_short() { # FOLDER WHAT
-    [ "$(wc -l <"$1/metrics.jsonl")" -lt 24 ] || wrong "$2: the run had already ended: this shows nothing"
+# kill_early KILL FOLDER COMMAND...: sets code; a run that ended before this shell came to kill it shows nothing: again
+kill_early() {
+    local process try
+    for try in 1 2 3 4 5; do
+        rm -rf "$2"
+        "${@:3}" run.dir="$2" >log 2>&1 &
+        process=$!
+        until_saved "$2" $process
+        $1 $process
+        wait $process 2>/dev/null
+        code=$?
+        [ "$(wc -l <"$2/metrics.jsonl")" -ge 24 ] || return
+    done
+    wrong "$2: $try runs ended before they were killed: this shows nothing"
+}
+kill_process() { kill -KILL "$1"; }
+# shellcheck disable=SC2046 # the ranks are words
+kill_ranks() { kill -KILL $(ranks_of "$1"); }
+kill_last_rank() {
+    read -ra ranks <<<"$(ranks_of "$1")"
+    kill -KILL "${ranks[-1]}"
+    begun=$SECONDS
 }
 
-"$program" train config.yaml run.dir=killed --ranks 4 >log 2>&1 &
-until_saved killed $!
-kill -KILL $!
-wait $! 2>/dev/null
-cut_short killed "thread ranks killed"
+kill_early kill_process killed "$program" train config.yaml --ranks 4
 "$program" train config.yaml run.dir=killed --ranks 4 >log 2>&1 || wrong "after a kill: $(tail -n 3 log)"
 same killed "thread ranks killed"
 
-mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 &
-until_saved killed_mpi $!
-# shellcheck disable=SC2046 # the ranks are words
-kill -KILL $(ranks_of $!)
-wait $! && wrong "mpirun: exit code 0 though its ranks were killed"
-cut_short killed_mpi "processes killed"
+kill_early kill_ranks killed_mpi mpirun --oversubscribe -n 4 "$program" train config.yaml
+[ "$code" != 0 ] || wrong "mpirun: exit code 0 though its ranks were killed"
 over 4 "$program" train config.yaml run.dir=killed_mpi >log 2>&1 || wrong "after a kill: $(tail -n 9 log)"
 grep -q 'continuing from' log || wrong "processes did not continue: $(tail -n 30 log)"
 same killed_mpi "processes killed"
 
 # One process of four dies: the others are gone soon, and a line names it; the same command continues.
-mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 &
-until_saved one_lost $!
-read -ra ranks <<<"$(ranks_of $!)"
-kill -KILL "${ranks[-1]}"
-begun=$SECONDS
-wait $! && wrong "mpirun: exit code 0 though a rank was killed"
+kill_early kill_last_rank one_lost mpirun --oversubscribe -n 4 "$program" train config.yaml
+[ "$code" != 0 ] || wrong "mpirun: exit code 0 though a rank was killed"
 [ $((SECONDS - begun)) -le 40 ] || wrong "the others lived on for $((SECONDS - begun)) s"
 state_of() { awk '/^State/ { print $2 }' "/proc/$1/status" 2>/dev/null; }
 for process in "${ranks[@]}"; do # who is dead and not yet waited for is a zombie; one in the kernel takes a moment
@@ -123,21 +149,20 @@ for process in "${ranks[@]}"; do # who is dead and not yet waited for is a zombi
     case $state in '' | Z) ;; *) wrong "process $process lives on ($state)" ;; esac
 done
 grep -q 'rank 3' log || wrong "nobody names the lost rank: $(tail -n 20 log)"
-cut_short one_lost "one process lost"
 over 4 "$program" train config.yaml run.dir=one_lost >log 2>&1 || wrong "after a loss: $(tail -n 9 log)"
 same one_lost "one process lost"
 
-# A signal to mpirun reaches the ranks: they save the step that they have all finished.  USR1 is passed on, and the exit
-# code is ours; TERM ends mpirun too, with a code of its own.
+# Signals: the ranks save the step that they have all finished.  USR1 comes by way of mpirun, which passes it on; TERM
+# goes to the ranks, as srun sends it: mpirun would kill them a second later, saved or not.
 for signal in USR1 TERM; do
     run=stopped_$signal
     mpirun --oversubscribe -n 4 "$program" train config.yaml run.dir=$run train.steps=20000 >log 2>&1 &
     until_saved $run $!
-    kill -$signal $!
+    # shellcheck disable=SC2046 # the ranks are words
+    if [ $signal = USR1 ]; then kill -USR1 $!; else kill -TERM $(ranks_of $!); fi
     wait $!
     code=$?
-    [ $signal = TERM ] || [ $code = 3 ] || wrong "$signal: exit code $code, not 3: $(tail -n 9 log)"
-    [ $code != 0 ] || wrong "$signal: exit code 0"
+    [ $code = 3 ] || wrong "$signal: exit code $code, not 3: $(tail -n 9 log)"
     steps=$(sed -n 's/.*stopped by a signal; step \([0-9]*\) is saved.*/\1/p' log)
     [ -n "$steps" ] || wrong "$signal: no step is saved: $(tail -n 9 log)"
     "$program" train config.yaml run.dir=to_$signal train.steps="$steps" >log 2>&1 ||

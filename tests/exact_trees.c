@@ -184,7 +184,9 @@ static void sum_ranges(const struct data *d, const int64_t *range, int64_t first
     MUST(arena_init(&work, "a test's workspace", a > b ? a : b));
     MUST(c.ops->linear_bwd(&c, &l));
     MUST(c.ops->embedding_bwd(&c, &em));
-    exact_begin(&e);
+    double losses[LEAVES_MAX + 1];
+    exact_place_losses(&e, losses, HOST);
+    MUST(exact_begin(&c));
     for (int64_t i = 0; i < n; i++) {
         const struct token_loss loss = loss_args(d, range[first + i], rows[i + 1] - rows[i], out);
         MUST(c.ops->token_loss_fwd(&c, &loss));

@@ -7,6 +7,8 @@
 #   tests/gpu.sh bench [OP ...]      baton bench --device cuda
 #   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
 #   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
+#   tests/gpu.sh comm                communicators over memory of GPUs: threads, processes, copies, NCCL, faults, time;
+#                                    ONE_CARD: a folder of an NCCL that lets ranks share a GPU (built against it)
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
 set -u
 build=${BATON_BUILD:-build}
@@ -25,12 +27,16 @@ about() {
 
 correct() {
     "$program" --table --large "$@" >"$work/table" 2>"$work/errors"
-    local rc=$? huge
+    local rc=$? huge gemm
     "$build/tests/ops_huge_cuda" 2>>"$work/errors"
     huge=$?
     printf 'above 2^31 elements: exit %d\n' $huge >>"$work/table"
+    "$build/tests/gemm_cuda" 2>>"$work/errors"
+    gemm=$?
+    printf 'choosing algorithms of products: exit %d\n' $gemm >>"$work/table"
     head -40 "$work/errors"
     [ $rc -ne 0 ] || rc=$huge
+    [ $rc -ne 0 ] || rc=$gemm
     about "tests/gpu.sh correct, exit $rc"
     cat "$work/table"
     return $rc
@@ -162,6 +168,32 @@ train() {
     return $failed
 }
 
+comm() {
+    local n i rc two
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    two=$(nvidia-smi -L | wc -l)
+    timeout 240 "$build/tests/comm_device" >"$work/out" 2>&1 || fail "comm_device" "exit $?: $(tail -n 3 "$work/out")"
+    timeout 100 "$build/tests/comm_device" time >"$work/out" 2>&1 || fail "comm_device time" "exit $?"
+    cat "$work/out"
+    if [ -n "${ONE_CARD:-}" ]; then
+        export LD_LIBRARY_PATH=$ONE_CARD:${LD_LIBRARY_PATH:-} NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=4
+        timeout 240 "$build/tests/comm_device" one-card >"$work/out" 2>&1 ||
+            fail "comm_device one-card" "exit $?: $(tail -n 3 "$work/out")"
+        two=2
+    fi
+    [ "$two" -ge 2 ] && command -v mpirun >/dev/null || { echo "one GPU, or no mpirun: no processes"; return $failed; }
+    timeout 200 mpirun -n 2 --oversubscribe "$build/tests/comm_device" >"$work/out" 2>&1 ||
+        fail "two processes" "exit $?: $(tail -n 3 "$work/out")"
+    for i in 1 2 3; do
+        timeout 60 mpirun -n 2 --oversubscribe --enable-recovery "$build/tests/comm_device" kill >"$work/out" 2>&1
+        rc=$?
+        [ $rc -ne 0 ] && [ $rc -ne 124 ] && grep -q 'rank 0 of 2.*of seq' "$work/out" && n=$i ||
+            fail "a process is killed, $i" "exit $rc: $(tail -n 3 "$work/out")"
+    done
+    row "a process is killed: the other names rank, exchange and phase" "${n:-0} of 3"
+    return $failed
+}
+
 long() {
     local n config=$root/configs/bench_1b_409600.yaml
     small_hybrid
@@ -179,6 +211,6 @@ failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
-correct | sanitize | bench | peers | train | long) "$part" "$@" ;;
-*) sed -n '3,11s/^# //p' "$0" && exit 2 ;;
+correct | sanitize | bench | peers | train | comm | long) "$part" "$@" ;;
+*) sed -n '3,13s/^# //p' "$0" && exit 2 ;;
 esac

@@ -109,8 +109,8 @@ int main(void) {
         .precision = PRECISION_F64, .threads = 1, .n_sequences = 1, .tokens = 8, .tile = 8};
     MUST(runner_init(&r, &c, &spec, false));
     MUST(runner_init(&other, &c, &spec, false));
-    runner_init_params(&r, 11);
-    runner_init_params(&other, 12);
+    MUST(runner_init_params(&r, 11));
+    MUST(runner_init_params(&other, 12));
     CHECK(r.model.params.n == N_ROWS, "%d parameters, %d rows here", r.model.params.n, N_ROWS);
     for (int i = 0; i < N_ROWS; i++) {
         const int at = param_find(&r.model.params, rows[i].name);

@@ -65,7 +65,7 @@ static enum status run_rank(struct rank *rank, void *arg) {
     struct step_report r;
     double valid = 0.0;
     enum status st = OK;
-    TRY(trainer_open(&t, o->config, rank, &never));
+    TRY(trainer_open(&t, o->config, rank, NULL, &never));
     for (int i = 0; st == OK && i < STEPS; i++) {
         st = train_step(&t, &r);
         pthread_mutex_lock(&o->lock);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: gpu1 */
 /* timeout: 480 */
-/* The CUDA twin of every op, on the op's cases: match (against F64 on the CPU, by the row's bound, forward and
- * backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for bit), errors.
+/* The CUDA twin of every op, on the op's cases, in F32 and in BF16: match (against F64 on the CPU, by the row's bound,
+ * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
+ * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
  *   ops_cuda [--table] [--large] [OP ...]     --large: the benchmark's rows too
  * --table: a line for every op with the worst error and the longest time of its rows */
 #include "base/pool.h"
@@ -14,12 +15,19 @@
 #define HOOK_BYTES (64 << 20)
 
 #define STUB(op)
-#define TWIN(op) #op,
+#define TWIN(op)     #op,
+#define TWIN_F32(op) #op,
 static const char *const twins[] = {
+#include "kernels/ops_cuda.def"
+    NULL};
+#undef TWIN_F32
+#define TWIN_F32(op)
+static const char *const twins_bf16[] = {
 #include "kernels/ops_cuda.def"
     NULL};
 #undef STUB
 #undef TWIN
+#undef TWIN_F32
 
 /* A trial whose tensors lie on the device; the blocks on the host are where they come from and go back to. */
 struct mirror {
@@ -58,6 +66,7 @@ static void to_device(struct mirror *m) {
         MUST(device_copy(m->block[i], x->block, trial_block_bytes(x)));
         point_at(x, x->block, m->block[i], DEVICE);
     }
+    MUST(device_wait()); /* a copy may be under way, and the ops' stream does not wait for it */
 }
 
 static void to_host(struct mirror *m) {
@@ -102,11 +111,21 @@ static void run_ref64(struct trial *t, struct ctx *c, enum pass p) {
     MUST(trial_run(t, c, p));
 }
 
+/* What forward kept, rounded, is what backward works on: its own error is asked for, not forward's. */
+static void keep_rounded(struct trial *t64, const struct trial *t) {
+    for (int i = 0; i < t->n_tensors; i++) {
+        const struct case_tensor *x = &t->tensor[i], *y = &t64->tensor[i];
+        if (t->real != BF16 || !(x->roles & F_OUT) || !(x->roles & B_IN)) continue;
+        for (int64_t k = 0; k < tensor_count(*x->at); k++) trial_set(y, k, trial_get(x, k));
+    }
+}
+
 /* Guard and match in one run: outputs of forward stay for backward. */
 static void guard_and_match(struct mirror *m, struct ctx *c, struct trial *t64, struct ctx *c64, double worst[2]) {
     struct shot before;
     for (enum pass p = FORWARD; p <= last_pass(m->t); p++) {
         mirror_hook(m, c, p);
+        if (p == BACKWARD) keep_rounded(t64, m->t);
         shot_take(&before, m->t);
         mirror_pass(m, c, p);
         guard_check(m->t, &before, p);
@@ -131,17 +150,24 @@ struct seen {
     double worst[2], ms[2];
 };
 
-static void row_of(const struct case_op *op, int row, struct pool *pool, struct seen *seen) {
+static void row_of(const struct case_op *op, int row, enum dtype real, struct pool *pool, struct device *d,
+                   struct seen *seen) {
     struct trial t, t64;
     struct mirror m;
     struct shot first, second;
-    struct ctx c = {.ops = &ops_cuda, .real = F32, .space = DEVICE};
+    struct ctx c = {.ops = &ops_cuda, .real = real, .space = DEVICE, .device = d, .stream = device_stream(d)};
     struct ctx c64 = {.ops = &ops_ref64, .pool = pool, .real = F64, .space = HOST};
-    MUST(trial_open(&t, op, row, F32));
+    MUST(trial_open(&t, op, row, real));
     MUST(trial_open(&t64, op, row, F64));
+    t64.rounded = real;
     mirror_open(&m, &t, &c);
     trial_fill(&t);
     trial_fill(&t64);
+    if (real == BF16 && t.no_bf16) {
+        to_device(&m);
+        must_fail(&t, &c, FORWARD, ERR_ARG, "a shape", "that has no kernel");
+        goto out;
+    }
     guard_and_match(&m, &c, &t64, &c64, seen->worst);
     shot_take(&first, &t);
     trial_fill(&t);
@@ -154,14 +180,15 @@ static void row_of(const struct case_op *op, int row, struct pool *pool, struct 
     errors(&m, &c);
     shot_drop(&first);
     shot_drop(&second);
+out:
     mirror_close(&m);
     trial_close(&t);
     trial_close(&t64);
 }
 
-static bool is_twin(const char *name) {
-    for (int i = 0; twins[i]; i++)
-        if (!strcmp(twins[i], name)) return true;
+static bool in_list(const char *const *names, const char *name) {
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], name)) return true;
     return false;
 }
 
@@ -171,24 +198,35 @@ static bool has(const char *name, int argc, char **argv) {
     return false;
 }
 
+static void op_of(const struct case_op *op, enum dtype real, bool large, bool table, struct pool *pool,
+                  struct device *d) {
+    const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
+    struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
+    for (int row = 0; row < rows; row++) row_of(op, row, real, pool, d, &s);
+    if (table)
+        printf("%-12s %-4s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, dtype_name(real), rows, s.worst[FORWARD],
+               s.worst[BACKWARD], s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
+    fflush(stdout);
+}
+
 int main(int argc, char **argv) {
     const bool table = has("--table", argc, argv), large = has("--large", argc, argv);
     const bool all = argc == 1 + table + large;
     struct pool *pool = NULL;
+    struct device *d = NULL;
     if (device_count() == 0) SKIP("no GPU here, or built without CUDA");
     MUST(pool_init(&pool, 8));
-    if (table) printf("%-12s %4s %9s %9s %8s %8s\n", "op", "rows", "fwd error", "bwd error", "fwd ms", "bwd ms");
+    MUST(device_open(&d, 0));
+    if (table)
+        printf("%-12s %-4s %4s %9s %9s %8s %8s\n", "op", "type", "rows", "fwd error", "bwd error", "fwd ms", "bwd ms");
     for (int i = 0; i < n_case_ops; i++) {
         const struct case_op *op = &case_ops[i];
-        const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
-        struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
-        if (!is_twin(op->name) || !(all || has(op->name, argc, argv))) continue;
-        for (int row = 0; row < rows; row++) row_of(op, row, pool, &s);
-        if (table)
-            printf("%-12s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, rows, s.worst[FORWARD], s.worst[BACKWARD],
-                   s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
-        fflush(stdout);
+        if (!in_list(twins, op->name) || !(all || has(op->name, argc, argv))) continue;
+        op_of(op, F32, large, table, pool, d);
+        if (in_list(twins_bf16, op->name)) op_of(op, BF16, large, table, pool, d);
+        else printf("%-12s BF16 skipped: it has no BF16 twin yet\n", op->name);
     }
+    device_close(d);
     pool_term(pool);
     return check_end();
 }

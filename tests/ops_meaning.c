@@ -8,6 +8,7 @@
 #include "kernels/affine/affine.h"
 #include "kernels/balance/balance.h"
 #include "kernels/cases.h"
+#include "kernels/clip/clip.h"
 #include "kernels/combine/combine.h"
 #include "kernels/fill/fill.h"
 #include "kernels/gated_norm/gated_norm.h"
@@ -20,6 +21,7 @@
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/route/route.h"
 #include "kernels/sum_squares/sum_squares.h"
+#include "kernels/tree_sum/tree_sum.h"
 #include "tests/check.h"
 
 /* What the tensors of a trial held before the op ran. */
@@ -104,8 +106,11 @@ static void mean_add(const struct before *b, const void *args) {
 static void mean_affine(const struct before *b, const void *args) {
     const char *out = named(b->t, "out") ? "out" : "in";
     (void)args;
-    for (int64_t i = 0; i < count(b, out); i++)
-        expect(b, out, i, was(b, "decay", i / width(b, "in")) * was(b, "in", i) + was(b, "state", i), 1.0);
+    for (int64_t i = 0; i < count(b, out); i++) {
+        double keep = was(b, "decay", i / width(b, "in"));
+        if (named(b->t, "log_rate")) keep = keep >= AFFINE_FOREVER ? 0.0 : exp(-exp(was(b, "log_rate", i)) * keep);
+        expect(b, out, i, keep * was(b, "in", i) + was(b, "state", i), 1.0);
+    }
 }
 
 /* Probabilities of token t, or sigmoids. */
@@ -338,6 +343,45 @@ static void mean_token_loss(const struct before *b, const void *args) {
     expect(b, "total", 0, total, 0.0);
 }
 
+static void mean_clip(const struct before *b, const void *args) {
+    const struct clip *a = args;
+    double sum = 0.0, bad = -1.0;
+    for (int64_t i = 0; i < count(b, "squares"); i++) {
+        sum += was(b, "squares", i);
+        if (!isfinite(was(b, "squares", i)) && bad < 0.0) bad = (double)i;
+    }
+    const double norm = sqrt(sum), loss = was(b, "total", 0) * was(b, "scale", 0);
+    const double skip = isfinite(norm) && isfinite(loss) ? 0.0 : 1.0;
+    const double want[N_REPORT] = {norm, loss, skip, bad};
+    for (int64_t i = 0; i < N_REPORT; i++)
+        CHECK(memcmp(&want[i], (const double *)a->report.data + i, sizeof *want) == 0 || isnan(want[i]),
+              "clip, %s: report %d is %g, by the formula %g", b->t->why, (int)i, ((const double *)a->report.data)[i],
+              want[i]);
+    for (int64_t i = 0; i < N_KNOBS; i++) {
+        const bool clipped = a->limit > 0.0 && norm > a->limit;
+        const double clip = clipped ? a->limit / norm : 1.0;
+        expect(b, "knobs", i, i == KNOB_CLIP ? clip : i == KNOB_SKIP ? skip : was(b, "knobs", i), 0.0);
+    }
+}
+
+static double tree_of(const struct before *b, int64_t begin, int64_t n) { /* the largest power of two below n left */
+    int64_t left = 1;
+    if (n <= 1) return n == 1 ? was(b, "x", begin) : 0.0;
+    while (2 * left < n) left *= 2;
+    return tree_of(b, begin, left) + tree_of(b, begin + left, n - left);
+}
+
+static void mean_tree_sum(const struct before *b, const void *args) {
+    (void)args;
+    for (int64_t i = 0; i < count(b, "roots"); i++) {
+        const bool named_at = named(b->t, "at") != NULL;
+        const int64_t begin = named_at ? (int64_t)was(b, "at", i) : 0;
+        const int64_t end = named_at ? (int64_t)was(b, "at", i + 1) : count(b, "x");
+        const double got = trial_get(named(b->t, "roots"), i), want = tree_of(b, begin, end - begin);
+        CHECK(got == want, "tree_sum, %s: root %d is %.17g, by the formula %.17g", b->t->why, (int)i, got, want);
+    }
+}
+
 static const struct {
     const char *op;
     void (*mean)(const struct before *b, const void *args);
@@ -347,6 +391,7 @@ static const struct {
     {"add", mean_add},
     {"affine", mean_affine},
     {"balance", mean_balance},
+    {"clip", mean_clip},
     {"combine", mean_combine},
     {"embedding", mean_embedding},
     {"fill", mean_fill},
@@ -360,6 +405,7 @@ static const struct {
     {"route", mean_route},
     {"sum_squares", mean_sum_squares},
     {"token_loss", mean_token_loss},
+    {"tree_sum", mean_tree_sum},
 };
 
 static void hold(const struct case_op *op, int row, void (*mean)(const struct before *, const void *)) {

@@ -32,6 +32,12 @@ parity() {
     fi
 }
 
+"$BATON_PROGRAM" parity "$shared/goldens/llama" mesh.data=2 >"$log" 2>&1
+if [ $? != 2 ] || ! grep -q 'mesh.data: 2 ranks have nothing to share' "$log"; then
+    echo "parity_ranks: mesh.data=2 is not refused: $(tail -3 "$log")"
+    failures=$((failures + 1))
+fi
+
 for golden in llama mistral_swa mamba2 nemotron_h; do
     for ranks in 1 2 3 5; do
         for layout in contiguous zigzag; do

@@ -6,8 +6,8 @@
 
 static int depth, n_begun, stop_at, stop;
 
-void prof_begin(const char *name) {
-    (void)name;
+void prof_begin(enum prof_kind kind, const char *name) {
+    (void)kind, (void)name;
     depth++;
     if (++n_begun == stop_at) stop = 1;
 }

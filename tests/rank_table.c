@@ -54,20 +54,22 @@ static const char *name_of(const struct setting *s) {
 
 static void read_config(struct config *c, const struct run *run) {
     const struct setting *s = run->setting;
-    char text[9][48];
-    const char *overrides[9];
+    const bool every = !strncmp(s->keep, "every", 5);
+    char text[10][48];
+    const char *overrides[10];
     struct text errors = {0};
     snprintf(text[0], sizeof text[0], "mesh.seq=%d", s->seq);
     snprintf(text[1], sizeof text[1], "mesh.data=%d", s->data);
     snprintf(text[2], sizeof text[2], "mesh.carry=%s", s->carry);
     snprintf(text[3], sizeof text[3], "mesh.attention=%s", s->attention);
     snprintf(text[4], sizeof text[4], "mesh.layout=%s", s->layout);
-    snprintf(text[5], sizeof text[5], "train.keep=%s", s->keep);
+    snprintf(text[5], sizeof text[5], "train.keep=%s", every ? "inputs" : s->keep);
     snprintf(text[6], sizeof text[6], "train.precision=%s", s->precision);
     snprintf(text[7], sizeof text[7], "train.tokens_per_sequence=%d", s->tokens);
     snprintf(text[8], sizeof text[8], "mesh.shard=%s", s->shard);
-    for (int i = 0; i < 9; i++) overrides[i] = text[i];
-    const struct config_source from = {.path = run->config, .n_overrides = 9, .overrides = overrides};
+    snprintf(text[9], sizeof text[9], "train.keep_every=%d", every ? 3 : 1);
+    for (int i = 0; i < 10; i++) overrides[i] = text[i];
+    const struct config_source from = {.path = run->config, .n_overrides = 10, .overrides = overrides};
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s: %s", name_of(s), errors.s ? errors.s : status_text());
     text_term(&errors);
@@ -83,7 +85,7 @@ static enum status train_rank(struct rank *rank, void *arg) {
     static const int never = 0;
     struct task *task = arg;
     struct trainer t;
-    TRY(trainer_open(&t, &task->config, rank, &never));
+    TRY(trainer_open(&t, &task->config, rank, NULL, &never));
     enum status st = OK;
     for (int i = 0; i < STEPS && st == OK; i++) {
         struct step_report r;
@@ -149,8 +151,9 @@ static void write_tokens(const char *folder) {
 static int run_table(const char *config, const char *precision) {
     static const int seqs[] = {1, 2, 3, 4, 8};
     static const char *const carries[] = {"gather", "chain", "scan"}, *const forms[] = {"swap", "keys"},
-                             *const layouts[] = {"contiguous", "zigzag"}, *const keeps[] = {"all", "gemm", "inputs"},
-                             *const shards[] = {"optimizer", "gradients", "parameters"};
+                             *const layouts[] = {"contiguous", "zigzag"},
+                             *const keeps[] = {"all", "gemm", "inputs", "every third input"},
+                             *const shards[] = {"none", "optimizer", "gradients", "parameters"};
     const struct setting alone = {1, 1, 53, "auto", "auto", "contiguous", "all", "optimizer", precision};
     struct run one = {.setting = &alone, .config = config};
     int n = 0;
@@ -163,8 +166,8 @@ static int run_table(const char *config, const char *precision) {
                                   .carry = carries[i / 4 % 3],
                                   .attention = forms[i / 2 % 2],
                                   .layout = layouts[i % 2],
-                                  .keep = keeps[i % 3],
-                                  .shard = shards[(i + i / 3) % 3], /* with every policy */
+                                  .keep = keeps[(i + i / 4) % 4], /* each two columns have all pairs of values */
+                                  .shard = shards[(i / 3 + i / 5) % 4],
                                   .precision = precision};
         struct run run = {.setting = &s, .config = config};
         if (s.seq == 1 && i / 2 % 2 == 1) continue; /* no form */

@@ -61,8 +61,21 @@ refused 2 'ranks 0: wants a number from 1 to 4096' $train --ranks 0
 refused 2 'ranks 2x: wants a number from 1 to 4096' $train --ranks 2x
 refused 2 'mesh.data: 3 ranks of micro-batches of 1 do not divide the 4 sequences_per_step' $train mesh.data=3
 refused 2 'mesh.tensor: 2 ranks do not run yet' $train mesh.tensor=2
+refused 2 'mesh.pipe: 2 ranks do not run yet' $train mesh.pipe=2
+refused 2 'mesh.expert: 2 ranks do not run yet' $train mesh.seq=2 mesh.expert=2
+refused 2 'mesh.expert: 3 does not divide data x seq = 2' $train mesh.seq=2 mesh.expert=3
 refused 2 'mesh.attention swap: 6 heads and 2 kv_heads cannot be spread over 4 ranks' \
     $train mesh.attention=swap --ranks 4
+
+# Ranks share the memory of their host: two plans of 3/4 of what is free are one too many.
+planned() { # DATA WIDTH: MiB of one rank
+    $train mesh.data="$1" model.width="$2" --dry-run 2>/dev/null | awk '$1 == "total" { print int($2); exit }'
+}
+free=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
+width=$((40000 * free * 3 / 4 / $(planned 2 40000)))
+[ $((2 * $(planned 2 $width))) -gt "$free" ] && [ "$(planned 2 $width)" -lt "$free" ] ||
+    wrong "a width of $width does not show it: $(planned 2 $width) MiB of $free"
+refused 1 'needs [0-9.]+ MiB for 2 ranks and this machine has [0-9.]+ MiB free' $train mesh.data=2 model.width=$width
 
 losses one $train
 losses threads $train --ranks 3

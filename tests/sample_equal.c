@@ -95,7 +95,7 @@ static void make_config(const struct equal_case *e, struct model_config *c) {
 
 /* Norms, biases and D start at 0 or 1: moved, so that none of them can be left out unseen. */
 static void fill_params(struct runner *r) {
-    runner_init_params(r, 3);
+    MUST(runner_init_params(r, 3));
     for (int i = 0; i < r->model.params.n; i++) {
         const struct param *p = &r->model.params.list[i];
         double *w = p->w.data;

@@ -59,9 +59,10 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .carry = spec->carry,
                                           .attend_numbers = spec->attend_numbers,
                                           .swap = spec->swap};
-    TRY(arena_init(&s->memory, "a seat", seams_mesh_bytes(&seams)));
+    const struct seams_mesh_bytes bytes = seams_mesh_bytes(&seams);
+    TRY(arena_init(&s->memory, "a seat", bytes.ops + bytes.host));
     TRY(arena_init(&s->work, "a seat's workspace", spec->work));
-    TRY(seams_mesh_init(&s->seams, &seams, &s->memory));
+    TRY(seams_mesh_init(&s->seams, &seams, &s->memory, &s->memory));
     ASSERT(s->memory.used == s->memory.size); /* what was planned, to the byte */
     s->step = (struct step){.ctx = &s->ctx, .seams = &seams_mesh, .seams_state = &s->seams};
     return OK;

@@ -136,8 +136,9 @@ static bool visible(const struct attend_case *c, const struct shard_map *map, in
     if (c->swap) return true;
     for (int64_t i = 0; i < shard_map_ranges(map, r); i++) {
         const struct token_range *t = shard_map_range(map, r, i);
-        int64_t first = c->window > 0 ? most(0, t->begin - c->window + 1) : 0;
-        if (t->begin < t->end) first = most(first, t->begin - c->pos[b * map->spec.tokens + t->begin]);
+        int64_t first = c->window > 0 && !map->spec.segments ? most(0, t->begin - c->window + 1) : 0;
+        if (t->begin < t->end && !map->spec.segments)
+            first = most(first, t->begin - c->pos[b * map->spec.tokens + t->begin]);
         if (t->sequence == b && t->begin < t->end && row >= first && row < t->end) return true;
     }
     return false;
@@ -333,13 +334,16 @@ int main(void) {
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (const int *n = rows[i].ranks; *n; n++)
-            for (int way = 0; way < 16; way++) {
+            for (int way = 0; way < 32; way++) {
                 const int64_t tokens[] = {57, *n + 1};
+                const bool exact = way & 16;
+                if (exact && (rows[i].swap || (*n & (*n - 1)) || way & 1)) continue;
                 struct attend_case c = {.seat.shard = {.n_ranks = *n,
                                                        .layout = way & 1 ? SHARD_ZIGZAG : SHARD_CONTIGUOUS,
                                                        .n_sequences = way & 2 ? 2 : 1,
                                                        .tokens = tokens[(way & 4) > 0],
-                                                       .grid = 1},
+                                                       .grid = exact ? 4 : 1,
+                                                       .segments = exact},
                                         .swap = rows[i].swap,
                                         .packed = way & 8,
                                         .H = rows[i].H,

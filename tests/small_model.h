@@ -43,7 +43,7 @@ static inline void small_model(struct model_config *c, const char *pattern, int6
 
 /* Every parameter drawn, so that each matters: weights around 0, norms and D around 1, decays and dt as trained. */
 static inline void small_params(struct runner *r, uint64_t seed) {
-    runner_init_params(r, seed);
+    MUST(runner_init_params(r, seed));
     for (int i = 0; i < r->model.params.n; i++) {
         struct param *p = &r->model.params.list[i];
         const double width = p->init == INIT_A_LOG || p->init == INIT_DT_BIAS ? 0.0 : p->init == INIT_ZERO ? 0.1 : 0.05;

@@ -41,9 +41,10 @@ static inline void small_run_tokens(const char *prefix) {
     MUST(token_writer_close(w, true));
 }
 
-/* folder holds tokens; overrides replace keys of the YAML above. */
-static inline void small_run_open(struct trainer *t, struct config *c, struct rank *rank, const char *folder,
-                                  int n_overrides, const char *const *overrides) {
+/* folder holds tokens; overrides replace keys of the YAML above.  device: NULL, the cpu. */
+static inline void small_run_open_on(struct trainer *t, struct config *c, struct rank *rank,
+                                     const struct device_choice *device, const char *folder, int n_overrides,
+                                     const char *const *overrides) {
     static const int never = 0;
     char path[PATH_BYTES];
     struct text errors = {0};
@@ -53,7 +54,12 @@ static inline void small_run_open(struct trainer *t, struct config *c, struct ra
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     text_term(&errors);
-    MUST(trainer_open(t, c, rank, &never));
+    MUST(trainer_open(t, c, rank, device, &never));
+}
+
+static inline void small_run_open(struct trainer *t, struct config *c, struct rank *rank, const char *folder,
+                                  int n_overrides, const char *const *overrides) {
+    small_run_open_on(t, c, rank, NULL, folder, n_overrides, overrides);
 }
 
 /* fn runs as the only rank of a world, with a folder that holds tokens and goes afterwards. */

@@ -30,7 +30,9 @@ static inline void shot_drop(struct shot *s) {
 static inline unsigned in_role(enum pass p) { return p == FORWARD ? F_IN : B_IN; }
 static inline unsigned out_role(enum pass p) { return p == FORWARD ? F_OUT : B_OUT; }
 static inline enum pass last_pass(const struct trial *t) { return t->op->flags & BWD ? BACKWARD : FORWARD; }
-static inline bool is_real(const struct case_tensor *x) { return x->at->dtype == F64 || x->at->dtype == F32; }
+static inline bool is_real(const struct case_tensor *x) {
+    return x->at->dtype == F64 || x->at->dtype == F32 || x->at->dtype == BF16;
+}
 
 /* The bytes of x that are not its elements must be as they were: put the old elements into a copy and compare. */
 static inline bool only_elements_changed(const struct case_tensor *x, const char *before) {
@@ -86,6 +88,16 @@ static inline double apart(const struct case_tensor *x, const struct case_tensor
     return apart == 0.0 ? 0.0 : sqrt(apart / size);
 }
 
+/* How far an output may be from the F64 one.  BF16 keeps 8 bits of a number: rounding to nearest is off by at most 2^-8
+ * of it, by 2^-9.2 in the root mean square over numbers of any size.  So one rounding is bounded by 2^-9 where many
+ * numbers are summed, by 2^-8 where there are few; n independent ones by sqrt(n) times that.  What F32 computes before
+ * is added to it. */
+static inline double bound_of(const struct trial *t, const struct case_tensor *x) {
+    if (t->real != BF16) return t->bound;
+    if (x->at->dtype != BF16 || t->bound == 0.0) return t->wide_bound;
+    return t->bound + sqrt(t->roundings) * (tensor_count(*x->at) < 500 ? 0x1p-8 : 0x1p-9);
+}
+
 /* Every output of the pass against the F64 trial's; returns the worst. */
 static inline double match_outputs(const struct trial *t, const struct trial *t64, enum pass p) {
     double worst = 0.0;
@@ -93,8 +105,8 @@ static inline double match_outputs(const struct trial *t, const struct trial *t6
         const struct case_tensor *x = &t->tensor[i];
         if (!(x->roles & out_role(p))) continue;
         const double off = apart(x, &t64->tensor[i]);
-        CHECK(off <= t->bound, "%s, %s, pass %d: %s: |f32 - f64| = %.3g |f64|, bound %.3g", t->op->name, t->why, p,
-              x->name, off, t->bound);
+        CHECK(off <= bound_of(t, x), "%s, %s, pass %d: %s: |%s - F64| = %.3g |F64|, bound %.3g", t->op->name, t->why, p,
+              x->name, dtype_name(x->at->dtype), off, bound_of(t, x));
         worst = off > worst ? off : worst;
     }
     return worst;

@@ -75,7 +75,9 @@ parity not-there|1|not-there/config.json
 parity not-there --tol nil|2|--tol nil: wants a number
 parity not-there --tol -1|2|--tol -1: wants a number
 bench linaer|2|did you mean 'linear'?
-bench --device gpu|2|--device gpu: cpu or cuda
+bench --device gpu|2|--device gpu: wants cpu or cuda
+bench --precision f8|2|--precision f8: wants f32 or bf16
+bench --precision bf16 --device cpu|2|--precision bf16
 bench linear train.steps=1|2|train.steps=1
 inspect|2|baton inspect CHECKPOINT
 inspect a b|2|baton inspect CHECKPOINT

@@ -21,12 +21,17 @@ static const struct activation_case activation_cases[] = {
     {"no rows", ACT_SWIGLU, 0, 8, 0, 3e-7},
     {"rows longer than an item of the pool", ACT_RELU2, 2, 40001, 3, 3e-7},
     {"several items of the pool", ACT_SWIGLU, 150, 301, 0, 3e-7},
+    {"vectors: relu2", ACT_RELU2, 65, 1000, 0, 3e-7},
+    {"vectors: swiglu, a pitch", ACT_SWIGLU, 63, 136, 8, 3e-7},
+    {"vectors: gelu", ACT_GELU, 65, 64, 0, 1e-6},
+    {"vectors: gelu_tanh", ACT_GELU_TANH, 63, 64, 0, 1e-6},
 };
 static const struct activation_case activation_bench[] = {
     {"relu2, T 4096, F 4096", ACT_RELU2, 4096, 4096, 0, 3e-7},
     {"swiglu, T 4096, F 4096", ACT_SWIGLU, 4096, 4096, 0, 3e-7},
     {"gelu, T 4096, F 2048", ACT_GELU, 4096, 2048, 0, 1e-6},
     {"gelu_tanh, T 4096, F 2048", ACT_GELU_TANH, 4096, 2048, 0, 1e-6},
+    {"swiglu, T 65537, F 64", ACT_SWIGLU, 65537, 64, 0, 3e-7},
 };
 
 static inline void activation_build(struct trial *t, struct activation *a, const struct activation_case *k) {

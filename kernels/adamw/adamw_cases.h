@@ -8,14 +8,22 @@ struct adamw_case {
     const char *why;
     int64_t n;
     double skip, decay, bound;
+    bool out;
 };
 static const struct adamw_case adamw_cases[] = {
-    {"one element", 1, 0.0, 0.1, 1e-6},      {"an odd length", 1003, 0.0, 0.1, 1e-6},
-    {"no weight decay", 64, 0.0, 0.0, 1e-6}, {"a skipped step changes nothing", 77, 1.0, 0.1, 0.0},
-    {"no elements", 0, 0.0, 0.1, 1e-6},      {"several items of the pool", 50000, 0.0, 0.1, 1e-6},
+    {"one element", 1, 0.0, 0.1, 1e-6, true},
+    {"an odd length", 1003, 0.0, 0.1, 1e-6, true},
+    {"no weight decay, no rounded copy", 64, 0.0, 0.0, 1e-6, false},
+    {"a skipped step changes nothing", 77, 1.0, 0.1, 0.0, true},
+    {"no elements", 0, 0.0, 0.1, 1e-6, true},
+    {"several items of the pool", 50000, 0.0, 0.1, 1e-6, true},
+    {"a length of no vector, no rounded copy", 63, 0.0, 0.1, 1e-6, false},
+    {"a length that comes in no whole packs", 65, 0.0, 0.1, 1e-6, true},
+    {"whole packs", 1000, 0.0, 0.1, 1e-6, true},
 };
 static const struct adamw_case adamw_bench[] = {
-    {"16 Mi elements", 16 << 20, 0.0, 0.1, 1e-6},
+    {"16 Mi elements", 16 << 20, 0.0, 0.1, 1e-6, true},
+    {"65537 elements", 65537, 0.0, 0.1, 1e-6, true},
 };
 
 static inline void adamw_build(struct trial *t, struct adamw *a, const struct adamw_case *k) {
@@ -31,10 +39,11 @@ static inline void adamw_build(struct trial *t, struct adamw *a, const struct ad
     knobs[KNOB_FIX1] = 1.0 / (1.0 - 0.9 * 0.9 * 0.9);
     knobs[KNOB_FIX2] = 1.0 / (1.0 - 0.95 * 0.95 * 0.95);
     knobs[KNOB_SKIP] = k->skip;
-    REALS(w, F_ADD, NORMAL(1.0), k->n);
-    REALS(m, F_ADD, NORMAL(1.0), k->n);
-    REALS(v, F_ADD, UNIFORM(0.0, 1.0), k->n);
-    REALS(g, F_IN, NORMAL(1.0), k->n);
+    WIDES(w, F_ADD, NORMAL(1.0), k->n);
+    WIDES(m, F_ADD, NORMAL(1.0), k->n);
+    WIDES(v, F_ADD, UNIFORM(0.0, 1.0), k->n);
+    WIDES(g, F_IN, NORMAL(1.0), k->n);
+    if (k->out) REALS(out, F_ADD | OPTIONAL, NORMAL(1.0), k->n);
     TENSOR(knobs, F_IN, NUMBERS(knobs), F64, N_KNOBS);
 }
 #endif

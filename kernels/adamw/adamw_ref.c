@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/adamw/adamw.h"
 #include <math.h>
+#include <string.h>
 #include "kernels/check.h"
 #include "kernels/rows.h"
 
 struct adamw_job {
-    real *w, *m, *v;
+    real *w, *m, *v, *out;
     const real *g;
     struct blocks cut;
     real clip, beta1, beta2, rest1, rest2, fix1, fix2, eps, rate, decay;
@@ -31,14 +32,16 @@ static void adamw_block(void *arg, int64_t item, int worker) {
         w[i] -= k.rate * (mi * k.fix1 / (sqrtf(vi * k.fix2) + k.eps) + k.decay * w[i]);
 #endif
     }
+    if (j->out) memcpy(j->out + b.col, w, (size_t)b.cols * sizeof(real));
 }
 
 enum status REF(adamw_fwd)(struct ctx *c, const struct adamw *a) {
     const int64_t n = a->w.shape[0];
-    CHECK_SHAPE(adamw, w, REAL, n);
-    CHECK_SHAPE(adamw, m, REAL, n);
-    CHECK_SHAPE(adamw, v, REAL, n);
-    CHECK_SHAPE(adamw, g, REAL, n);
+    CHECK_SHAPE(adamw, w, WIDE, n);
+    CHECK_SHAPE(adamw, m, WIDE, n);
+    CHECK_SHAPE(adamw, v, WIDE, n);
+    CHECK_SHAPE(adamw, g, WIDE, n);
+    CHECK_OPTIONAL(adamw, out, REAL, n);
     CHECK_SHAPE(adamw, knobs, F64, N_KNOBS);
     const double *knob = a->knobs.data;
     if (knob[KNOB_SKIP] != 0.0) return OK;
@@ -46,6 +49,7 @@ enum status REF(adamw_fwd)(struct ctx *c, const struct adamw *a) {
                           .m = a->m.data,
                           .v = a->v.data,
                           .g = a->g.data,
+                          .out = a->out.data,
                           .cut = blocks_cut(1, n),
                           .clip = (real)knob[KNOB_CLIP],
                           .beta1 = (real)a->beta1,

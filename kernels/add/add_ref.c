@@ -21,8 +21,24 @@ static void add_block(void *arg, int64_t item, int worker) {
     }
 }
 
+/* F64 in the F32 build: totals, and sums of squares over ranks. */
+static void add_wide(const struct add *a) {
+    for (int64_t t = 0; t < a->x.shape[0]; t++) {
+        const double *x = (const double *)a->x.data + t * a->x.pitch, *y = (const double *)a->y.data + t * a->y.pitch;
+        double *out = (double *)a->out.data + t * a->out.pitch;
+        for (int64_t i = 0; i < a->x.shape[1]; i++) out[i] = x[i] + a->scale * y[i];
+    }
+}
+
 enum status REF(add_fwd)(struct ctx *c, const struct add *a) {
     const int64_t T = a->x.shape[0], C = a->x.shape[1];
+    if (a->x.dtype == F64 && a->x.dtype != REAL) {
+        CHECK_SHAPE(add, x, F64, T, C);
+        CHECK_SHAPE(add, y, F64, T, C);
+        CHECK_SHAPE(add, out, F64, T, C);
+        add_wide(a);
+        return OK;
+    }
     CHECK_SHAPE(add, x, REAL, T, C);
     CHECK_SHAPE(add, y, REAL, T, C);
     CHECK_SHAPE(add, out, REAL, T, C);

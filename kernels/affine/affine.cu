@@ -17,11 +17,11 @@ __global__ static void affine_rates(const struct affine a) {
 
 extern "C" enum status affine_fwd_cuda(struct ctx *c, const struct affine *a) {
     const int64_t n = a->in.shape[0], M = a->in.shape[1];
-    CHECK_SHAPE(affine, in, F32, n, M);
-    CHECK_SHAPE(affine, decay, F32, n);
-    CHECK_SHAPE(affine, state, F32, n, M);
-    CHECK_SHAPE(affine, out, F32, n, M);
-    CHECK_OPTIONAL(affine, log_rate, F32, n, M);
+    CHECK_SHAPE(affine, in, WIDE, n, M);
+    CHECK_SHAPE(affine, decay, WIDE, n);
+    CHECK_SHAPE(affine, state, WIDE, n, M);
+    CHECK_SHAPE(affine, out, WIDE, n, M);
+    CHECK_OPTIONAL(affine, log_rate, WIDE, n, M);
     if (tensor_has(a->log_rate)) {
         LAUNCH_CELLS(affine_rates, n, M, *a);
         return OK;

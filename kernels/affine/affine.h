@@ -6,7 +6,7 @@
  *   out_i = decay_i in_i + state_i              row i is one head of one range, M = P N numbers
  *   with log_rate, decay counts time, and each number of a row has a rate of its own:
  *   out_ij = exp(-exp(log_rate_ij) decay_i) in_ij + state_ij, nothing of in where decay_i >= AFFINE_FOREVER
- *   shapes     n rows of M numbers; out may be in;  types all `real`
+ *   shapes     n rows of M numbers; out may be in;  types all wide
  *   errors     ERR_ARG: shapes or types disagree
  *   absent     log_rate */
 #include "base/ctx.h"

@@ -35,11 +35,11 @@ static void affine_block(void *arg, int64_t item, int worker) {
 
 enum status REF(affine_fwd)(struct ctx *c, const struct affine *a) {
     const int64_t n = a->in.shape[0], M = a->in.shape[1];
-    CHECK_SHAPE(affine, in, REAL, n, M);
-    CHECK_SHAPE(affine, decay, REAL, n);
-    CHECK_SHAPE(affine, state, REAL, n, M);
-    CHECK_SHAPE(affine, out, REAL, n, M);
-    CHECK_OPTIONAL(affine, log_rate, REAL, n, M);
+    CHECK_SHAPE(affine, in, WIDE, n, M);
+    CHECK_SHAPE(affine, decay, WIDE, n);
+    CHECK_SHAPE(affine, state, WIDE, n, M);
+    CHECK_SHAPE(affine, out, WIDE, n, M);
+    CHECK_OPTIONAL(affine, log_rate, WIDE, n, M);
     struct affine_job j = {.a = a, .cut = blocks_cut(n, M)};
     pool_run(c->pool, j.cut.items, affine_block, &j);
     return OK;

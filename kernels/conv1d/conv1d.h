@@ -11,7 +11,7 @@
  *              come as before[r], oldest first.  A document's start (pos 0) cuts the taps, so rows of before that
  *              belong to another document, or do not exist, may hold anything finite
  *   shapes     T tokens, C channels, K taps (1 <= K <= 16), R ranges
- *   types      range, pos I64; the rest `real`
+ *   types      range, pos I64; w, b, dw, db wide; the rest `real`
  *   errors     ERR_ARG: shapes or types disagree
  *   absent     b, db: no bias.  before, dbefore: allowed when K = 1 */
 #include <stdbool.h>

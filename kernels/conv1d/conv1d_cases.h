@@ -19,9 +19,27 @@ static const struct conv1d_case conv1d_cases[] = {
     {"documents at, before and after edges", {3, {0, 64, 130, 200}, 1, {63, 65, 66, 130, 199}}, 5, 4, 0, true, true},
     {"more channels than a block", {1, {0, 66}, 0, {0}}, 2051, 4, 0, true, true},
     {"no tokens", {1, {0, 0}, 0, {0}}, 5, 4, 0, true, true},
+    {"vectors: documents at, before and after edges",
+     {3, {0, 64, 130, 200}, 1, {63, 65, 66, 130, 199}},
+     40,
+     4,
+     0,
+     true,
+     true},
+    {"vectors: ranges shorter than the taps, one empty", {5, {0, 2, 2, 3, 67, 70}, 7, {0}}, 1032, 4, 8, true, true},
+    {"vectors: edges at, before and behind a run's",
+     {4, {0, 31, 63, 65, 1000}, 5, {32, 64, 96, 97, 990}},
+     24,
+     4,
+     0,
+     true,
+     false},
+    {"vectors: no SiLU, one token a range", {4, {0, 1, 2, 3, 4}, 1, {2}}, 8, 4, 0, false, true},
 };
 static const struct conv1d_case conv1d_bench[] = {
     {"T 4096, C 2304, K 4", {1, {0, 4096}, 0, {0}}, 2304, 4, 0, true, true},
+    {"T 65537, C 64, K 4", {1, {0, 65537}, 0, {0}}, 64, 4, 0, true, true},
+    {"T 8192, C 4352, K 4", {1, {0, 8192}, 0, {0}}, 4352, 4, 0, true, true},
 };
 
 static inline void conv1d_build(struct trial *t, struct conv1d *a, const struct conv1d_case *k) {
@@ -31,14 +49,14 @@ static inline void conv1d_build(struct trial *t, struct conv1d *a, const struct 
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     REALS(x, IN, NORMAL(1.0), T, k->C)->gap = k->gap;
-    REALS(w, IN, NORMAL(0.5), k->C, k->K);
-    if (k->bias) REALS(b, IN | OPTIONAL, NORMAL(0.5), k->C);
+    WIDES(w, IN, NORMAL(0.5), k->C, k->K);
+    if (k->bias) WIDES(b, IN | OPTIONAL, NORMAL(0.5), k->C);
     if (k->K > 1) REALS(before, IN, NORMAL(1.0), R, k->K - 1, k->C);
     REALS(y, F_OUT, NORMAL(1.0), T, k->C)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), T, k->C)->gap = k->gap;
     REALS(dx, B_OUT, NORMAL(1.0), T, k->C)->gap = k->gap;
-    REALS(dw, B_ADD, NORMAL(1.0), k->C, k->K);
-    if (k->bias) REALS(db, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
+    WIDES(dw, B_ADD, NORMAL(1.0), k->C, k->K);
+    if (k->bias) WIDES(db, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
     if (k->K > 1) REALS(dbefore, B_OUT, NORMAL(1.0), R, k->K - 1, k->C);
 }
 #endif

@@ -29,16 +29,16 @@ static enum status check(struct ctx *c, const struct conv1d *a, bool backward) {
     CHECK_SHAPE(conv1d, range, I64, R + 1);
     CHECK_SHAPE(conv1d, pos, I64, T);
     CHECK_SHAPE(conv1d, x, REAL, T, C);
-    CHECK_SHAPE(conv1d, w, REAL, C, K);
+    CHECK_SHAPE(conv1d, w, WIDE, C, K);
     CHECK_THAT(conv1d, a->w.pitch == K, "w has the row pitch %" PRId64 ": expected a packed tensor", a->w.pitch);
-    CHECK_OPTIONAL(conv1d, b, REAL, C);
+    CHECK_OPTIONAL(conv1d, b, WIDE, C);
     if (K > 1) CHECK_SHAPE(conv1d, before, REAL, R, K - 1, C);
     if (backward) {
         CHECK_SHAPE(conv1d, dy, REAL, T, C);
         CHECK_SHAPE(conv1d, dx, REAL, T, C);
-        CHECK_SHAPE(conv1d, dw, REAL, C, K);
+        CHECK_SHAPE(conv1d, dw, WIDE, C, K);
         CHECK_THAT(conv1d, a->dw.pitch == K, "dw has the row pitch %" PRId64 ": expected a packed tensor", a->dw.pitch);
-        CHECK_OPTIONAL(conv1d, db, REAL, C);
+        CHECK_OPTIONAL(conv1d, db, WIDE, C);
         if (K > 1) CHECK_SHAPE(conv1d, dbefore, REAL, R, K - 1, C);
     } else {
         CHECK_SHAPE(conv1d, y, REAL, T, C);

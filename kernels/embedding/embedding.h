@@ -5,7 +5,7 @@
  *
  *   forward    y_t = w[ids_t]                backward   dw[ids_t] += dy_t, in ascending t for each row
  *   shapes     T tokens, V vocabulary, D channels
- *   types      ids I32; the rest `real`
+ *   types      ids I32; dw wide; the rest `real`
  *   errors     ERR_ARG: shapes or types disagree.  ERR_DATA: an id outside [0, V), named with its position */
 #include "base/ctx.h"
 struct embedding {

@@ -56,7 +56,7 @@ enum status REF(embedding_bwd)(struct ctx *c, const struct embedding *a) {
     const int64_t T = a->dy.shape[0], D = a->dy.shape[1], V = a->dw.shape[0];
     CHECK_SHAPE(embedding, dy, REAL, T, D);
     CHECK_SHAPE(embedding, ids, I32, T);
-    CHECK_SHAPE(embedding, dw, REAL, V, D);
+    CHECK_SHAPE(embedding, dw, WIDE, V, D);
     TRY(check_ids(a, V));
     struct embedding_job j = {.a = a, .ids = a->ids.data, .cut = strips_cut(D)};
     pool_run(c->pool, j.cut.items, sum_strip, &j);

@@ -11,13 +11,19 @@ struct fill_case {
     double value;
 };
 static const struct fill_case fill_cases[] = {
-    {"one number", 1, 0, 0, 0, false, 1.5},         {"a total", 1, 0, 0, 0, true, 0.0},
-    {"a few F64", 5, 3, 0, 2, true, -2.0},          {"rows with a pitch", 7, 33, 0, 5, false, 0.25},
-    {"three dims", 3, 5, 7, 0, false, 0.0},         {"nothing", 0, 8, 0, 0, false, 1.0},
+    {"one number", 1, 0, 0, 0, false, 1.5},
+    {"a total", 1, 0, 0, 0, true, 0.0},
+    {"a few F64", 5, 3, 0, 2, true, -2.0},
+    {"rows with a pitch", 7, 33, 0, 5, false, 0.25},
+    {"three dims", 3, 5, 7, 0, false, 0.0},
+    {"nothing", 0, 8, 0, 0, false, 1.0},
     {"a long vector", 100003, 0, 0, 0, false, 1.0},
+    {"rows of whole packs", 65, 1000, 0, 0, false, -3.0},
+    {"rows of whole packs, a pitch", 63, 64, 0, 8, false, 0.3125},
 };
 static const struct fill_case fill_bench[] = {
     {"16 Mi elements", 16 << 20, 0, 0, 0, false, 0.0},
+    {"65537 rows of 64, a pitch", 65537, 64, 0, 8, false, 0.5},
 };
 
 static inline void fill_build(struct trial *t, struct fill *a, const struct fill_case *k) {

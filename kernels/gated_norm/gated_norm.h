@@ -9,7 +9,7 @@
  *                dy = du silu(z), dz = du y silu'(z), dw += sum_t do h;  norm first: derived in gated_norm_ref.c
  *   shapes       T rows, C channels, groups of `group` channels, C % group == 0; y, z, out and gradients may have
  *                a pitch
- *   types        all `real`, sums F64
+ *   types        w, r, dw wide; the rest `real`; sums as in rmsnorm.h
  *   errors       ERR_ARG: shapes or types disagree, group does not divide C
  *   source       Dao and Gu 2024, arXiv:2405.21060 (the norm of its section 7.1) */
 #include <stdbool.h>

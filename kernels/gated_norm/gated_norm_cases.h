@@ -20,10 +20,16 @@ static const struct gated_norm_case gated_norm_cases[] = {
     {"norm first: rows with a pitch", 7, 64, 16, 8, true, 1e-5, 1e-6},
     {"no rows", 0, 16, 8, 0, false, 1e-5, 1e-6},
     {"several items of the pool", 200, 515, 103, 0, false, 1e-5, 1e-6},
+    {"vectors, gate first: groups of a warp", 65, 4096, 1024, 0, false, 1e-5, 1e-6},
+    {"vectors, norm first: groups of a warp, a pitch", 63, 1536, 192, 16, true, 1e-5, 1e-6},
+    {"vectors, gate first: a group of a block", 5, 4096, 4096, 0, false, 1e-5, 1e-6},
+    {"vectors, norm first: rows in several parts", 1000, 64, 32, 0, true, 1e-5, 1e-6},
 };
 static const struct gated_norm_case gated_norm_bench[] = {
     {"gate first, T 4096, C 2048, 8 groups", 4096, 2048, 256, 0, false, 1e-5, 1e-6},
     {"norm first, T 4096, C 2048, 8 groups", 4096, 2048, 256, 0, true, 1e-5, 1e-6},
+    {"gate first, T 65537, C 64, 2 groups", 65537, 64, 32, 0, false, 1e-5, 1e-6},
+    {"gate first, T 4096, C 8192, 8 groups", 4096, 8192, 1024, 0, false, 1e-5, 1e-6},
 };
 
 static inline void gated_norm_build(struct trial *t, struct gated_norm *a, const struct gated_norm_case *k) {
@@ -33,14 +39,14 @@ static inline void gated_norm_build(struct trial *t, struct gated_norm *a, const
     t->bound = k->bound;
     REALS(y, IN, NORMAL(1.0), k->T, k->C)->gap = k->gap;
     REALS(z, IN, NORMAL(1.0), k->T, k->C)->gap = k->gap;
-    REALS(w, IN, NORMAL(1.0), k->C);
+    WIDES(w, IN, NORMAL(1.0), k->C);
     struct case_tensor *out = REALS(out, F_OUT, NORMAL(1.0), k->T, k->C);
     out->gap = k->gap;
     out->gradient = "dout";
-    REALS(r, KEPT, NORMAL(1.0), k->T, k->C / k->group);
+    WIDES(r, KEPT, NORMAL(1.0), k->T, k->C / k->group);
     REALS(dout, B_IN, NORMAL(1.0), k->T, k->C)->gap = k->gap;
     REALS(dy, B_OUT, NORMAL(1.0), k->T, k->C)->gap = k->gap;
     REALS(dz, B_OUT, NORMAL(1.0), k->T, k->C)->gap = k->gap;
-    REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
+    WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->C);
 }
 #endif

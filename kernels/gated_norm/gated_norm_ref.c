@@ -108,8 +108,8 @@ static enum status check_inputs(struct ctx *c, const struct gated_norm *a) {
                "groups of %" PRId64 " channels do not divide the %" PRId64 " channels of y", a->group, C);
     CHECK_SHAPE(gated_norm, y, REAL, T, C);
     CHECK_SHAPE(gated_norm, z, REAL, T, C);
-    CHECK_SHAPE(gated_norm, w, REAL, C);
-    CHECK_SHAPE(gated_norm, r, REAL, T, C / a->group);
+    CHECK_SHAPE(gated_norm, w, WIDE, C);
+    CHECK_SHAPE(gated_norm, r, WIDE, T, C / a->group);
     return OK;
 }
 
@@ -129,7 +129,7 @@ enum status REF(gated_norm_bwd)(struct ctx *c, const struct gated_norm *a) {
     CHECK_SHAPE(gated_norm, dout, REAL, T, C);
     CHECK_SHAPE(gated_norm, dy, REAL, T, C);
     CHECK_SHAPE(gated_norm, dz, REAL, T, C);
-    CHECK_OPTIONAL(gated_norm, dw, REAL, C);
+    CHECK_OPTIONAL(gated_norm, dw, WIDE, C);
     struct gated_job j = {.a = a, .cut = rows_cut_partials(T, C)};
     void *lines = NULL;
     const int64_t mark = arena_mark(c->work);

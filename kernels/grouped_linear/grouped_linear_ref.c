@@ -5,12 +5,12 @@
 #include "kernels/gemm.h"
 #include "kernels/rows.h"
 
-enum { TALL = 256, WIDE = 512 };
+enum { TILE_M = 256, TILE_N = 512 };
 
 /* What each item of the pool computes: tile i of group g, tiles of all groups numbered through. */
 struct grouped_job {
     const struct grouped_linear *a;
-    int64_t groups, E, cols; /* cols: of the result, in tiles of WIDE */
+    int64_t groups, E, cols; /* cols: of the result, in tiles of TILE_N */
     int64_t *first;          /* (groups + 1) a group's first tile     */
 };
 struct tile {
@@ -37,13 +37,13 @@ static int64_t group_of(const struct grouped_job *job, int64_t item) {
 /* The tile of a result whose rows are the group's. */
 static struct tile tile_at(const struct grouped_job *job, int64_t item) {
     struct tile t = {.group = group_of(job, item)};
-    const int64_t across = ceil_div(job->cols, WIDE), own = item - job->first[t.group];
+    const int64_t across = ceil_div(job->cols, TILE_N), own = item - job->first[t.group];
     rows_of(job, t.group, &t.begin, &t.end);
     t.expert = t.group % job->E;
-    t.i = t.begin + own / across * TALL;
-    t.j = own % across * WIDE;
-    t.rows = least(TALL, t.end - t.i);
-    t.cols = least(WIDE, job->cols - t.j);
+    t.i = t.begin + own / across * TILE_M;
+    t.j = own % across * TILE_N;
+    t.rows = least(TILE_M, t.end - t.i);
+    t.cols = least(TILE_N, job->cols - t.j);
     return t;
 }
 
@@ -77,15 +77,16 @@ static void dx_tile(void *arg, int64_t item, int worker) {
 static void dw_tile(void *arg, int64_t item, int worker) {
     const struct grouped_job *job = arg;
     const struct grouped_linear *a = job->a;
-    const int64_t O = a->dw.shape[1], I = a->dw.shape[2], across = ceil_div(I, WIDE), per = ceil_div(O, WIDE) * across;
-    const int64_t e = item / per, i = item % per / across * WIDE, j = item % across * WIDE;
+    const int64_t O = a->dw.shape[1], I = a->dw.shape[2], across = ceil_div(I, TILE_N),
+                  per = ceil_div(O, TILE_N) * across;
+    const int64_t e = item / per, i = item % per / across * TILE_N, j = item % across * TILE_N;
     (void)worker;
     for (int64_t g = e; g < job->groups; g += job->E) {
         int64_t begin, end;
         rows_of(job, g, &begin, &end);
         if (begin == end) continue;
         REF(gemm)
-        (true, false, least(WIDE, O - i), least(WIDE, I - j), end - begin, 1, row(a->dy, begin) + i, a->dy.pitch,
+        (true, false, least(TILE_N, O - i), least(TILE_N, I - j), end - begin, 1, row(a->dy, begin) + i, a->dy.pitch,
          row(a->x, begin) + j, a->x.pitch, 1, (real *)a->dw.data + (e * O + i) * I + j, I);
     }
 }
@@ -120,7 +121,7 @@ static enum status run_tiles(struct ctx *c, struct grouped_job *job, void (*fn)(
     for (int64_t g = 0; g < job->groups; g++) {
         int64_t begin, end;
         rows_of(job, g, &begin, &end);
-        job->first[g + 1] = job->first[g] + ceil_div(end - begin, TALL) * ceil_div(job->cols, WIDE);
+        job->first[g + 1] = job->first[g] + ceil_div(end - begin, TILE_M) * ceil_div(job->cols, TILE_N);
     }
     pool_run(c->pool, job->first[job->groups], fn, job);
 out:
@@ -154,7 +155,7 @@ enum status REF(grouped_linear_bwd)(struct ctx *c, const struct grouped_linear *
     if (!tensor_has(a->dw)) return OK;
     CHECK_SHAPE(grouped_linear, x, REAL, N, I);
     CHECK_SHAPE(grouped_linear, dw, REAL, E, O, I);
-    pool_run(c->pool, E * ceil_div(O, WIDE) * ceil_div(I, WIDE), dw_tile, &job);
+    pool_run(c->pool, E * ceil_div(O, TILE_N) * ceil_div(I, TILE_N), dw_tile, &job);
     return OK;
 }
 

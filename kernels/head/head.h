@@ -10,7 +10,8 @@
  *              dlogits = scale (exp(logits - lse) - onehot(target)) logit_scale, 0 where the target is absent
  *              dx = dlogits w        dw += dlogits^T x
  *   shapes     T rows of the tile, D channels, V vocabulary
- *   types      targets I32; scale one F64 (1 / valid targets of the step); the rest `real`, sums F64
+ *   types      targets I32; scale one F64 (1 / valid targets of the step); lse, picked and dw wide; the rest
+ *              `real`, lse from the logits as rounded, sums F64
  *   errors     ERR_ARG: shapes or types disagree.  ERR_DATA: a target outside [-1, V)
  *   absent     dx, dw: not wanted */
 #include "base/ctx.h"

@@ -21,9 +21,11 @@ static const struct head_case head_cases[] = {
     {"no dw", 5, 8, 9, 0, 0, true, false, 2e-6},
     {"no rows", 0, 8, 9, 0, 0, true, true, 2e-6},
     {"several tiles of the product", 130, 24, 1100, 0, 5, true, true, 2e-6},
+    {"vectors, several packs a thread", 63, 64, 4104, 0, 3, true, true, 2e-6},
 };
 static const struct head_case head_bench[] = {
     {"T 512, D 1024, V 32768", 512, 1024, 32768, 0, 0, true, true, 2e-6},
+    {"T 65537, D 16, V 64", 65537, 16, 64, 0, 0, true, true, 2e-6},
 };
 
 static inline void head_build(struct trial *t, struct head *a, const struct head_case *k) {
@@ -38,6 +40,8 @@ static inline void head_build(struct trial *t, struct head *a, const struct head
     }
     a->logit_scale = 0.5;
     t->bound = k->bound;
+    t->wide_bound = t->real == BF16 ? 0x1p-8 : 0.0; /* lse, picked and dw come from rounded logits and gradients */
+    t->roundings = 2.0;                             /* dx: of the gradient of logits, and its own */
     t->flops[FORWARD] = 2.0 * (double)(k->T * k->D * k->V);
     t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);
     REALS(x, IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
@@ -46,10 +50,10 @@ static inline void head_build(struct trial *t, struct head *a, const struct head
     ids->bad_status = ERR_DATA;
     ids->bad_value = k->V;
     REALS(logits, F_OUT | B_ADD, NORMAL(1.0), k->T, k->V)->gap = k->gap;
-    REALS(lse, KEPT, NORMAL(1.0), k->T)->weight = plus; /* the scalar is scale sum_t (lse_t - picked_t) */
-    REALS(picked, F_OUT, NORMAL(1.0), k->T)->weight = minus;
+    WIDES(lse, KEPT, NORMAL(1.0), k->T)->weight = plus; /* the scalar is scale sum_t (lse_t - picked_t) */
+    WIDES(picked, F_OUT, NORMAL(1.0), k->T)->weight = minus;
     TENSOR(scale, B_IN, CONSTANT(scale), F64, 1);
     if (k->dx) REALS(dx, B_OUT | OPTIONAL, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->V, k->D)->gap = k->gap;
+    if (k->dw) WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->V, k->D)->gap = k->gap;
 }
 #endif

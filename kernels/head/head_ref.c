@@ -56,7 +56,7 @@ static enum status check_inputs(struct ctx *c, const struct head *a) {
     CHECK_SHAPE(head, w, REAL, V, D);
     CHECK_SHAPE(head, targets, I32, T);
     CHECK_SHAPE(head, logits, REAL, T, V);
-    CHECK_SHAPE(head, lse, REAL, T);
+    CHECK_SHAPE(head, lse, WIDE, T);
     const int32_t *targets = a->targets.data;
     for (int64_t t = 0; t < T; t++)
         FAIL_UNLESS(targets[t] >= -1 && targets[t] < V, ERR_DATA,
@@ -69,7 +69,7 @@ static enum status check_inputs(struct ctx *c, const struct head *a) {
 enum status REF(head_fwd)(struct ctx *c, const struct head *a) {
     const int64_t T = a->x.shape[0], V = a->w.shape[0];
     TRY(check_inputs(c, a));
-    CHECK_SHAPE(head, picked, REAL, T);
+    CHECK_SHAPE(head, picked, WIDE, T);
     REF(matmul)(c, false, true, (real)a->logit_scale, a->x, a->w, 0, a->logits);
     struct head_job j = {.a = a, .cut = rows_cut(T, V)};
     pool_run(c->pool, j.cut.items, loss_rows, &j);
@@ -98,7 +98,7 @@ enum status REF(head_bwd)(struct ctx *c, const struct head *a) {
     TRY(check_inputs(c, a));
     CHECK_SHAPE(head, scale, F64, 1);
     CHECK_OPTIONAL(head, dx, REAL, T, D);
-    CHECK_OPTIONAL(head, dw, REAL, V, D);
+    CHECK_OPTIONAL(head, dw, WIDE, V, D);
     struct head_job j = {
         .a = a, .cut = rows_cut(T, V), .scale = (real)(*(const double *)a->scale.data * a->logit_scale)};
     pool_run(c->pool, j.cut.items, gradient_rows, &j);

@@ -1,42 +1,75 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/linear/linear.h"
+#include "kernels/gemm_cuda.h"
 #include "kernels/matmul.cuh"
+#include "kernels/packs.cuh"
+
+/* F32: our own kernel; BF16: cuBLASLt, sums in F32. */
+static enum status product(struct ctx *c, bool trans_a, bool trans_b, struct tensor A, struct tensor B, bool add,
+                           struct tensor C) {
+    const float beta = add ? 1.0f : 0.0f;
+    if (REAL == F32) return matmul(c, trans_a, trans_b, 1.0f, A, B, beta, C, NULL);
+    return gemm_cuda(c, trans_a, trans_b, 1.0f, A, B, beta, C);
+}
+
+/* BF16, the bias first: the product is then added to it.  Writes 2 T O bytes, and reads them where y is a sum. */
+template <typename real, int n>
+__global__ static void bias_cells(const struct tensor b, const struct tensor y, bool add) {
+    FOR_PACKS(t, o, y.shape[0], y.shape[1], n) {
+        float v[n], old[n] = {};
+        get<n>(v, (const float *)b.data + o);
+        if (add) get<n>(old, row_of<real>(y, t) + o);
+        for (int k = 0; k < n; k++) v[k] += old[k];
+        put<n>(row_of<real>(y, t) + o, v);
+    }
+}
 
 extern "C" enum status linear_fwd_cuda(struct ctx *c, const struct linear *a) {
     const int64_t T = a->x.shape[0], I = a->x.shape[1], O = a->w.shape[0];
-    CHECK_SHAPE(linear, x, F32, T, I);
-    CHECK_SHAPE(linear, w, F32, O, I);
-    CHECK_OPTIONAL(linear, b, F32, O);
-    CHECK_SHAPE(linear, y, F32, T, O);
+    CHECK_SHAPE(linear, x, REAL, T, I);
+    CHECK_SHAPE(linear, w, REAL, O, I);
+    CHECK_OPTIONAL(linear, b, WIDE, O);
+    CHECK_SHAPE(linear, y, REAL, T, O);
+    if (REAL == BF16) {
+        if (tensor_has(a->b))
+            LAUNCH_PACKS(bias_cells, BF16, packs_fit(a->b) && packs_fit(a->y), T, O, a->b, a->y, a->add);
+        return product(c, false, true, a->x, a->w, a->add || tensor_has(a->b), a->y);
+    }
     TRY(matmul(c, false, true, 1.0f, a->x, a->w, a->add ? 1.0f : 0.0f, a->y, (const float *)a->b.data));
     return OK;
 }
 
-static __device__ float bias_gradient(const struct linear &a, int64_t t, int64_t o) { return row(a.dy, t)[o]; }
+template <typename real> static __device__ float bias_gradient(const struct linear &a, int64_t t, int64_t o) {
+    float dy[1];
+    get<1>(dy, row_of<real>(a.dy, t) + o);
+    return dy[0];
+}
 
 static enum status sum_bias(struct ctx *c, const struct linear *a) {
     const int64_t T = a->dy.shape[0], O = a->dy.shape[1];
     void *lines;
     TRY(arena_take(c->work, lines_bytes(T, O), &lines));
-    return sum_rows<struct linear, bias_gradient>(c, *a, (double *)lines, T, O, (float *)a->db.data);
+    if (REAL == BF16)
+        return sum_rows<struct linear, bias_gradient<bf16_bits>>(c, *a, (double *)lines, T, O, (float *)a->db.data);
+    return sum_rows<struct linear, bias_gradient<float>>(c, *a, (double *)lines, T, O, (float *)a->db.data);
 }
 
 extern "C" enum status linear_bwd_cuda(struct ctx *c, const struct linear *a) {
     const int64_t T = a->dy.shape[0], O = a->dy.shape[1];
     const int64_t I = tensor_has(a->dx) ? a->w.shape[1] : a->x.shape[1];
-    CHECK_SHAPE(linear, dy, F32, T, O);
+    CHECK_SHAPE(linear, dy, REAL, T, O);
     if (tensor_has(a->dx)) {
-        CHECK_SHAPE(linear, w, F32, O, I);
-        CHECK_SHAPE(linear, dx, F32, T, I);
-        TRY(matmul(c, false, false, 1.0f, a->dy, a->w, a->dx_add ? 1.0f : 0.0f, a->dx, NULL));
+        CHECK_SHAPE(linear, w, REAL, O, I);
+        CHECK_SHAPE(linear, dx, REAL, T, I);
+        TRY(product(c, false, false, a->dy, a->w, a->dx_add, a->dx));
     }
     if (tensor_has(a->dw)) {
-        CHECK_SHAPE(linear, x, F32, T, I);
-        CHECK_SHAPE(linear, dw, F32, O, I);
-        TRY(matmul(c, true, false, 1.0f, a->dy, a->x, 1.0f, a->dw, NULL));
+        CHECK_SHAPE(linear, x, REAL, T, I);
+        CHECK_SHAPE(linear, dw, WIDE, O, I);
+        TRY(product(c, true, false, a->dy, a->x, true, a->dw));
     }
     if (!tensor_has(a->db)) return OK;
-    CHECK_SHAPE(linear, db, F32, O);
+    CHECK_SHAPE(linear, db, WIDE, O);
     const int64_t mark = arena_mark(c->work);
     const enum status st = sum_bias(c, a);
     arena_release(c->work, mark);

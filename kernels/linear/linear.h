@@ -6,9 +6,11 @@
  *   forward    y = x w^T (+ b)               (y += when add)
  *   backward   dx = dy w  (+= when dx_add)   dw += dy^T x     db += sum_t dy
  *   shapes     T rows, I inputs, O outputs; x, y, dx, dy may have a pitch; w, dw too
- *   types      all `real`
+ *   types      b and the gradients dw, db wide; the rest `real`.  BF16: sums in F32; a bias is rounded with y before
+ *              the product is added
  *   errors     ERR_ARG: shapes or types disagree
  *   absent     b, db: no bias.  dx, dw: that gradient is not wanted
+ *   GPU        F32: FMA; BF16: cuBLASLt (gemm_cuda.h)
  *   CPU        OpenBLAS on one thread, over a grid of tiles fixed by the shape: bits do not depend on the pool */
 #include <stdbool.h>
 #include "base/ctx.h"

@@ -20,27 +20,33 @@ static const struct linear_case linear_cases[] = {
     {"no dw", 6, 16, 9, 0, false, false, true, false, false, 1e-6},
     {"no rows", 0, 16, 9, 0, true, false, true, true, false, 1e-6},
     {"tiles that the sizes do not fill, several lines of db", 700, 24, 1030, 0, true, false, true, true, false, 1e-6},
+    {"vectors", 65, 64, 1000, 0, false, false, true, true, true, 1e-6},
+    {"vectors, a pitch, a bias", 63, 128, 64, 8, true, true, true, true, false, 1e-6},
 };
 static const struct linear_case linear_bench[] = {
     {"T 64, I 2048, O 2048", 64, 2048, 2048, 0, false, false, true, true, false, 1e-6},
     {"T 512, I 2048, O 2048", 512, 2048, 2048, 0, false, false, true, true, false, 1e-6},
     {"T 512, I 1024, O 4096", 512, 1024, 4096, 0, false, false, true, true, false, 1e-6},
     {"T 4096, I 2048, O 2048", 4096, 2048, 2048, 0, false, false, true, true, false, 1e-6},
+    {"T 65537, I 64, O 64", 65537, 64, 64, 0, false, false, true, true, false, 1e-6},
 };
 
 static inline void linear_build(struct trial *t, struct linear *a, const struct linear_case *k) {
     a->add = k->add;
     a->dx_add = k->dx_add;
     t->bound = k->bound;
+    /* A tensor core adds 16 terms at a time to an F32 sum and may cut, not round: an ulp of the sum for each step. */
+    if (t->real == BF16) t->wide_bound = k->bound + 0x1p-23 * (double)((k->T + 15) / 16);
+    t->roundings = k->bias ? 2.0 : 1.0; /* y with its bias, before the product and after it */
     t->flops[FORWARD] = 2.0 * (double)(k->T * k->I * k->O);
     t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);
     REALS(x, k->dw ? IN : F_IN, NORMAL(1.0), k->T, k->I)->gap = k->gap;
     REALS(w, k->dx ? IN : F_IN, NORMAL(1.0), k->O, k->I)->gap = k->gap;
-    if (k->bias) REALS(b, F_IN | OPTIONAL, NORMAL(1.0), k->O);
+    if (k->bias) WIDES(b, F_IN | OPTIONAL, NORMAL(1.0), k->O);
     REALS(y, k->add ? F_ADD : F_OUT, NORMAL(1.0), k->T, k->O)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->O)->gap = k->gap;
     if (k->dx) REALS(dx, (k->dx_add ? B_ADD : B_OUT) | OPTIONAL, NORMAL(1.0), k->T, k->I)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->O, k->I)->gap = k->gap;
-    if (k->bias) REALS(db, B_ADD | OPTIONAL, NORMAL(1.0), k->O);
+    if (k->dw) WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->O, k->I)->gap = k->gap;
+    if (k->bias) WIDES(db, B_ADD | OPTIONAL, NORMAL(1.0), k->O);
 }
 #endif

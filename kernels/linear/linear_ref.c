@@ -29,7 +29,7 @@ enum status REF(linear_fwd)(struct ctx *c, const struct linear *a) {
     const int64_t T = a->x.shape[0], I = a->x.shape[1], O = a->w.shape[0];
     CHECK_SHAPE(linear, x, REAL, T, I);
     CHECK_SHAPE(linear, w, REAL, O, I);
-    CHECK_OPTIONAL(linear, b, REAL, O);
+    CHECK_OPTIONAL(linear, b, WIDE, O);
     CHECK_SHAPE(linear, y, REAL, T, O);
     if (tensor_has(a->b)) {
         struct bias_job j = {.a = a, .cut = rows_cut(T, O)};
@@ -77,11 +77,11 @@ enum status REF(linear_bwd)(struct ctx *c, const struct linear *a) {
     }
     if (tensor_has(a->dw)) {
         CHECK_SHAPE(linear, x, REAL, T, I);
-        CHECK_SHAPE(linear, dw, REAL, O, I);
+        CHECK_SHAPE(linear, dw, WIDE, O, I);
         REF(matmul)(c, true, false, 1, a->dy, a->x, 1, a->dw);
     }
     if (!tensor_has(a->db)) return OK;
-    CHECK_SHAPE(linear, db, REAL, O);
+    CHECK_SHAPE(linear, db, WIDE, O);
     return sum_bias(c, a);
 }
 

@@ -19,10 +19,16 @@ static const struct rmsnorm_case rmsnorm_cases[] = {
     {"no weight, dx added to", 9, 33, 5, false, true, 1e-5, 3e-7},
     {"no rows", 0, 16, 0, true, false, 1e-5, 3e-7},
     {"several items of the pool", 200, 515, 0, true, true, 1e-5, 3e-7},
+    {"vectors: a warp's row, dx added to", 63, 1000, 24, true, true, 1e-5, 3e-7},
+    {"vectors: a block's row of two packs", 65, 4096, 0, true, true, 1e-5, 3e-7},
+    {"vectors: a block's row of four packs, no weight", 3, 8192, 0, false, false, 1e-5, 3e-7},
+    {"vectors: a row longer than four packs", 3, 8200, 0, true, true, 1e-5, 3e-7},
+    {"vectors: rows in several parts", 1000, 256, 0, true, false, 1e-5, 3e-7},
 };
 static const struct rmsnorm_case rmsnorm_bench[] = {
     {"T 4096, D 1024", 4096, 1024, 0, true, true, 1e-5, 3e-7},
     {"T 4096, D 4096", 4096, 4096, 0, true, true, 1e-5, 3e-7},
+    {"T 65537, D 64", 65537, 64, 0, true, true, 1e-5, 3e-7},
 };
 
 static inline void rmsnorm_build(struct trial *t, struct rmsnorm *a, const struct rmsnorm_case *k) {
@@ -30,11 +36,11 @@ static inline void rmsnorm_build(struct trial *t, struct rmsnorm *a, const struc
     a->dx_add = k->add;
     t->bound = k->bound;
     REALS(x, IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->weight) REALS(w, IN | OPTIONAL, NORMAL(1.0), k->D);
+    if (k->weight) WIDES(w, IN | OPTIONAL, NORMAL(1.0), k->D);
     REALS(y, F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    REALS(r, KEPT, NORMAL(1.0), k->T);
+    WIDES(r, KEPT, NORMAL(1.0), k->T);
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(dx, k->add ? B_ADD : B_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
-    if (k->weight) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->D);
+    if (k->weight) WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->D);
 }
 #endif

@@ -32,9 +32,9 @@ static void forward_rows(void *arg, int64_t item, int worker) {
 enum status REF(rmsnorm_fwd)(struct ctx *c, const struct rmsnorm *a) {
     const int64_t T = a->x.shape[0], D = a->x.shape[1];
     CHECK_SHAPE(rmsnorm, x, REAL, T, D);
-    CHECK_OPTIONAL(rmsnorm, w, REAL, D);
+    CHECK_OPTIONAL(rmsnorm, w, WIDE, D);
     CHECK_SHAPE(rmsnorm, y, REAL, T, D);
-    CHECK_SHAPE(rmsnorm, r, REAL, T);
+    CHECK_SHAPE(rmsnorm, r, WIDE, T);
     struct rmsnorm_job j = {.a = a, .cut = rows_cut(T, D), .D = D};
     pool_run(c->pool, j.cut.items, forward_rows, &j);
     return OK;
@@ -80,11 +80,11 @@ enum status REF(rmsnorm_bwd)(struct ctx *c, const struct rmsnorm *a) {
     const int64_t T = a->x.shape[0], D = a->x.shape[1];
     enum status st = OK;
     CHECK_SHAPE(rmsnorm, x, REAL, T, D);
-    CHECK_OPTIONAL(rmsnorm, w, REAL, D);
-    CHECK_SHAPE(rmsnorm, r, REAL, T);
+    CHECK_OPTIONAL(rmsnorm, w, WIDE, D);
+    CHECK_SHAPE(rmsnorm, r, WIDE, T);
     CHECK_SHAPE(rmsnorm, dy, REAL, T, D);
     CHECK_SHAPE(rmsnorm, dx, REAL, T, D);
-    CHECK_OPTIONAL(rmsnorm, dw, REAL, D);
+    CHECK_OPTIONAL(rmsnorm, dw, WIDE, D);
     CHECK_THAT(rmsnorm, tensor_has(a->w) || !tensor_has(a->dw), "dw is wanted, and there is no weight w");
     struct rmsnorm_job j = {.a = a, .cut = rows_cut_partials(T, D), .D = D};
     void *lines = NULL;

@@ -16,9 +16,12 @@ static const struct rope_case rope_cases[] = {
     {"far positions, rows with a pitch", 40, 2, 6, 6, 5, 1000000, 1e11},
     {"several items of the pool", 300, 8, 16, 16, 0, 1000, 1e4},
     {"no tokens", 0, 2, 4, 4, 0, 1, 1e4},
+    {"vectors: half of a head turns, a pitch", 65, 3, 64, 32, 8, 1000, 1e4},
+    {"vectors: a whole head", 63, 2, 128, 128, 0, 131072, 1e4},
 };
 static const struct rope_case rope_bench[] = {
     {"T 4096, H 16, P 128", 4096, 16, 128, 128, 0, 4096, 1e4},
+    {"T 65537, H 1, P 64", 65537, 1, 64, 64, 0, 65536, 1e4},
 };
 
 static inline void rope_build(struct trial *t, struct rope *a, const struct rope_case *k) {

@@ -11,8 +11,8 @@
  *   backward   from dy and dS_out, every gradient; the chunk form of the derivation is in ssd_ref.c.  dA_log, ddt_bias,
  *              dD +=; dt's limits cut its gradient outside them.  Never the short form with y.dy - x.dx: it cancels
  *   shapes     T tokens, H heads, P head width, N state, G groups (H % G == 0), R ranges, c chunks
- *   types      range, pos I64; the rest `real`
- *   errors     ERR_ARG: shapes or types disagree
+ *   types      range, pos I64; x, B, C, dt, y, states and their gradients `real`; the rest wide
+ *   errors     ERR_ARG: shapes or types disagree; in bf16 a shape without a kernel, with those there are
  *   absent     s_out, ds_out, ds_in: not wanted, or zero
  *   source     Dao and Gu 2024, arXiv:2405.21060; the backward is derived in ssd_ref.c */
 #include "base/ctx.h"

@@ -34,9 +34,9 @@ static inline void ssd_scratch(struct trial *t, const struct ssd_case *k) {
     l->heads = k->H, l->head_width = k->P, l->state = k->N, l->groups = k->G, l->chunk = k->Q;
     l->dt_min = k->dt_min, l->dt_max = k->dt_max;
     const struct dims state = {{R, k->H, k->P, k->N}}, decay = {{R, k->H, 0, 0}};
-    case_tensor(t, "range_decay", &l->range_decay, 0, NORMAL(1.0), t->real, decay);
-    case_tensor(t, "range_state", &l->range_state, 0, NORMAL(1.0), t->real, state);
-    case_tensor(t, "range_dstate", &l->range_dstate, 0, NORMAL(1.0), t->real, state);
+    case_tensor(t, "range_decay", &l->range_decay, 0, NORMAL(1.0), dtype_wide(t->real), decay);
+    case_tensor(t, "range_state", &l->range_state, 0, NORMAL(1.0), dtype_wide(t->real), state);
+    case_tensor(t, "range_dstate", &l->range_dstate, 0, NORMAL(1.0), dtype_wide(t->real), state);
 }
 
 static inline void ssd_build(struct trial *t, struct ssd *a, const struct ssd_case *k) {
@@ -47,7 +47,8 @@ static inline void ssd_build(struct trial *t, struct ssd *a, const struct ssd_ca
     a->dt_min = k->dt_min, a->dt_max = k->dt_max;
     t->flops[FORWARD] = state + square_group + square_head;
     t->flops[BACKWARD] = 3.0 * state + 3.0 * square_group + 2.0 * square_head;
-    t->bound = ssd_bound(3e-6, T);
+    t->bound = ssd_bound(3e-6, k);
+    ssd_bf16(t, k);
     ssd_scratch(t, k);
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
@@ -55,27 +56,27 @@ static inline void ssd_build(struct trial *t, struct ssd *a, const struct ssd_ca
     REALS(dt, IN, NORMAL(1.0), T, k->H)->gap = k->gap;
     REALS(B, IN, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
     REALS(C, IN, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
-    REALS(A_log, IN, UNIFORM(-1.0, 2.0), k->H);
-    REALS(dt_bias, IN, UNIFORM(-5.0, 0.0), k->H);
-    REALS(D, IN, NORMAL(1.0), k->H);
-    REALS(dts, IN, NORMAL(1.0), T, k->H);
-    REALS(cum, IN, NORMAL(1.0), T, k->H);
+    WIDES(A_log, IN, UNIFORM(-1.0, 2.0), k->H);
+    WIDES(dt_bias, IN, UNIFORM(-5.0, 0.0), k->H);
+    WIDES(D, IN, NORMAL(1.0), k->H);
+    WIDES(dts, IN, NORMAL(1.0), T, k->H);
+    WIDES(cum, IN, NORMAL(1.0), T, k->H);
     struct case_tensor *states = REALS(states, F_ADD | B_IN, NORMAL(1.0), n, k->H, k->P, k->N);
     states->any_shape = true;
     states->gradient = "";
-    REALS(s_in, F_IN, NORMAL(1.0), R, k->H, k->P, k->N);
-    REALS(s_out, F_OUT | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
+    WIDES(s_in, F_IN, NORMAL(1.0), R, k->H, k->P, k->N);
+    WIDES(s_out, F_OUT | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
     REALS(y, F_OUT, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
-    REALS(ds_out, B_IN | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
+    WIDES(ds_out, B_IN | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
     REALS(dstates, B_ADD, NORMAL(1.0), n, k->H, k->P, k->N)->gradient = "";
     REALS(dx, B_OUT, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
     REALS(ddt, B_OUT, NORMAL(1.0), T, k->H)->gap = k->gap;
     REALS(dB, B_OUT, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
     REALS(dC, B_OUT, NORMAL(1.0), T, k->G * k->N)->gap = k->gap;
-    REALS(ds_in, B_OUT | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
-    REALS(dA_log, B_ADD, NORMAL(1.0), k->H);
-    REALS(ddt_bias, B_ADD, NORMAL(1.0), k->H);
-    REALS(dD, B_ADD, NORMAL(1.0), k->H);
+    WIDES(ds_in, B_OUT | OPTIONAL, NORMAL(1.0), R, k->H, k->P, k->N);
+    WIDES(dA_log, B_ADD, NORMAL(1.0), k->H);
+    WIDES(ddt_bias, B_ADD, NORMAL(1.0), k->H);
+    WIDES(dD, B_ADD, NORMAL(1.0), k->H);
 }
 #endif

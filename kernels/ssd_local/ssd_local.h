@@ -15,8 +15,8 @@
  *   chunks     chunk c of range r covers Q tokens from the range's start; the last may be shorter.  c may be more than
  *              the ranges make: the rest is left alone
  *   shapes     T tokens, H heads, P head width, N state, G groups (H % G == 0), R ranges, c chunks in all
- *   types      range, pos I64; the rest `real`; sums of a in F64
- *   errors     ERR_ARG: shapes or types disagree
+ *   types      range, pos I64; x, B, C, dt, dy, states, dstates `real`; the rest wide; sums of a in F64
+ *   errors     ERR_ARG: shapes or types disagree; in bf16 a shape without a kernel, with those there are
  *   source     Dao and Gu 2024, arXiv:2405.21060; softplus(v) = v above 20 */
 #include "base/ctx.h"
 struct ssd_local {

@@ -48,7 +48,7 @@ static enum status sum(struct ctx *c, const struct sum_squares *a) {
 
 extern "C" enum status sum_squares_fwd_cuda(struct ctx *c, const struct sum_squares *a) {
     const int64_t n = a->x.shape[0];
-    CHECK_SHAPE(sum_squares, x, F32, n);
+    CHECK_SHAPE(sum_squares, x, WIDE, n);
     if (tensor_has(a->sums)) {
         const int64_t n_blocks = ceil_div(n, SUM_SQUARES_BLOCK);
         CHECK_SHAPE(sum_squares, sums, F64, n_blocks);

@@ -7,8 +7,9 @@
  *          ascending; then lanes j and j + 8, and so on by 4, 2, 1), the blocks' sums in a binary tree (pairs of
  *          neighbours, level by level, an odd one passes up)
  *   sums       if present, receives the blocks' sums instead of out
- *   shapes     n elements;  types x `real`, out (1) and sums (n / 4096, rounded up) F64.   A value that is not finite
- * makes out not finite errors     ERR_ARG: shapes or types disagree */
+ *   shapes     n elements;  types x wide, out (1) and sums (n / 4096, rounded up) F64.  A value that is not finite
+ *              makes out not finite
+ *   errors     ERR_ARG: shapes or types disagree */
 #include "base/ctx.h"
 #define SUM_SQUARES_BLOCK 4096
 struct sum_squares {

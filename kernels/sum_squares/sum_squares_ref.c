@@ -35,7 +35,7 @@ enum status REF(sum_squares_fwd)(struct ctx *c, const struct sum_squares *a) {
     const int64_t n = a->x.shape[0], n_blocks = ceil_div(n, SUM_SQUARES_BLOCK);
     enum status st = OK;
     void *sums = NULL;
-    CHECK_SHAPE(sum_squares, x, REAL, n);
+    CHECK_SHAPE(sum_squares, x, WIDE, n);
     if (tensor_has(a->sums)) {
         CHECK_SHAPE(sum_squares, sums, F64, n_blocks);
         squares_of(c, a->x.data, n, a->sums.data);

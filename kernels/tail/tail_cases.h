@@ -14,9 +14,11 @@ static const struct tail_case tail_cases[] = {
     {"ranges shorter than the tail, one empty", {4, {0, 2, 2, 3, 11}, 0, {0}}, 5, 3, 0},
     {"rows with a pitch", {2, {0, 4, 9}, 0, {0}}, 7, 2, 3},
     {"no tokens", {1, {0, 0}, 0, {0}}, 7, 2, 0},
+    {"vectors", {3, {0, 63, 65, 1000}, 0, {0}}, 64, 3, 8},
 };
 static const struct tail_case tail_bench[] = {
     {"R 4, k 3, C 4352", {4, {0, 1024, 2048, 3072, 4096}, 0, {0}}, 4352, 3, 0},
+    {"R 4, k 3, C 64 of 65537 rows", {4, {0, 1024, 2048, 3072, 65537}, 0, {0}}, 64, 3, 0},
 };
 
 static inline void tail_build(struct trial *t, struct tail *a, const struct tail_case *k) {

@@ -24,11 +24,11 @@ __global__ static void sum_losses(const struct token_loss a) {
 
 extern "C" enum status token_loss_fwd_cuda(struct ctx *c, const struct token_loss *a) {
     const int64_t T = a->lse.shape[0];
-    CHECK_SHAPE(token_loss, lse, F32, T);
-    CHECK_SHAPE(token_loss, picked, F32, T);
+    CHECK_SHAPE(token_loss, lse, WIDE, T);
+    CHECK_SHAPE(token_loss, picked, WIDE, T);
     CHECK_SHAPE(token_loss, targets, I32, T);
     CHECK_SHAPE(token_loss, total, F64, 1);
-    CHECK_OPTIONAL(token_loss, loss, F32, T);
+    CHECK_OPTIONAL(token_loss, loss, WIDE, T);
     LAUNCH(sum_losses, 1, THREADS, *a);
     return OK;
 }

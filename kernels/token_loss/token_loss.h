@@ -4,7 +4,7 @@
 /* token_loss.h - the loss of each token, in nats, and its sum.
  *
  *   forward    loss_t = lse_t - picked_t where target_t >= 0, else 0;    total += sum_t loss_t, ascending, F64
- *   shapes     T tokens;  types targets I32, total (1) F64, the rest `real`
+ *   shapes     T tokens;  types targets I32, total (1) F64, the rest wide
  *   errors     ERR_ARG: shapes or types disagree
  *   absent     loss: only the sum is wanted */
 #include "base/ctx.h"

@@ -13,20 +13,21 @@ struct token_loss_case {
 static const struct token_loss_case token_loss_cases[] = {
     {"one token", 1, 0, true},        {"some targets absent", 77, 3, true},
     {"no target at all", 5, 1, true}, {"only the sum", 33, 4, false},
-    {"no tokens", 0, 0, true},
+    {"no tokens", 0, 0, true},        {"several pieces", 1000, 7, true},
 };
 static const struct token_loss_case token_loss_bench[] = {
     {"T 65536", 65536, 0, true},
+    {"T 65537, some targets absent", 65537, 5, true},
 };
 
 static inline void token_loss_build(struct trial *t, struct token_loss *a, const struct token_loss_case *k) {
     int64_t *targets = (int64_t *)case_memory(t, k->T * (int64_t)sizeof(int64_t));
     for (int64_t i = 0; i < k->T; i++) targets[i] = k->absent && i % k->absent == k->absent - 1 ? -1 : i % 7;
     t->bound = 1e-6;
-    REALS(lse, F_IN, UNIFORM(3.0, 9.0), k->T);
-    REALS(picked, F_IN, UNIFORM(-2.0, 3.0), k->T);
+    WIDES(lse, F_IN, UNIFORM(3.0, 9.0), k->T);
+    WIDES(picked, F_IN, UNIFORM(-2.0, 3.0), k->T);
     TENSOR(targets, F_IN, LISTED(targets), I32, k->T);
-    if (k->loss) REALS(loss, F_OUT | OPTIONAL, NORMAL(1.0), k->T);
+    if (k->loss) WIDES(loss, F_OUT | OPTIONAL, NORMAL(1.0), k->T);
     TENSOR(total, F_ADD, CONSTANT(1.5), F64, 1);
 }
 #endif

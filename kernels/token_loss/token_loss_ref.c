@@ -5,11 +5,11 @@
 
 enum status REF(token_loss_fwd)(struct ctx *c, const struct token_loss *a) {
     const int64_t T = a->lse.shape[0];
-    CHECK_SHAPE(token_loss, lse, REAL, T);
-    CHECK_SHAPE(token_loss, picked, REAL, T);
+    CHECK_SHAPE(token_loss, lse, WIDE, T);
+    CHECK_SHAPE(token_loss, picked, WIDE, T);
     CHECK_SHAPE(token_loss, targets, I32, T);
     CHECK_SHAPE(token_loss, total, F64, 1);
-    CHECK_OPTIONAL(token_loss, loss, REAL, T);
+    CHECK_OPTIONAL(token_loss, loss, WIDE, T);
     const real *lse = a->lse.data, *picked = a->picked.data;
     const int32_t *targets = a->targets.data;
     real *loss = a->loss.data;

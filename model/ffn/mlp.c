@@ -31,7 +31,12 @@ static enum status check(const void *config, int64_t width) {
 static enum status declare(struct layer *l, struct params *ps) {
     const struct mlp_config *c = l->config;
     const int64_t F = c->hidden, D = l->width;
-    struct param up = {.name = "up.weight", .shape = {up_rows(c), D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param up = {.name = "up.weight",
+                       .shape = {up_rows(c), D},
+                       .n_dims = 2,
+                       .init = INIT_NORMAL,
+                       .product = true,
+                       .decay = true};
     struct param bias = {.name = "up.bias", .shape = {up_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
     if (c->activation == ACT_SWIGLU) {
         up.n_sections = bias.n_sections = 2;
@@ -40,9 +45,13 @@ static enum status declare(struct layer *l, struct params *ps) {
     }
     TRY(layer_param(l, ps, W_UP, up));
     if (c->bias) TRY(layer_param(l, ps, W_UP_BIAS, bias));
-    TRY(layer_param(
-        l, ps, W_DOWN,
-        (struct param){.name = "down.weight", .shape = {D, F}, .n_dims = 2, .init = INIT_NORMAL_OUT, .decay = true}));
+    TRY(layer_param(l, ps, W_DOWN,
+                    (struct param){.name = "down.weight",
+                                   .shape = {D, F},
+                                   .n_dims = 2,
+                                   .init = INIT_NORMAL_OUT,
+                                   .product = true,
+                                   .decay = true}));
     if (c->bias)
         TRY(layer_param(l, ps, W_DOWN_BIAS,
                         (struct param){.name = "down.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO}));

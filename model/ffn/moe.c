@@ -99,7 +99,7 @@ static enum status check(const void *config, int64_t width) {
 
 static enum status matrix(struct layer *l, struct params *ps, int slot, const char *name, int64_t rows, int64_t cols,
                           enum init init) {
-    struct param p = {.shape = {rows, cols}, .n_dims = 2, .init = init, .decay = true};
+    struct param p = {.shape = {rows, cols}, .n_dims = 2, .init = init, .product = true, .decay = true};
     snprintf(p.name, sizeof p.name, "%s", name);
     if (slot == W_SHARED_UP && gated(l->config)) {
         p.n_sections = 2;
@@ -114,6 +114,7 @@ static enum status of_experts(struct layer *l, struct params *ps, int slot, cons
     struct param p = {.shape = {((const struct moe_config *)l->config)->experts, rows, cols},
                       .n_dims = 3,
                       .init = init,
+                      .product = true,
                       .decay = true};
     snprintf(p.name, sizeof p.name, "experts.%s.weight", name);
     return layer_param(l, ps, slot, p);

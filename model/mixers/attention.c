@@ -51,15 +51,23 @@ static int64_t qkv_rows(const struct attention_config *c) { return (c->heads + 2
 static enum status declare(struct layer *l, struct params *ps) {
     const struct attention_config *c = l->config;
     const int64_t D = l->width, HP = c->heads * c->head_width;
-    struct param qkv = {
-        .name = "qkv.weight", .shape = {qkv_rows(c), D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param qkv = {.name = "qkv.weight",
+                        .shape = {qkv_rows(c), D},
+                        .n_dims = 2,
+                        .init = INIT_NORMAL,
+                        .product = true,
+                        .decay = true};
     struct param bias = {.name = "qkv.bias", .shape = {qkv_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
     qkv_sections(&qkv, c);
     qkv_sections(&bias, c);
     TRY(layer_param(l, ps, W_QKV, qkv));
-    TRY(layer_param(
-        l, ps, W_OUT,
-        (struct param){.name = "out.weight", .shape = {D, HP}, .n_dims = 2, .init = INIT_NORMAL_OUT, .decay = true}));
+    TRY(layer_param(l, ps, W_OUT,
+                    (struct param){.name = "out.weight",
+                                   .shape = {D, HP},
+                                   .n_dims = 2,
+                                   .init = INIT_NORMAL_OUT,
+                                   .product = true,
+                                   .decay = true}));
     if (!c->bias) return OK;
     TRY(layer_param(l, ps, W_QKV_BIAS, bias));
     return layer_param(l, ps, W_OUT_BIAS,
@@ -131,7 +139,7 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const int64_t T = p->n_tokens, HP = c->heads * c->head_width;
     plan_slot(p, S_QKV, "qkv", swapped(p->flow) ? KEEP_SCRATCH : KEEP_GEMM, T, qkv_rows(c), 1, 1);
     plan_slot(p, S_O, "o", KEEP_BOUNDARY, T, HP, 1, 1);
-    if (!swapped(p->flow)) plan_slot(p, S_LSE, "lse", KEEP_BOUNDARY, T, c->heads, 1, 1);
+    if (!swapped(p->flow)) plan_wide(p, S_LSE, "lse", KEEP_BOUNDARY, T, c->heads, 1, 1);
     plan_slot(p, S_DQKV, "dqkv", KEEP_SCRATCH, T, qkv_rows(c), 1, 1);
     plan_slot(p, S_DO, "do", KEEP_SCRATCH, T, HP, 1, 1);
     const struct linear qkv = qkv_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);

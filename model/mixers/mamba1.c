@@ -62,8 +62,12 @@ static enum status check(const void *config, int64_t width) {
 
 static enum status declare_in(struct layer *l, struct params *ps) {
     const struct mamba1_config *c = l->config;
-    struct param w = {
-        .name = "in_proj.weight", .shape = {2 * c->inner, l->width}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param w = {.name = "in_proj.weight",
+                      .shape = {2 * c->inner, l->width},
+                      .n_dims = 2,
+                      .product = true,
+                      .init = INIT_NORMAL,
+                      .decay = true};
     struct param b = {.name = "in_proj.bias", .shape = {2 * c->inner}, .n_dims = 1, .init = INIT_ZERO};
     w.n_sections = b.n_sections = 2;
     w.section[0] = b.section[0] = (struct section){"x", c->inner};
@@ -90,8 +94,12 @@ static enum status declare_conv(struct layer *l, struct params *ps) {
 static enum status declare_steps(struct layer *l, struct params *ps) {
     const struct mamba1_config *c = l->config;
     const int64_t R = rank_of(l), N = c->state;
-    struct param x = {
-        .name = "x_proj.weight", .shape = {R + 2 * N, c->inner}, .n_dims = 2, .init = INIT_NORMAL, .decay = true};
+    struct param x = {.name = "x_proj.weight",
+                      .shape = {R + 2 * N, c->inner},
+                      .n_dims = 2,
+                      .product = true,
+                      .init = INIT_NORMAL,
+                      .decay = true};
     x.n_sections = 3;
     x.section[0] = (struct section){"dt", R};
     x.section[1] = (struct section){"B", N};
@@ -105,10 +113,13 @@ static enum status declare_steps(struct layer *l, struct params *ps) {
             TRY(layer_param(l, ps, W_DT_NORM + i, norm));
         }
     }
-    TRY(layer_param(
-        l, ps, W_DT,
-        (struct param){
-            .name = "dt_proj.weight", .shape = {c->inner, R}, .n_dims = 2, .init = INIT_FAN_IN, .decay = true}));
+    TRY(layer_param(l, ps, W_DT,
+                    (struct param){.name = "dt_proj.weight",
+                                   .shape = {c->inner, R},
+                                   .n_dims = 2,
+                                   .product = true,
+                                   .init = INIT_FAN_IN,
+                                   .decay = true}));
     return layer_param(l, ps, W_DT_BIAS,
                        (struct param){.name = "dt_bias", .shape = {c->inner}, .n_dims = 1, .init = INIT_DT_BIAS});
 }
@@ -127,6 +138,7 @@ static enum status declare(struct layer *l, struct params *ps) {
                                    .shape = {l->width, c->inner},
                                    .n_dims = 2,
                                    .init = INIT_NORMAL_OUT,
+                                   .product = true,
                                    .decay = true}));
     if (!c->bias) return OK;
     return layer_param(l, ps, W_OUT_BIAS,

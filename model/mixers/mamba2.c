@@ -107,11 +107,14 @@ static enum status declare_matrix(struct layer *l, struct params *ps, int slot, 
 static enum status declare(struct layer *l, struct params *ps) {
     const struct mamba2_config *c = l->config;
     const int64_t D = l->width, H = c->heads;
-    TRY(declare_matrix(
-        l, ps, W_IN,
-        (struct param){
-            .name = "in_proj.weight", .shape = {in_width(c), D}, .n_dims = 2, .init = INIT_NORMAL, .decay = true},
-        in_sections));
+    TRY(declare_matrix(l, ps, W_IN,
+                       (struct param){.name = "in_proj.weight",
+                                      .shape = {in_width(c), D},
+                                      .n_dims = 2,
+                                      .init = INIT_NORMAL,
+                                      .product = true,
+                                      .decay = true},
+                       in_sections));
     TRY(declare_matrix(
         l, ps, W_CONV,
         (struct param){
@@ -131,10 +134,13 @@ static enum status declare(struct layer *l, struct params *ps) {
                     (struct param){.name = "dt_bias", .shape = {H}, .n_dims = 1, .init = INIT_DT_BIAS}));
     TRY(layer_param(l, ps, W_NORM,
                     (struct param){.name = "gated_norm.weight", .shape = {inner(c)}, .n_dims = 1, .init = INIT_ONE}));
-    TRY(layer_param(
-        l, ps, W_OUT,
-        (struct param){
-            .name = "out_proj.weight", .shape = {D, inner(c)}, .n_dims = 2, .init = INIT_NORMAL_OUT, .decay = true}));
+    TRY(layer_param(l, ps, W_OUT,
+                    (struct param){.name = "out_proj.weight",
+                                   .shape = {D, inner(c)},
+                                   .n_dims = 2,
+                                   .init = INIT_NORMAL_OUT,
+                                   .product = true,
+                                   .decay = true}));
     if (!c->bias) return OK;
     TRY(declare_matrix(l, ps, W_IN_BIAS,
                        (struct param){.name = "in_proj.bias", .shape = {in_width(c)}, .n_dims = 1, .init = INIT_ZERO},
@@ -295,25 +301,25 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const int64_t chunks = plan_chunks(p, c->chunk), C = conv_width(c), K1 = c->conv - 1;
     plan_slot(p, S_ZXBCDT, "zxBCdt", KEEP_GEMM, T, in_width(c), 1, 1);
     plan_slot(p, S_CONV, "conv", KEEP_CHEAP, T, C, 1, 1);
-    plan_slot(p, S_DTS, "dts", KEEP_CHEAP, T, H, 1, 1);
-    plan_slot(p, S_CUM, "cum", KEEP_CHEAP, T, H, 1, 1);
+    plan_wide(p, S_DTS, "dts", KEEP_CHEAP, T, H, 1, 1);
+    plan_wide(p, S_CUM, "cum", KEEP_CHEAP, T, H, 1, 1);
     plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, H, P, N);
     plan_slot(p, S_Y, "y", KEEP_CHEAP, T, inner(c), 1, 1);
-    plan_slot(p, S_NORM_R, "norm_r", KEEP_CHEAP, T, inner(c) / norm_group(c), 1, 1);
+    plan_wide(p, S_NORM_R, "norm_r", KEEP_CHEAP, T, inner(c) / norm_group(c), 1, 1);
     plan_slot(p, S_U, "u", KEEP_CHEAP, T, inner(c), 1, 1);
     plan_slot(p, S_BEFORE, "before", KEEP_BOUNDARY, R, K1, C, 1);
-    plan_slot(p, S_S_IN, "s_in", KEEP_BOUNDARY, R, H, P, N);
-    plan_slot(p, S_DECAY, "decay", KEEP_BOUNDARY, R, H, 1, 1);
+    plan_wide(p, S_S_IN, "s_in", KEEP_BOUNDARY, R, H, P, N);
+    plan_wide(p, S_DECAY, "decay", KEEP_BOUNDARY, R, H, 1, 1);
     plan_slot(p, S_TAIL, "tail", KEEP_SCRATCH, R, K1, C, 1);
-    plan_slot(p, S_STATE, "state", KEEP_SCRATCH, R, H, P, N);
+    plan_wide(p, S_STATE, "state", KEEP_SCRATCH, R, H, P, N);
     plan_slot(p, S_DU, "du", KEEP_SCRATCH, T, inner(c), 1, 1);
     plan_slot(p, S_DY, "dy", KEEP_SCRATCH, T, inner(c), 1, 1);
     plan_slot(p, S_DCONV, "dconv", KEEP_SCRATCH, T, C, 1, 1);
     plan_slot(p, S_DZXBCDT, "dzxBCdt", KEEP_SCRATCH, T, in_width(c), 1, 1);
     plan_slot(p, S_DSTATES, "dstates", KEEP_SCRATCH, chunks, H, P, N);
-    plan_slot(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, H, P, N);
-    plan_slot(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, H, P, N);
-    plan_slot(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, H, P, N);
+    plan_wide(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, H, P, N);
+    plan_wide(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, H, P, N);
+    plan_wide(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, H, P, N);
     plan_slot(p, S_DBEFORE, "dbefore", KEEP_SCRATCH, R, K1, C, 1);
     plan_slot(p, S_DTAIL, "dtail", KEEP_SCRATCH, R, K1, C, 1);
     const struct linear in = in_args(p->step, l, p->flow, p->saved), out = out_args(p->step, l, p->flow, p->saved);

@@ -6,8 +6,8 @@
  *
  * A block's threads are fibers of one thread; each runs until it waits for the others of its block or warp, and they
  * take turns in a changing order.  Shared memory holds NaN when a block begins, and what cp.async copies is NaN until
- * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once; memory of the device is
- * memory of the host. */
+ * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once.  Memory of the device is
+ * closed to everybody but kernels and copies: code of the host that reads or writes it ends with SIGSEGV. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,7 +24,14 @@ typedef void *cudaStream_t, *cudaEvent_t;
 enum {
     cudaSuccess,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaEventDisableTiming = 2,
+    cudaEventBlockingSync = 1,
+    cudaDevAttrComputeCapabilityMajor = 75,
     cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaErrorNotReady = 600,
+    cudaErrorPeerAccessAlreadyEnabled = 704,
+    cudaMemcpyDeviceToDevice = 3,
     cudaMemcpyDefault = 4,
     cudaStreamNonBlocking = 1
 };
@@ -41,6 +48,32 @@ cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority);
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int device);
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
+cudaError_t cudaEventCreate(cudaEvent_t *event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaMallocHost(void **out, size_t bytes);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+};
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 
 /* ---- what kernels are made of ---- */
 
@@ -58,6 +91,9 @@ void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);
 void emulated_wait(int n_open);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
+/* Code that stands for a library of the toolkit works on memory of the device between the two. */
+void emulated_enter(void);
+void emulated_leave(void);
 extern unsigned char *emulated_shared; /* dynamic shared memory of the block */
 #ifdef __cplusplus
 }

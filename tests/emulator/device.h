@@ -47,6 +47,7 @@ static inline uint32_t __float_as_uint(float f) {
     return u;
 }
 
+#define __expf expf
 static inline float normcdff(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
 template <typename T> static inline T emulated_from(const char (*lanes)[32], int lane) {
@@ -68,6 +69,13 @@ template <typename T> static inline T __shfl_down_sync(unsigned, T x, int by, in
     const int lane = emulated_lane();
     return emulated_from<T>(emulated_exchange(&x, sizeof x), lane % width + by < width ? lane + by : lane);
 }
+static inline unsigned __ballot_sync(unsigned, bool x) {
+    const char(*lanes)[32] = emulated_exchange(&x, sizeof x);
+    unsigned all = 0;
+    for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
+    return all;
+}
+static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
 template <typename F> static void emulated_call(void *f) { (*(F *)f)(); }

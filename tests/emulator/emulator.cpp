@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <ucontext.h>
 #include "base/arena.h"
 #include "tests/emulator/cuda_runtime.h"
@@ -94,6 +99,73 @@ void emulated_wait(int n_open) {
     for (int i = 0; i < now->n_groups; i++) now->ends[i] = now->ends[i + done] - n;
 }
 
+// ---- memory of the device ----
+
+enum { REGIONS = 4096 };
+struct region {
+    char *base;
+    size_t bytes; // whole pages
+};
+static struct region regions[REGIONS];
+static int n_regions;
+static size_t n_taken;
+static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER; // one kernel or copy at a time, of all threads
+
+static void open_all(int protection) {
+    for (int i = 0; i < n_regions; i++)
+        if (regions[i].base) mprotect(regions[i].base, regions[i].bytes, protection);
+}
+
+void emulated_enter(void) {
+    pthread_mutex_lock(&device_lock);
+    open_all(PROT_READ | PROT_WRITE);
+}
+
+void emulated_leave(void) {
+    open_all(PROT_NONE);
+    pthread_mutex_unlock(&device_lock);
+}
+
+static size_t device_bytes() {
+    const char *gib = getenv("EMULATED_GIB");
+    return (size_t)((gib ? atof(gib) : 8.0) * (1 << 30));
+}
+
+static cudaError_t take_region(void **out, size_t bytes) {
+    int i = 0;
+    bytes = (bytes + 4095) / 4096 * 4096;
+    while (i < n_regions && regions[i].base) i++;
+    if (i == REGIONS || n_taken + bytes > device_bytes()) return cudaErrorMemoryAllocation;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+    memset(base, 0xff, bytes < (1 << 20) ? bytes : 1 << 20); // what is read before it is written is NaN
+    mprotect(base, bytes, PROT_NONE);
+    regions[i] = {(char *)base, bytes};
+    if (i == n_regions) n_regions++;
+    n_taken += bytes;
+    *out = base;
+    return cudaSuccess;
+}
+
+static void drop_region(void *p) {
+    for (int i = 0; i < n_regions; i++) {
+        if (regions[i].base != p) continue;
+        munmap(p, regions[i].bytes);
+        n_taken -= regions[i].bytes;
+        regions[i] = {NULL, 0};
+        return;
+    }
+    ASSERT(!"memory that is not the device's was given back to it");
+}
+
+// ---- threads ----
+
+static void *take_pages(size_t bytes) { // not counted: a GPU has its threads
+    void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT(mem != MAP_FAILED);
+    return mem;
+}
+
 static void start_threads() {
     n_waiting = 0;
     n_alive = n_threads;
@@ -133,12 +205,10 @@ static void run_block() {
 }
 
 void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *arg) {
-    void *mem = NULL;
+    emulated_enter();
     if (!fibers) {
-        ASSERT(mem_take(THREADS_MAX * (int64_t)sizeof *fibers, &mem) == OK);
-        fibers = (struct fiber *)mem;
-        ASSERT(mem_take((int64_t)THREADS_MAX * STACK, &mem) == OK);
-        stacks = (char *)mem;
+        fibers = (struct fiber *)take_pages(THREADS_MAX * sizeof *fibers);
+        stacks = (char *)take_pages((size_t)THREADS_MAX * STACK);
     }
     kernel = f;
     kernel_arg = arg;
@@ -152,6 +222,7 @@ void emulate(emulated_dim3 grid, emulated_dim3 block, void (*f)(void *), void *a
                 emulated_blockIdx = {x, y, z};
                 run_block();
             }
+    emulated_leave();
 }
 
 // ---- the runtime ----
@@ -161,15 +232,81 @@ cudaError_t cudaGetLastError(void) { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaMalloc(void **out, size_t bytes) {
-    return mem_take((int64_t)bytes, out) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&device_lock);
+    const cudaError_t e = take_region(out, bytes);
+    pthread_mutex_unlock(&device_lock);
+    return e;
 }
-cudaError_t cudaFree(void *p) { return mem_free(p), cudaSuccess; }
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, int) { return memmove(to, from, bytes), cudaSuccess; }
+cudaError_t cudaFree(void *p) {
+    pthread_mutex_lock(&device_lock);
+    if (p) drop_region(p);
+    pthread_mutex_unlock(&device_lock);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, int) {
+    emulated_enter();
+    memmove(to, from, bytes);
+    emulated_leave();
+    return cudaSuccess;
+}
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
     return cudaMemcpy(to, from, bytes, kind);
 }
-cudaError_t cudaMemset(void *p, int byte, size_t bytes) { return memset(p, byte, bytes), cudaSuccess; }
+cudaError_t cudaMemset(void *p, int byte, size_t bytes) {
+    emulated_enter();
+    memset(p, byte, bytes);
+    emulated_leave();
+    return cudaSuccess;
+}
 cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return *stream = &home, cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int) { return *stream = &home, cudaSuccess; }
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = *greatest = 0, cudaSuccess; }
+cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int) {
+    snprintf(out, (size_t)room, "emulated");
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int *can, int, int) { return *can = 0, cudaSuccess; }
+cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaSuccess; }
+
+// An event is the time when it was recorded.
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+    return mem_take(sizeof(double), event) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) { return cudaEventCreate(event); }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    *(double *)event = 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
+    return *ms = (float)(*(double *)end - *(double *)begin), cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) { return mem_free(event), cudaSuccess; }
+
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    return mem_take((int64_t)bytes, out) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFreeHost(void *p) { return mem_free(p), cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
+    *total = device_bytes() + (64 << 20); // a context takes some of it
+    *unused = device_bytes() - n_taken;
+    return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int *value, int, int) { return *value = 9, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int) {
+    snprintf(p->name, sizeof p->name, "emulated GPU");
+    p->totalGlobalMem = device_bytes();
+    return cudaSuccess;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_PACKS_CUH
+#define BATON_KERNELS_PACKS_CUH
+/* packs.cuh - kernels that move bytes, in F32 and BF16: a thread takes a pack of n neighbours of a row at once and
+ * computes in F32.  BF16 packs of 8 are one access of 16 bytes, where rows allow it (packs_fit); else n = 1. */
+#include "kernels/mma.cuh"
+
+#define PACK 8 /* BF16 in 16 bytes */
+
+template <typename real> static inline __device__ real *row_of(const struct tensor &t, int64_t i) {
+    return (real *)t.data + i * t.pitch;
+}
+
+template <int n> static inline __device__ void unpack(float to[n], const uint32_t *from) {
+    for (int i = 0; i < n / 2; i++) {
+        to[2 * i] = low_half(from[i]);
+        to[2 * i + 1] = high_half(from[i]);
+    }
+}
+
+template <int n> static inline __device__ void get(float to[n], const float *from) {
+    static_assert(n == 1 || n % 4 == 0, "one, or whole accesses of 16 bytes");
+    if constexpr (n == 1) to[0] = *from;
+    else
+        for (int i = 0; i < n; i += 4) {
+            const float4 v = *(const float4 *)(from + i);
+            to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+        }
+}
+template <int n> static inline __device__ void get(float to[n], const bf16_bits *from) {
+    static_assert(n == 1 || n == 4 || n == 8, "2, 8 or 16 bytes");
+    if constexpr (n == 1) to[0] = bf16_float(*from);
+    if constexpr (n == 4) {
+        const uint2 v = *(const uint2 *)from;
+        const uint32_t u[] = {v.x, v.y};
+        unpack<4>(to, u);
+    }
+    if constexpr (n == 8) {
+        const uint4 v = *(const uint4 *)from;
+        const uint32_t u[] = {v.x, v.y, v.z, v.w};
+        unpack<8>(to, u);
+    }
+}
+
+template <int n> static inline __device__ void put(float *to, const float from[n]) {
+    if constexpr (n == 1) *to = from[0];
+    else
+        for (int i = 0; i < n; i += 4)
+            *(float4 *)(to + i) = make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+}
+template <int n> static inline __device__ void put(bf16_bits *to, const float from[n]) {
+    if constexpr (n == 1) *to = (bf16_bits)pack(from[0], 0.0f);
+    if constexpr (n == 4) {
+        uint2 v;
+        v.x = pack(from[0], from[1]), v.y = pack(from[2], from[3]);
+        *(uint2 *)to = v;
+    }
+    if constexpr (n == 8)
+        *(uint4 *)to =
+            make_uint4(pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]), pack(from[6], from[7]));
+}
+
+/* A BF16 pack as it lies in memory: half the registers, opened where it is used. */
+static inline __device__ uint4 pack_of(const bf16_bits *from) { return *(const uint4 *)from; }
+static inline __device__ void open(float to[PACK], const uint4 &v) {
+    const uint32_t u[] = {v.x, v.y, v.z, v.w};
+    unpack<PACK>(to, u);
+}
+
+/* One element. */
+static inline __device__ float one(const float *p) { return *p; }
+static inline __device__ float one(const bf16_bits *p) { return bf16_float(*p); }
+static inline __device__ void set(float *p, float v) { *p = v; }
+static inline __device__ void set(bf16_bits *p, float v) { *p = (bf16_bits)pack(v, 0.0f); }
+
+/* Rows begin at multiples of 16 bytes, as does an absent tensor; of a vector, its first element. */
+static inline bool packs_fit(struct tensor t) {
+    const int64_t row_bytes = t.shape[0] > 1 && t.pitch > 1 ? t.pitch * dtype_bytes(t.dtype) : 0;
+    return (uintptr_t)t.data % 16 == 0 && row_bytes % 16 == 0;
+}
+
+/* ---- elementwise: kernel<real, n>, one pack a thread at a time ---- */
+
+#define FOR_PACKS(t, i, n_rows, width, n)                                                                              \
+    for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n_rows);                                     \
+         t += (int64_t)gridDim.y * blockDim.y)                                                                         \
+        for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * (n); i < (width);                          \
+             i += (int64_t)gridDim.x * blockDim.x * (n))
+
+/* `fit`: every tensor's packs_fit.  `kernel` may be a template of further arguments behind, (kernel<A, B, x>). */
+#define LAUNCH_PACKS(kernel, type, fit, n_rows, width, ...)                                                            \
+    do {                                                                                                               \
+        if ((type) == F32) LAUNCH_CELLS((kernel<float, 1>), (n_rows), (width), __VA_ARGS__);                           \
+        else if ((fit) && (width) % PACK == 0)                                                                         \
+            LAUNCH_CELLS((kernel<bf16_bits, PACK>), (n_rows), (width) / PACK, __VA_ARGS__);                            \
+        else LAUNCH_CELLS((kernel<bf16_bits, 1>), (n_rows), (width), __VA_ARGS__);                                     \
+    } while (0)
+
+/* ---- a team of threads for a stretch of up to team x packs x PACK channels, all kept in registers between a sum over
+ * them and what needs it ---- */
+
+#define TEAM_MOST (THREADS * 4 * PACK)
+
+template <int team> static inline __device__ double team_sum(double x, double *room) {
+    if constexpr (team == WARP) return warp_sum(x);
+    else return block_sum(x, room);
+}
+/* Items that teams own: f<team, packs>(...) is called with what fits the width. */
+#define FOR_TEAM(f, width, ...)                                                                                        \
+    do {                                                                                                               \
+        const int64_t width_ = (width);                                                                                \
+        if (width_ <= WARP * PACK) TRY((f<WARP, 1>(__VA_ARGS__)));                                                     \
+        else if (width_ <= WARP * PACK * 2) TRY((f<WARP, 2>(__VA_ARGS__)));                                            \
+        else if (width_ <= WARP * PACK * 4) TRY((f<WARP, 4>(__VA_ARGS__)));                                            \
+        else if (width_ <= THREADS * PACK) TRY((f<THREADS, 1>(__VA_ARGS__)));                                          \
+        else if (width_ <= THREADS * PACK * 2) TRY((f<THREADS, 2>(__VA_ARGS__)));                                      \
+        else TRY((f<THREADS, 4>(__VA_ARGS__)));                                                                        \
+    } while (0)
+
+/* Rows are cut into parts, each walked by one team that keeps its sums over rows in F32 registers and leaves them as a
+ * line: as many teams as a GPU of 132 multiprocessors likes, and less where rows are few. */
+static inline int64_t team_rows(int64_t n_rows, int64_t width, int64_t groups) {
+    const int64_t teams = width <= WARP * PACK * 4 ? 132 * 16 : 132 * 4;
+    return most(1, ceil_div(n_rows, most(1, teams / groups)));
+}
+static inline int64_t team_lines_bytes(int64_t n_rows, int64_t width, int64_t groups) {
+    if (n_rows == 0 || width == 0) return 0;
+    return arena_round(ceil_div(n_rows, team_rows(n_rows, width, groups)) * groups * width * (int64_t)sizeof(float));
+}
+
+/* ---- the sum of F32 lines: in F64, every 32nd line by one warp, the warps' sums ascending ---- */
+
+/* add(a, i, sum): what becomes of column i's sum. */
+template <typename args, void (*add)(const args &, int64_t, float)>
+__global__ static void line_sums(const args a, const float *lines, int64_t n_lines, int64_t width) {
+    __shared__ double part[WARP][WARP + 1];
+    const int64_t i = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    double sum = 0.0;
+    for (int64_t l = threadIdx.y; l < n_lines && i < width; l += WARP) sum += (double)lines[l * width + i];
+    part[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || i >= width) return;
+    for (int w = 1; w < WARP; w++) sum += part[w][threadIdx.x];
+    add(a, i, (float)sum);
+}
+#define LAUNCH_LINE_SUMS(args, add, a, lines, n_lines, width)                                                          \
+    LAUNCH((line_sums<args, add>), dim3((unsigned)ceil_div((width), WARP)), dim3(WARP, WARP), (a), (lines), (n_lines), \
+           (width))
+#endif

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The program with --device cuda, its GPU emulated: parity with the goldens, training beside the CPU, one rank and two,
+# exact mode, generation, a checkpoint that changes devices, and what is refused.  Host code that touches memory of the
+# device dies here.
+set -u
+emulated=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+wrong() {
+    echo "device: $*" >&2
+    failures=$((failures + 1))
+}
+
+goldens=${BATON_SHARED:-}/goldens
+for model in llama mistral_swa mamba2 nemotron_h; do
+    [ -d "$goldens" ] || break
+    "$emulated" parity "$goldens/$model" --device cuda --tol 1e-4 >"$work/out" 2>&1 ||
+        wrong "parity of $model: $(tail -n 2 "$work/out")"
+done
+
+seq 1 700 >"$work/text"
+"$emulated" prepare --tokenizer bytes --out "$work/text" "$work/text" >"$work/out" 2>&1 || wrong "$(cat "$work/out")"
+cat >"$work/run.yaml" <<'YAML'
+model:
+  width: 16
+  vocab: 256
+  pattern: "M-*"
+  layers:
+    M: {kind: mamba2, heads: 2, head_width: 8, state: 8, groups: 1, conv: 4, chunk: 8}
+    "*": {kind: attention, heads: 2, kv_heads: 2, head_width: 8, rope: 1, window: 40}
+    "-": {kind: mlp, hidden: 32, activation: swiglu}
+train: {tokens_per_sequence: 48, sequences_per_step: 2, micro_batch: 1, steps: 2, precision: f32, threads: 1,
+        head_tile: 32}
+optimizer: {kind: adamw, lr: 1.0e-2, schedule: constant, clip_norm: 0.5}
+data: {train: [text], packing: documents}
+checkpoint: {every: 0, keep: 2}
+run: {dir: unset, seed: 3, tensorboard: false}
+YAML
+run() { # run NAME DEVICE ...
+    local name=$1 device=$2
+    shift 2
+    "$emulated" train "$work/run.yaml" run.dir="$work/$name" --device "$device" "$@" >"$work/$name.out" 2>&1 ||
+        wrong "$name: $(tail -n 2 "$work/$name.out")"
+}
+numbers() { grep -o '"loss": [^,]*, "grad_norm": [^,]*' "$work/$1/metrics.jsonl" | grep -o '[0-9.e-]*[0-9]'; }
+near() { # near NAME OTHER BOUND
+    paste <(numbers "$1") <(numbers "$2") | awk -v bound="$3" '
+        { d = ($1 - $2) / $2; if (NF != 2 || d > bound || -d > bound) bad = 1 } END { exit bad || NR < 4 }' ||
+        wrong "losses and norms of $1 and $2: $(paste -s <(numbers "$1") <(numbers "$2"))"
+}
+bits() { cat <(numbers "$1") "$work/$1"/checkpoints/*/*.safetensors | sha256sum; }
+
+run cpu cpu
+run cuda cuda
+near cuda cpu 1e-4
+grep -q 'memory of the GPU: plan' "$work/cuda.out" || wrong "nothing is told of the GPU's memory"
+run inputs cuda train.keep=inputs train.keep_every=2 run.profile=1
+for name in ssd_bwd adamw_fwd "seam carry_end"; do
+    grep -q "^ *$name .* ms .* calls" "$work/inputs.out" || wrong "no device time of $name"
+done
+[ "$(numbers inputs)" = "$(numbers cuda)" ] || wrong "layers that are computed again change numbers"
+run ranks cuda --ranks 2 mesh.shard=parameters mesh.carry=scan mesh.attention=keys mesh.layout=zigzag
+near ranks cuda 1e-5
+run data cuda mesh.data=2 mesh.attention=swap mesh.shard=gradients
+near data cuda 1e-5
+for n in 1 2; do run "exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
+[ "$(bits exact1)" = "$(bits exact2)" ] || wrong "exact mode: two ranks have other bits than one"
+
+cp -r "$work/cpu" "$work/both"
+run both cuda train.steps=3
+run cpu cpu train.steps=3
+near both cpu 1e-4
+for device in cpu cuda; do
+    "$emulated" eval "$work/cpu" sample --prompt 12 tokens=6 temperature=0 --device $device \
+        >"$work/$device.text" 2>/dev/null
+    "$emulated" eval "$work/cpu" perplexity data="$work/text" lengths=32 tokens=64 --device $device 2>/dev/null |
+        awk '$1 == 32 { printf "%.3f\n", $3 }' >"$work/$device.nats"
+done
+cmp -s "$work/cpu.text" "$work/cuda.text" && [ -s "$work/cuda.text" ] || wrong "samples differ: $(cat "$work"/*.text)"
+cmp -s "$work/cpu.nats" "$work/cuda.nats" && [ -s "$work/cuda.nats" ] || wrong "perplexity: $(cat "$work"/*.nats)"
+
+refused() { # refused CODE TEXT ARGUMENTS
+    local code=$1 text=$2
+    shift 2
+    "$emulated" train "$work/run.yaml" run.dir="$work/none" "$@" >"$work/out" 2>&1
+    [ $? = "$code" ] && grep -q -- "$text" "$work/out" || wrong "$*: not '$text' but: $(tail -n 2 "$work/out")"
+}
+refused 2 "f64 runs on the cpu alone" --device cuda train.precision=f64
+refused 2 "bf16 needs a GPU" --device cpu train.precision=bf16
+export EMULATED_GIB=0.000293
+refused 1 "MiB are short: train.keep=[a-z]* would fit" --device cuda
+exit $((failures > 0))
