@@ -39,12 +39,15 @@ void device_free(void *p) { (void)cudaFree(p); }
 enum status device_copy(void *to, const void *from, int64_t bytes) {
     if (bytes == 0) return OK;
     CUDA(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDefault), "a copy to or from the GPU");
+    /* From pageable memory it may still be under way, and streams of ranks do not wait for it. */
+    CUDA(cudaStreamSynchronize(NULL), "a copy to or from the GPU");
     return OK;
 }
 
 enum status device_fill(void *p, int byte, int64_t bytes) {
     if (bytes == 0) return OK;
     CUDA(cudaMemset(p, byte, (size_t)bytes), "filling memory of the GPU");
+    CUDA(cudaStreamSynchronize(NULL), "filling memory of the GPU");
     return OK;
 }
 

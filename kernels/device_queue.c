@@ -48,6 +48,8 @@ void device_pinned_free(void *p) {
     if (p) (void)cudaFreeHost(p);
 }
 
+bool device_compiled(void) { return true; }
+
 #define CAPABLE_MAJOR 9 /* kernels are compiled for compute capability 9.0 */
 
 enum status device_usable(void) {
@@ -148,6 +150,7 @@ enum status device_pinned_take(int64_t bytes, void **out) {
 }
 void device_pinned_free(void *p) { ASSERT(!p); }
 enum status device_usable(void) { NONE(); }
+bool device_compiled(void) { return false; }
 enum status device_facts(int index, struct device_facts *out) {
     (void)index, (void)out;
     NONE();

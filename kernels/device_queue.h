@@ -20,6 +20,7 @@ void device_pinned_free(void *p); /* accepts NULL */
 /* OK: there is a GPU that this program can use.  ERR_CUDA: no GPU, a driver too old (which, and which is wanted), or a
  * GPU that the kernels were not compiled for; says to run with --device cpu. */
 enum status device_usable(void);
+bool device_compiled(void); /* this program has kernels, wherever the GPUs are */
 /* What a GPU is; asking takes none of its memory, as a context would. */
 struct device_facts {
     char name[96];

@@ -18,7 +18,7 @@ static enum status read_config(struct config *c, const struct command_line *line
     struct text errors = {0};
     FAIL_UNLESS(line->n_words == 1, ERR_CONFIG, "wants one CONFIG, a YAML file, and has %d: baton train --help",
                 line->n_words);
-    TRY(device_choose(o->device, device));
+    TRY(o->dry_run ? device_choose_plan(o->device, device) : device_choose(o->device, device));
     const struct config_source from = {
         .path = line->words[0], .n_overrides = line->n_overrides, .overrides = line->overrides};
     enum status st = config_read(c, &from, &errors);
@@ -62,7 +62,8 @@ static enum status train_in_folder(struct trainer *t, const struct run_folder *f
         return OK;
     }
     TRY(open_report(t, f));
-    const enum status st = trainer_run(t);
+    enum status st = trainer_choose_products(t);
+    if (st == OK) st = trainer_run(t);
     const enum status closed = report_close(t->report);
     t->report = NULL;
     return st != OK ? st : closed;
@@ -79,7 +80,8 @@ static enum status dry_run(const struct config *c, struct rank *rank, const stru
     struct runner r;
     struct team team;
     TRY(trainer_team(&team, c, rank, device));
-    const struct runner_spec spec = trainer_spec(c, &team);
+    struct runner_spec spec = trainer_spec(c, &team);
+    spec.plan_cuda = device->cuda;
     enum status st = runner_init(&r, &c->model, &spec, true);
     if (st == OK && team.leader) st = print_plan(c, &r);
     if (st == OK) runner_term(&r);

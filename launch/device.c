@@ -21,6 +21,14 @@ enum status device_choose(const char *device, struct device_choice *out) {
     return OK;
 }
 
+enum status device_choose_plan(const char *device, struct device_choice *out) {
+    const enum status st = device_choose(device, out);
+    if (st != ERR_CUDA || !device_compiled()) return st;
+    status_clear();
+    *out = (struct device_choice){.cuda = true};
+    return OK;
+}
+
 enum status device_check_precision(const struct device_choice *c, int precision) {
     FAIL_UNLESS(c->cuda || precision != PRECISION_BF16, ERR_CONFIG,
                 "train.precision: bf16 needs a GPU; on the cpu set train.precision=f32 (or f64)");
@@ -33,6 +41,10 @@ enum status device_print(const struct device_choice *c) {
     struct device_facts f;
     if (!c->cuda) {
         fprintf(stderr, "device: cpu\n");
+        return OK;
+    }
+    if (c->n_devices == 0) {
+        fprintf(stderr, "device: cuda, none here: a plan alone\n");
         return OK;
     }
     TRY(device_facts(0, &f));
@@ -50,7 +62,7 @@ static int local_rank(const struct rank *rank) {
 
 enum status device_open_for(const struct device_choice *c, const struct rank *rank, struct device **out) {
     *out = NULL;
-    return c->cuda ? device_open(out, local_rank(rank) % c->n_devices) : OK;
+    return c->n_devices > 0 ? device_open(out, local_rank(rank) % c->n_devices) : OK;
 }
 
 enum status ranks_check(const char *ranks) {

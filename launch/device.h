@@ -16,6 +16,8 @@ struct device_choice {
 /* The text of --device, or NULL: cuda where this program was built with it and a GPU is there, else cpu.  ERR_CONFIG:
  * another word;  ERR_CUDA: cuda was asked for and cannot be had, with the reason. */
 enum status device_choose(const char *device, struct device_choice *out);
+/* The same for what only plans: with --device cuda no GPU need be there (n_devices 0), only a program with kernels. */
+enum status device_choose_plan(const char *device, struct device_choice *out);
 /* ERR_CONFIG: the precision (enum precision) does not exist there. */
 enum status device_check_precision(const struct device_choice *c, int precision);
 /* Tells which it is, once. */

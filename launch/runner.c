@@ -7,14 +7,14 @@
 static enum status make_ctx(struct runner *r) {
     const struct runner_spec *spec = &r->spec;
     const bool wide = spec->precision == PRECISION_F64;
-    const struct device_choice where = {.cuda = spec->device != NULL};
+    const struct device_choice where = {.cuda = spec->device || spec->plan_cuda};
     TRY(device_check_precision(&where, spec->precision));
     r->ctx =
         (struct ctx){.ops = wide ? &ops_ref64 : &ops_ref, .work = &r->work, .real = wide ? F64 : F32, .space = HOST};
-    if (spec->device) {
+    if (where.cuda) {
         r->ctx.ops = &ops_cuda;
         r->ctx.device = spec->device;
-        r->ctx.stream = device_stream(spec->device);
+        r->ctx.stream = spec->device ? device_stream(spec->device) : NULL;
         r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : F32;
         r->ctx.space = DEVICE;
     }
@@ -148,8 +148,8 @@ out:
 }
 
 void runner_term(struct runner *r) {
-    if (runner_apart(r)) (void)space_settle(&r->ctx); /* what is enqueued reads memory that goes now */
-    sharding_term(&r->shards);
+    sharding_term(&r->shards);                      /* before the wait: it ends what other ranks no longer answer */
+    if (r->ctx.device) (void)space_settle(&r->ctx); /* what is enqueued reads memory that goes now */
     seams_cache_term(r->cache);
     activations_term(&r->act);
     shard_map_term(&r->map);

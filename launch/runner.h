@@ -15,6 +15,7 @@
 struct runner_spec {
     int precision;         /* enum precision: F64 or F32 on the cpu, F32 or BF16 on a GPU        */
     struct device *device; /* NULL: the cpu.  Outlives the runner                              */
+    bool plan_cuda;        /* plan alone, as for a GPU, though there is none */
     int64_t threads;       /* 0: all cores this process may use                                  */
     int64_t n_sequences;   /* of one micro-batch                                                 */
     int64_t tokens;        /* of one whole sequence                                              */

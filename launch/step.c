@@ -10,6 +10,9 @@
 #include "launch/trainer.h"
 #include "profiling/prof.h"
 
+/* FLOP/s of one H100 or H200 (SXM), dense, by its data sheet: the GPUs that the BF16 kernels are made for. */
+#define PEAK_BF16 989.4e12
+
 /* All sequences of a step, and with them the number of its valid targets. */
 static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
     const int64_t S = t->run.spec.tokens, n = t->config->train.sequences_per_step;
@@ -147,6 +150,7 @@ static enum status step(struct trainer *t, struct step_report *r) {
     r->step_ms = 1e3 * seconds;
     r->tokens_per_s = (double)tokens / seconds;
     r->flops_per_s = t->flops * r->tokens_per_s;
+    if (run->ctx.real == BF16) r->mfu = r->flops_per_s / (PEAK_BF16 * (double)rank_size(t->team.rank));
     r->bytes_peak = runner_bytes_peak(run);
     return OK;
 }

@@ -64,6 +64,9 @@ enum status trainer_team(struct team *team, const struct config *c, struct rank 
 struct runner_spec trainer_spec(const struct config *c, struct team *team);
 enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank,
                          const struct device_choice *device, const int *stop);
+/* BF16 on a GPU: the algorithms of products, of an earlier start or by measurement (products.c); all ranks together,
+ * before the first step. */
+enum status trainer_choose_products(struct trainer *t);
 /* Steps until config.train.steps or a stop; reports, validates and saves on the way. */
 enum status trainer_run(struct trainer *t);
 void trainer_close(struct trainer *t);

@@ -125,6 +125,8 @@ enum status activations_place(struct activations *a, struct arena *arena) {
     TRY(arena_take(arena, a->bytes, &own));
     TRY(arena_take(arena, a->shared_bytes, &shared));
     TRY(arena_take(arena, a->scratch_bytes, &scratch));
+    a->region = own;
+    a->region_bytes = a->bytes + a->shared_bytes + a->scratch_bytes;
     char *homes[N_HOMES] = {[HOME_OWN] = own, [HOME_SHARED] = shared, [HOME_SCRATCH] = scratch};
     place(&a->ends, homes);
     homes[HOME_OWN] += saved_bytes(&a->ends, HOME_OWN);

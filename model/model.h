@@ -61,6 +61,8 @@ struct activations {
     struct carry_shape carry[CARRY_SHAPES];
     int64_t attend_numbers, total_numbers;
     int64_t by_keep[N_KEEPS];
+    void *region; /* all its memory: nothing is kept in it between passes */
+    int64_t region_bytes;
     int64_t tile;
     bool forward_only;
 };

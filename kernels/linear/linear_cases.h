@@ -37,7 +37,8 @@ static inline void linear_build(struct trial *t, struct linear *a, const struct 
     t->bound = k->bound;
     /* A tensor core adds 16 terms at a time to an F32 sum and may cut, not round: an ulp of the sum for each step. */
     if (t->real == BF16) t->wide_bound = k->bound + 0x1p-23 * (double)((k->T + 15) / 16);
-    t->roundings = k->bias ? 2.0 : 1.0; /* y with its bias, before the product and after it */
+    /* y with its bias, before the product and after it; a product that the library rounds before it is added to dx. */
+    t->roundings = k->bias || k->dx_add ? 2.0 : 1.0;
     t->flops[FORWARD] = 2.0 * (double)(k->T * k->I * k->O);
     t->flops[BACKWARD] = t->flops[FORWARD] * (k->dx + k->dw);
     REALS(x, k->dw ? IN : F_IN, NORMAL(1.0), k->T, k->I)->gap = k->gap;
