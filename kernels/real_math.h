@@ -40,8 +40,8 @@ static inline float real_exp(float x) {
 }
 #endif
 
-/* log(1 + e^x) without cancellation; x itself above 20.  F32: with u = e^-|x|, log(1 + u) = 2 artanh(s), s = u / (2 + u)
- * <= 1/3, by its series to s^15 (the rest is below 3e-9 of it).  At most 4 ulp; tests/real_math.c measures it. */
+/* log(1 + e^x) without cancellation; x itself above 20.  F32: with u = e^-|x|, log(1 + u) = 2 artanh(s) with
+ * s = u / (2 + u) <= 1/3, by its series to s^15 (the rest is below 3e-9 of it).  At most 4 ulp; tests/real_math.c. */
 static inline real real_softplus(real x) {
 #ifdef BATON_REAL64
     return x > 20 ? x : log1p(exp(x));

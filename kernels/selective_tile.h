@@ -26,7 +26,7 @@ static inline struct tile tile_at(int64_t D, int64_t i) {
 }
 
 /* Row t of a (T, D) tensor. */
-static inline void tile_load(struct tensor from, int64_t t, struct tile k, real *restrict to) {
+static inline void tile_load(struct tensor from, int64_t t, struct tile k, real *__restrict to) {
     const real *x = row(from, t) + k.d;
     if (k.wide == TILE) {
         memcpy(to, x, TILE * sizeof(real));
@@ -39,11 +39,11 @@ static inline void tile_store(struct tensor to, int64_t t, struct tile k, const 
 }
 
 /* Entry i of (., D, 1, N), or the whole (D, N). */
-static inline void tile_load_state(const real *from, int64_t N, struct tile k, real *restrict to) {
+static inline void tile_load_state(const real *from, int64_t N, struct tile k, real *__restrict to) {
     for (int64_t n = 0; n < N; n++)
         for (int w = 0; w < TILE; w++) to[n * TILE + w] = w < k.wide ? from[(k.d + w) * N + n] : 0;
 }
-static inline void tile_store_state(real *to, int64_t N, struct tile k, const real *restrict from) {
+static inline void tile_store_state(real *to, int64_t N, struct tile k, const real *__restrict from) {
     for (int64_t w = 0; w < k.wide; w++)
         for (int64_t n = 0; n < N; n++) to[(k.d + w) * N + n] = from[n * TILE + w];
 }
@@ -51,20 +51,20 @@ static inline real *state_of(struct tensor states, int64_t i) { return (real *)s
 
 /* A = -exp(A_log) of the tile, [n][TILE]. */
 static inline void tile_rates(struct tensor A_log, int64_t N, struct tile k, real *A) {
-    tile_load_state(A_log.data, N, k, A);
+    tile_load_state((const real *)A_log.data, N, k, A);
     for (int64_t i = 0; i < N * TILE; i++) A[i] = -real_exp(A[i]);
 }
 
 /* dts = softplus(dt + bias) of one token. */
-static inline void tile_steps(struct tensor dt, int64_t t, struct tile k, const real *restrict bias,
-                              real *restrict dts) {
+static inline void tile_steps(struct tensor dt, int64_t t, struct tile k, const real *__restrict bias,
+                              real *__restrict dts) {
     tile_load(dt, t, k, dts);
     for (int w = 0; w < TILE; w++) dts[w] = real_softplus(dts[w] + bias[w]);
 }
 
 /* One token: h = exp(dts A) h + dts x B. */
-static inline void tile_step(real *restrict h, const real *restrict A, const real *restrict dts, const real *restrict x,
-                             const real *restrict B, int64_t N) {
+static inline void tile_step(real *__restrict h, const real *__restrict A, const real *__restrict dts,
+                             const real *__restrict x, const real *__restrict B, int64_t N) {
     real dtx[TILE];
     for (int w = 0; w < TILE; w++) dtx[w] = dts[w] * x[w];
     for (int64_t n = 0; n < N; n++)
@@ -73,8 +73,8 @@ static inline void tile_step(real *restrict h, const real *restrict A, const rea
 }
 
 /* acc = exp(A time) acc + own: a whole chunk or range at once; all but time [N][TILE]. */
-static inline void tile_fold(real *restrict acc, const real *restrict A, const real *restrict time,
-                             const real *restrict own, int64_t N) {
+static inline void tile_fold(real *__restrict acc, const real *__restrict A, const real *__restrict time,
+                             const real *__restrict own, int64_t N) {
     for (int64_t n = 0; n < N; n++)
         for (int w = 0; w < TILE; w++) {
             const real keep = time[w] >= (real)AFFINE_FOREVER ? 0 : real_exp(A[n * TILE + w] * time[w]);
