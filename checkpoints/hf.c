@@ -216,16 +216,24 @@ static bool same_shape(const struct shard_entry *e, const struct param *p, int64
     return at == 4;
 }
 
+/* Their name for a layer's tensor: '#' becomes the row. */
+static void print_name(const struct hf_folder *f, int64_t layer, int64_t index, bool in_layer, const char *name,
+                       char out[160]) {
+    const char *hash = strchr(name, '#');
+    const int head = hash ? (int)(hash - name) : (int)strlen(name);
+    int n = in_layer ? snprintf(out, 160, "%s%" PRId64 ".", f->family->layer, layer / f->family->symbols_per_layer) : 0;
+    n += snprintf(out + n, (size_t)(160 - n), "%.*s", head, name);
+    if (hash) n += snprintf(out + n, (size_t)(160 - n), "%" PRId64 "%s", index, hash + 1);
+    ASSERT(n > 0 && n < 160);
+}
+
 static enum status map_row(const struct hf_folder *f, const struct param *p, int64_t layer, const struct hf_row *row,
                            struct hf_tensor *t) {
     const struct shard_file *in = NULL;
     const struct shard_entry *e = NULL;
     const char *names[2] = {row->theirs, row->alias};
     for (int i = 0; i < 2 && names[i] && !e; i++) {
-        const int n = row->symbol ? snprintf(t->name, sizeof t->name, "%s%" PRId64 ".%s", f->family->layer,
-                                             layer / f->family->symbols_per_layer, names[i])
-                                  : snprintf(t->name, sizeof t->name, "%s", names[i]);
-        ASSERT(n > 0 && n < (int)sizeof t->name);
+        print_name(f, layer, t->row_begin, row->symbol != 0, names[i], t->name);
         e = find_tensor(f, t->name, &in);
     }
     FAIL_UNLESS(e, ERR_DATA, "%s: tensor %s is missing (our %s)", f->dir, t->name, p->name);
@@ -234,6 +242,19 @@ static enum status map_row(const struct hf_folder *f, const struct param *p, int
                 " rows of %" PRId64,
                 in->path, t->name, e->shape[0], e->shape[1], e->shape[2], p->name, t->rows,
                 p->shape[1] * p->shape[2] * p->shape[3]);
+    return OK;
+}
+
+/* All of t's rows at once, or one by one. */
+static enum status map_rows(const struct hf_folder *f, const struct param *p, int64_t layer, const struct hf_row *row,
+                            const struct hf_tensor *t, struct tensor_map *m) {
+    struct hf_tensor part = *t;
+    const bool each = strchr(row->theirs, '#') != NULL;
+    part.rows = each ? 1 : t->rows;
+    for (; part.row_begin < t->row_begin + t->rows; part.row_begin += part.rows) {
+        TRY(map_row(f, p, layer, row, &part));
+        TRY(map_add(m, &part));
+    }
     return OK;
 }
 
@@ -246,8 +267,7 @@ static enum status map_param(const struct hf_folder *f, const struct params *ps,
     for (const struct hf_row *row = f->family->rows; row->ours; row++) {
         struct hf_tensor t = {.param = index};
         if (row->symbol != symbol || !match_row(p, rest, row->ours, &t.row_begin, &t.rows)) continue;
-        TRY(map_row(f, p, layer, row, &t));
-        TRY(map_add(m, &t));
+        TRY(map_rows(f, p, layer, row, &t, m));
         covered += t.rows;
     }
     FAIL_UNLESS(covered == p->shape[0], ERR_ARG, "%s: family %s has no tensor for our %s", f->dir,

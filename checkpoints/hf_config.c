@@ -128,7 +128,7 @@ enum status hf_yaml(const struct hf_source *s, const struct hf_model *m, struct 
     char eps[32], dev[32];
     TRY(hf_int(s, "hidden_size", NULL, &width));
     TRY(hf_int(s, "vocab_size", NULL, &vocab));
-    TRY(json_bool_or(s->where, s->root, "tie_word_embeddings", false, &tied));
+    TRY(json_bool_or(s->where, s->root, "tie_word_embeddings", m->tied, &tied));
     TRY(json_real_or(s->where, s->root, "initializer_range", 0.02, &std));
     json_print_real(eps, m->norm_eps);
     json_print_real(dev, std);

@@ -207,8 +207,6 @@ static enum status read_pattern(const struct hf_source *s, struct text *pattern)
         TRY(pattern_of_text(s, given, pattern));
     }
     FAIL_UNLESS(pattern->n > 0, ERR_DATA, "%s: the pattern has no layer", s->where);
-    FAIL_UNLESS(!strchr(pattern->s, 'E'), ERR_DATA, "%s: \"%s\": layers of experts (moe, E) are not known here yet",
-                s->where, given ? "hybrid_override_pattern" : "layers_block_type");
     return OK;
 }
 
@@ -228,16 +226,22 @@ static enum status nemotron_mamba(const struct hf_source *s, struct hf_model *m)
     return print_mamba(s, m, &z);
 }
 
-static enum status nemotron_mlp(const struct hf_source *s, struct hf_model *m) {
+static enum status nemotron_act(const struct hf_source *s, const char **act) {
     static const char *const known[] = {"relu2", "gelu", "gelu_pytorch_tanh", "gelu_new", NULL};
+    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, act));
+    if (strcmp(*act, "relu2") && strcmp(*act, "gelu")) *act = "gelu_tanh";
+    return OK;
+}
+
+static enum status nemotron_mlp(const struct hf_source *s, struct hf_model *m) {
     int64_t hidden = 0;
     bool bias = false;
     const char *act = NULL;
-    TRY(hf_refuse_other_text(s, "mlp_hidden_act", "relu2", known, &act));
+    TRY(nemotron_act(s, &act));
     TRY(hf_int(s, "intermediate_size", NULL, &hidden));
     TRY(bias_of(s, "mlp_bias", ".mixer.up_proj.bias", &bias));
     return text_print(&m->layers, "    \"-\": {kind: mlp, hidden: %" PRId64 ", activation: %s, bias: %s}\n", hidden,
-                      strcmp(act, "relu2") && strcmp(act, "gelu") ? "gelu_tanh" : act, yes_no(bias));
+                      act, yes_no(bias));
 }
 
 /* No positions; the class has no bias here, older ones had. */
@@ -251,12 +255,42 @@ static enum status nemotron_attention(const struct hf_source *s, struct hf_model
                       heads, kv_heads, head_width, yes_no(hf_holds(s->folder, ".mixer.q_proj.bias")));
 }
 
+/* The router takes sigmoids and a selection bias; what balances it in training is no part of config.json. */
+static enum status nemotron_moe(const struct hf_source *s, struct hf_model *m) {
+    static const char *const sigmoid[] = {"sigmoid", NULL}, *const plain[] = {"noaux_tc", NULL};
+    int64_t experts = 0, top_k = 0, hidden = 0, shared = 0, latent = 0, groups = 1, top_groups = 1;
+    double scale = 1.0;
+    bool renormalise = true;
+    char factor[32];
+    const char *act = NULL;
+    TRY(hf_refuse_other_text(s, "scoring_func", "sigmoid", sigmoid, &act));
+    TRY(hf_refuse_other_text(s, "topk_method", "noaux_tc", plain, &act));
+    TRY(nemotron_act(s, &act));
+    TRY(hf_int(s, "n_routed_experts", NULL, &experts));
+    TRY(hf_int(s, "num_experts_per_tok", NULL, &top_k));
+    TRY(hf_int(s, "moe_intermediate_size", NULL, &hidden));
+    if (hf_holds(s->folder, ".shared_experts.up_proj.weight"))
+        TRY(hf_int(s, "moe_shared_expert_intermediate_size", NULL, &shared));
+    TRY(json_int_or(s->where, s->root, "moe_latent_size", 0, &latent));
+    TRY(json_int_or(s->where, s->root, "n_group", 1, &groups));
+    TRY(json_int_or(s->where, s->root, "topk_group", 1, &top_groups));
+    TRY(json_real_or(s->where, s->root, "routed_scaling_factor", 1.0, &scale));
+    TRY(json_bool_or(s->where, s->root, "norm_topk_prob", true, &renormalise));
+    json_print_real(factor, scale);
+    return text_print(&m->layers,
+                      "    E: {kind: moe, experts: %" PRId64 ", top_k: %" PRId64 ", hidden: %" PRId64
+                      ", activation: %s, shared: %" PRId64 ", latent: %" PRId64 ", scores: sigmoid, renormalise: %s"
+                      ", scale: %s, groups: %" PRId64 ", top_groups: %" PRId64 ", bias: true}\n",
+                      experts, top_k, hidden, act, shared, latent, yes_no(renormalise), factor, groups, top_groups);
+}
+
 static enum status describe_nemotron_h(const struct hf_source *s, struct hf_model *m) {
     TRY(read_pattern(s, &m->pattern));
     TRY(json_real_or(s->where, s->root, "layer_norm_epsilon", 1e-5, &m->norm_eps));
     if (strchr(m->pattern.s, 'M')) TRY(nemotron_mamba(s, m));
     if (strchr(m->pattern.s, '*')) TRY(nemotron_attention(s, m));
     if (strchr(m->pattern.s, '-')) TRY(nemotron_mlp(s, m));
+    if (strchr(m->pattern.s, 'E')) TRY(nemotron_moe(s, m));
     return OK;
 }
 
@@ -277,6 +311,15 @@ static const struct hf_row nemotron_h_rows[] = {
     {'-', "up.bias", "mixer.up_proj.bias", NULL},
     {'-', "down.weight", "mixer.down_proj.weight", NULL},
     {'-', "down.bias", "mixer.down_proj.bias", NULL},
+    {'E', "norm.weight", "norm.weight", NULL},
+    {'E', "router.weight", "mixer.gate.weight", NULL},
+    {'E', "router.bias", "mixer.gate.e_score_correction_bias", NULL},
+    {'E', "experts.up.weight", "mixer.experts.#.up_proj.weight", NULL},
+    {'E', "experts.down.weight", "mixer.experts.#.down_proj.weight", NULL},
+    {'E', "shared.up.weight", "mixer.shared_experts.up_proj.weight", NULL},
+    {'E', "shared.down.weight", "mixer.shared_experts.down_proj.weight", NULL},
+    {'E', "latent.in.weight", "mixer.fc1_latent_proj.weight", NULL},
+    {'E', "latent.out.weight", "mixer.fc2_latent_proj.weight", NULL},
     {0, NULL, NULL, NULL},
 };
 
@@ -285,6 +328,9 @@ static const struct hf_row nemotron_h_rows[] = {
 static const struct hf_family families[] = {
     {"llama", describe_llama, pair_rows, "model.layers.", 2, ".rotary_emb.inv_freq"},
     {"mistral", describe_mistral, pair_rows, "model.layers.", 2, ".rotary_emb.inv_freq"},
+    {"jamba", hf_describe_jamba, hf_jamba_rows, "model.layers.", 2, NULL},
+    {"mamba", hf_describe_mamba, hf_mamba_rows, "backbone.layers.", 1, NULL},
+    {"falcon_mamba", hf_describe_falcon_mamba, hf_mamba_rows, "backbone.layers.", 1, NULL},
     {"mamba2", describe_mamba2, mamba2_rows, "backbone.layers.", 1, NULL},
     {"nemotron_h", describe_nemotron_h, nemotron_h_rows, "backbone.layers.", 1, NULL},
 };

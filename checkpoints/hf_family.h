@@ -22,8 +22,10 @@ struct hf_model {
     struct text pattern; /* one of our symbols a layer */
     struct text layers;  /* the table, one line a symbol, indented by four */
     double norm_eps;
+    bool tied; /* where the configuration does not say; false unless set */
 };
-/* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`. */
+/* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`.  A # in
+ * their name counts rows: row i of ours is their tensor with i for it (experts, one file tensor each). */
 struct hf_row {
     char symbol; /* 0: outside the layers, and `theirs` is a whole name */
     const char *ours, *theirs, *alias;
@@ -38,6 +40,14 @@ struct hf_family {
 };
 const struct hf_family *hf_family_find(const char *model_type);
 enum status hf_family_list(struct text *out); /* their names, for messages */
+
+/* hf_mamba1.c */
+enum status hf_describe_mamba(const struct hf_source *s, struct hf_model *m);
+enum status hf_describe_falcon_mamba(const struct hf_source *s, struct hf_model *m);
+extern const struct hf_row hf_mamba_rows[];
+/* hf_jamba.c */
+enum status hf_describe_jamba(const struct hf_source *s, struct hf_model *m);
+extern const struct hf_row hf_jamba_rows[];
 
 /* Does any tensor's name end so? */
 bool hf_holds(const struct hf_folder *f, const char *suffix);

@@ -7,6 +7,7 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/fill/fill.h"
 #include "kernels/gated_norm/gated_norm.h"
+#include "kernels/grouped_linear/grouped_linear.h"
 #include "kernels/head/head.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -124,7 +125,8 @@ static enum status over_end(struct over *o, bool add) {
         struct tensor to = o->part[i].to;
         if (!tensor_has(to) || (!root && add)) continue;
         const int64_t cols = to.shape[1] * to.shape[2] * to.shape[3];
-        const struct tensor x = tensor_like(to, root + o->part[i].at * dtype_bytes(to.dtype), to.shape[0], cols);
+        char *const at = root ? root + o->part[i].at * dtype_bytes(to.dtype) : NULL;
+        const struct tensor x = tensor_like(to, at, to.shape[0], cols);
         const int64_t pitch = to.pitch;
         to = tensor_like(to, to.data, to.shape[0], cols);
         to.pitch = pitch;
@@ -311,6 +313,23 @@ static enum status attention_bwd(struct ctx *c, const struct attention *a) {
     return over_end(&o, false);
 }
 
+/* Sections are the segments; products of one section and expert are the op's own already. */
+static enum status grouped_one(struct over *o, const struct grouped_linear *a, int64_t r) {
+    struct grouped_linear b = *a;
+    b.offset = tensor_rows(a->offset, r, 1), b.dw = over_leaf(o, 0);
+    return o->c->exact->base->grouped_linear_bwd(o->c, &b);
+}
+
+static enum status grouped_linear_bwd(struct ctx *c, const struct grouped_linear *a) {
+    struct over o = {.c = c};
+    FAIL_UNLESS(a->offset.shape[0] == c->exact->n_ranges, ERR_ARG,
+                "grouped_linear: offset: one section a segment is expected in exact mode");
+    over_part(&o, a->dw);
+    TRY(over_begin(&o));
+    OVER_RANGES(&o, r, grouped_one(&o, a, r));
+    return over_end(&o, true);
+}
+
 /* ---- one call a segment ---- */
 
 static enum status head_bwd(struct ctx *c, const struct head *a) {
@@ -370,6 +389,7 @@ EXACT_WORK(embedding, dtype_wide(c->real), b.ids = seg(e, a->ids, r), numbers_of
 EXACT_WORK(conv1d, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw) + numbers_of(a->db))
 EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r),
            numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
+EXACT_WORK(grouped_linear, dtype_wide(c->real), b.offset = entry(a->offset, r), numbers_of(a->dw))
 EXACT_WORK(attention, c->real, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
 
 void exact_init(struct exact *e, const struct ops *base, const int64_t *range, int64_t n_ranges) {
@@ -384,6 +404,7 @@ void exact_init(struct exact *e, const struct ops *base, const int64_t *range, i
     OVER(embedding);
     OVER(conv1d);
     OVER(ssd);
+    OVER(grouped_linear);
     OVER(attention);
 #undef OVER
 }

@@ -38,6 +38,12 @@ static inline __device__ void mma(float d[4], const uint32_t a[4], uint32_t b0, 
 static inline __device__ void cp_async16(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
+/* 16 bytes, or zeros. */
+static inline __device__ void cp_async16_or_zero(void *to, const void *from, bool copy) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(copy ? 16 : 0)
+                 : "memory");
+}
 static inline __device__ void cp_async4(void *to, const void *from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }

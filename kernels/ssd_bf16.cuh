@@ -84,17 +84,6 @@ static __device__ bool place_find(const struct tensor &range, const struct tenso
     return true;
 }
 
-/* cum (in powers of 2) and dts of a head's rows, on their way; rows from n on: 0. */
-static __device__ void steps_fetch(float *cum, float *dts, const struct tensor &cum_TH, const struct tensor &dts_TH,
-                                   const struct place &p, int64_t h, int rows) {
-    for (int t = threadIdx.x; t < rows; t += blockDim.x) {
-        if (t < p.n) {
-            cp_async4(cum + t, row(cum_TH, p.k.begin + t) + h);
-            cp_async4(dts + t, row(dts_TH, p.k.begin + t) + h);
-        } else cum[t] = dts[t] = 0.0f;
-    }
-}
-
 /* The factor that a state keeps through each (chunk, head). */
 __global__ static void chunk_decays(const struct tensor range, const struct tensor pos, const struct tensor cum,
                                     int64_t chunk_rows, int64_t n_chunks, float *decays) {
@@ -107,38 +96,59 @@ static inline int64_t decays_bytes(int64_t n_chunks, int64_t H) {
     return arena_round(n_chunks * H * (int64_t)sizeof(float));
 }
 
-/* Along the chunks of a range, a thread for two elements of the state of a (range, head); state = decay state + own.
+/* Along the chunks of a range, a thread for eight elements of the state of a (range, head); state = decay state + own.
  * replace: own states become what stands before them.  up: from the last chunk down.  first: (R, H, P, N) or absent:
- * zero; last: likewise, or not wanted. */
+ * zero; last: likewise, or not wanted.  States come AHEAD chunks before they are needed: 64 bytes a thread. */
+enum { AHEAD = 4 };
+struct ahead {
+    uint4 own[AHEAD];
+    float keep[AHEAD];
+};
+static __device__ void states_fetch(struct ahead *a, const uint4 *state, const float *decay, int64_t step,
+                                    int64_t step_decay, int64_t left) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        if (i < left) a->own[i] = state[i * step], a->keep[i] = decay[i * step_decay];
+}
+static inline __device__ uint4 state_pack(const float x[8]) {
+    return make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
+}
+static inline __device__ void state_step(float x[8], float keep, uint4 own) {
+    const uint32_t w[4] = {own.x, own.y, own.z, own.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = fmaf(keep, x[2 * i], low_half(w[i]));
+        x[2 * i + 1] = fmaf(keep, x[2 * i + 1], high_half(w[i]));
+    }
+}
+
 template <bool replace, bool up>
 __global__ static void walk_chunks(const struct tensor range, int64_t chunk_rows, const struct tensor states,
                                    const float *decays, const struct tensor first, const struct tensor last) {
-    constexpr int AHEAD = 8; /* loads under way */
     const int64_t H = states.shape[1], PN = states.shape[2] * states.shape[3], R = range.shape[0] - 1;
-    const int64_t step = (up ? -1 : 1) * H * PN / 2, step_decay = (up ? -1 : 1) * H;
-    FOR_CELLS(item, pair, R * H, PN / 2) {
+    const int64_t step = (up ? -1 : 1) * H * PN / 8, step_decay = (up ? -1 : 1) * H;
+    FOR_CELLS(item, e, R * H, PN / 8) {
         const int64_t r = item / H, h = item % H, n = ceil_div(long_at(range, r + 1) - long_at(range, r), chunk_rows);
         const int64_t begin = spans_before(range, r, chunk_rows) + (up ? n - 1 : 0);
-        float2 now = first.data ? ((const float2 *)state_of(first, r, h))[pair] : make_float2(0.0f, 0.0f);
-        uint32_t *state = (uint32_t *)row16(states, 0) + (begin * H + h) * (PN / 2) + pair;
+        uint4 *state = (uint4 *)row16(states, 0) + (begin * H + h) * (PN / 8) + e;
         const float *decay = decays + begin * H + h;
+        float now[8] = {};
+        for (int i = 0; i < 8 && first.data; i++) now[i] = state_of(first, r, h)[8 * e + i];
+        struct ahead next;
+        states_fetch(&next, state, decay, step, step_decay, n);
         for (int64_t i0 = 0; i0 < n; i0 += AHEAD) {
-            uint32_t own[AHEAD];
-            float keep[AHEAD];
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                if (i0 + i < n) own[i] = state[i * step], keep[i] = decay[i * step_decay];
+            const struct ahead a = next;
+            states_fetch(&next, state + AHEAD * step, decay + AHEAD * step_decay, step, step_decay, n - i0 - AHEAD);
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
                 if (i0 + i >= n) continue;
-                if (replace) state[i * step] = pack(now.x, now.y);
-                now.x = fmaf(keep[i], now.x, low_half(own[i]));
-                now.y = fmaf(keep[i], now.y, high_half(own[i]));
+                if (replace) state[i * step] = state_pack(now);
+                state_step(now, a.keep[i], a.own[i]);
             }
             state += AHEAD * step;
             decay += AHEAD * step_decay;
         }
-        if (last.data) ((float2 *)state_of(last, r, h))[pair] = now;
+        for (int i = 0; i < 8 && last.data; i++) state_of(last, r, h)[8 * e + i] = now[i];
     }
 }
 #endif

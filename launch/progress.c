@@ -55,6 +55,7 @@ void progress_print(char out[PROGRESS_BYTES], const struct step_report *s, int64
     if (s->bytes_peak > 0) add(&l, mib < 10240.0 ? "  %.0f MiB" : "  %.1f GiB", mib < 10240.0 ? mib : mib / 1024.0);
     add_duration(&l, eta_s);
     if (isfinite(s->mfu)) add(&l, "  mfu %.1f%%", 100.0 * s->mfu);
+    if (s->experts) add(&l, "  load %.2f", s->expert_load);
     if (s->validated) add(&l, "  valid %.4f", s->valid_loss);
     if (s->skipped) add(&l, "  SKIPPED");
 }

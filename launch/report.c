@@ -41,6 +41,10 @@ int report_values(const struct step_report *s, struct report_value out[REPORT_VA
     out[n++] = real_value("step_ms", s->step_ms);
     out[n++] = count_value("bytes_peak", s->bytes_peak, s->bytes_peak > 0);
     out[n++] = count_value("skipped", s->skipped, true);
+    if (s->experts) {
+        out[n++] = real_value("expert_load", s->expert_load);
+        out[n++] = real_value("aux_loss", s->aux_loss);
+    }
     if (s->validated) out[n++] = real_value("valid_loss", s->valid_loss);
     return n;
 }

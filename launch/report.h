@@ -25,6 +25,9 @@ struct step_report {
     int bad_param;      /* the first whose gradient is one of them; -1: none                  */
     bool validated;     /* valid_loss is there, if only as a value that is not finite         */
     double valid_loss;
+    bool experts;       /* there are some: the next two are known                             */
+    double expert_load; /* tokens of the most loaded expert over the mean of its layer: the worst layer */
+    double aux_loss;    /* of routers, in what is minimised but not in loss                   */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
@@ -34,7 +37,7 @@ struct report_value {
     int64_t count; /* if integer */
     double real;   /* always     */
 };
-#define REPORT_VALUES 12
+#define REPORT_VALUES 14
 int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
 
 struct report_spec {

@@ -57,6 +57,7 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "exchanges between ranks", mesh.ops + (runner_apart(r) ? 0 : mesh.host));
     if (runner_apart(r)) r->host_bytes += mesh.host;
     ledger_add(l, "gradients on their way", shards.exchanges);
+    ledger_add(l, "loads of experts", runner_load_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
 }
 
@@ -90,6 +91,7 @@ static enum status allocate(struct runner *r) {
                             .seams_state = r->cache,
                             .params = &r->model.params};
     if (r->spec.team) TRY(runner_mesh_seams(r));
+    TRY(runner_load_place(r));
     if (r->ctx.traced) {
         r->step.traced = r->step.seams;
         r->step.seams = &seams_traced;

@@ -87,6 +87,8 @@ struct runner {
     double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
+    double aux;          /* auxiliary losses of routers: += in a pass with backward                      */
+    struct tensor load;  /* (layers, most experts) F64: tokens that experts got, += likewise; or absent  */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
@@ -140,6 +142,13 @@ enum status runner_exact_forward(struct runner *r);
 enum status runner_exact_total(struct runner *r);
 /* Sum total over the ranks of data x seq. */
 enum status runner_sum_total(struct runner *r);
+/* Load and auxiliary losses of a step: to zero before it, and summed over the same ranks after it (runner_load.c). */
+int64_t runner_load_bytes(const struct runner *r);
+enum status runner_load_place(struct runner *r);
+enum status runner_load_begin(struct runner *r);
+enum status runner_load_end(struct runner *r);
+/* The most loaded expert of any layer over the mean of its layer; NAN: there are none. */
+double runner_load_most(const struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);
 #endif

@@ -87,6 +87,11 @@ static enum carry_way way_of(const struct runner *r) {
     return way_by_size(r);
 }
 
+static int64_t totals(const struct runner *r) {
+    const int64_t loads = runner_load_bytes(r) / 8;
+    return r->act.total_numbers > loads ? r->act.total_numbers : loads;
+}
+
 static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = r->spec.team->totals,
@@ -98,6 +103,7 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
                                     .n_carries = r->act.n_carries,
                                     .carry = r->act.carry,
                                     .attend_numbers = r->act.attend_numbers,
+                                    .total_numbers = totals(r),
                                     .swap = r->wide.swap};
 }
 

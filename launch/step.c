@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 #include "kernels/clip/clip.h"
+#include "kernels/nudge/nudge.h"
 #include "kernels/ops.h"
 #include "kernels/space.h"
 #include "launch/schedule.h"
@@ -53,6 +54,18 @@ static enum status decide(struct trainer *t, const struct step_report *r) {
                                                             .limit = o->clip_norm});
 }
 
+/* The selection bias of a router follows the load of its layer. */
+static enum status update_state(struct trainer *t, const struct param *p, const struct sharding_piece *mine) {
+    struct ctx *c = &t->run.ctx;
+    if (p->rate == 0.0) return OK;
+    const struct nudge a = {.rate = p->rate,
+                            .begin = mine->begin,
+                            .load = tensor_1d(tensor_rows(t->run.load, p->layer, 1).data, F64, p->shape[0]),
+                            .knobs = t->run.numbers.knobs,
+                            .b = mine->w};
+    return c->ops->nudge_fwd(c, &a);
+}
+
 /* My part of every parameter. */
 static enum status update(struct trainer *t) {
     const struct optimizer_config *o = &t->config->optimizer;
@@ -60,7 +73,11 @@ static enum status update(struct trainer *t) {
     for (int i = 0; i < t->run.model.params.n; i++) {
         const struct param *p = &t->run.model.params.list[i];
         const struct sharding_piece *mine = &t->run.shards.piece[i];
-        if (p->kind != PARAM_TRAINED || mine->n == 0) continue;
+        if (mine->n == 0) continue;
+        if (p->kind == PARAM_STATE) {
+            TRY(update_state(t, p, mine));
+            continue;
+        }
         const struct adamw a = {.w = mine->w,
                                 .m = mine->m,
                                 .v = mine->v,
@@ -108,6 +125,7 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(load_step(t, t->step, &valid));
     run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     TRY(runner_zero_total(run));
+    TRY(runner_load_begin(run));
     TRY(sharding_step_begin(&run->shards, &run->step));
     for (int64_t i = 0; i < t->n_micro; i++) {
         TRY(train_agree_stop(t));
@@ -115,10 +133,14 @@ static enum status step(struct trainer *t, struct step_report *r) {
         TRY(runner_pass(run, true));
     }
     TRY(runner_sum_total(run));
+    TRY(runner_load_end(run));
     TRY(decide(t, r));
     TRY(update(t));
     TRY(sharding_publish(&run->shards));
     TRY(hear(t, r));
+    r->aux_loss = run->aux;
+    r->expert_load = runner_load_most(run);
+    r->experts = tensor_has(run->load);
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */
 

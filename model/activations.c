@@ -108,6 +108,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     a->n_carries = p.n_carries;
     memcpy(a->carry, p.carry, sizeof a->carry);
     a->attend_numbers = p.attend_numbers;
+    a->total_numbers = p.total_numbers;
     return OK;
 }
 

@@ -58,6 +58,14 @@ void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_
              (struct saved_slot){.name = name, .tag = tag, .t = tensor_4d(NULL, dtype_wide(p->ctx->real), shape)});
 }
 
+void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1) {
+    add_slot(p, slot, (struct saved_slot){.name = name, .tag = tag, .t = tensor_2d(NULL, type, d0, d1)});
+}
+
+void plan_total(struct plan *p, int64_t numbers) {
+    if (numbers > p->total_numbers) p->total_numbers = numbers;
+}
+
 void plan_work(struct plan *p, int64_t bytes) {
     if (bytes > p->work) p->work = bytes;
 }

@@ -88,10 +88,13 @@ struct step {
     const struct seams *traced; /* with seams_traced: those behind it */
     void *seams_state;
     struct params *params;
-    bool forward_only; /* no backward follows                                                 */
-    bool again;        /* forward once more, to fill the shared slots: seams are seams_replay */
-    bool y_unused;     /* with again: nobody reads flow->y                                    */
-    const int *stop;   /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
+    bool forward_only;  /* no backward follows                                                 */
+    bool again;         /* forward once more, to fill the shared slots: seams are seams_replay */
+    bool y_unused;      /* with again: nobody reads flow->y                                    */
+    double token_scale; /* 1 / tokens of the optimizer step, all ranks and micro-batches: of auxiliary losses */
+    struct tensor load; /* (layers, most experts) F64 +=: tokens that each expert got here; absent: not counted */
+    struct tensor aux;  /* (1) F64 +=: auxiliary losses of the tokens here; absent: not wanted                  */
+    const int *stop;    /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
 };
 
 struct mixer_kind {
@@ -114,7 +117,7 @@ struct mixer_kind {
 extern const struct mixer_kind *const mixer_kinds[]; /* ends with NULL */
 const struct mixer_kind *mixer_kind_find(const char *name);
 
-#define LAYER_PARAMS 12
+#define LAYER_PARAMS 16
 struct layer {
     int index; /* position in the stack */
     char symbol;
@@ -122,6 +125,7 @@ struct layer {
     const void *config;
     int64_t width; /* D */
     double norm_eps;
+    int64_t n_experts;       /* whose load is counted; 0: none */
     int norm;                /* parameter index of the norm's weight          */
     int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };
@@ -153,6 +157,7 @@ struct plan {
     int64_t work;               /* most ctx->work any op takes    */
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
+    int64_t total_numbers;  /* most numbers of one total over ranks */
     int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
 };
 /* A slot of type real; of the wide one: what must not be rounded (kernels/README.md). */
@@ -160,6 +165,9 @@ void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_
                int64_t d3);
 void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
+/* Of another type. */
+void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
+void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */
 void plan_work(struct plan *p, int64_t bytes);
 void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols); /* op: enum carry_op */
 int64_t plan_chunks(const struct plan *p, int64_t chunk);            /* chunks that the ranges make */

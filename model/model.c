@@ -73,7 +73,8 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
     double forward = 0.0;
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
-        if (p->product && (i != m->embedding || m->config->tied)) forward += 2.0 * (double)param_count(p);
+        if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
+            forward += 2.0 * (double)param_count(p);
     }
     for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;

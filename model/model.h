@@ -59,7 +59,7 @@ struct activations {
     int group;                         /* layers computed again together                       */
     int n_carries;                     /* what seams move */
     struct carry_shape carry[CARRY_SHAPES];
-    int64_t attend_numbers;
+    int64_t attend_numbers, total_numbers;
     int64_t by_keep[N_KEEPS];
     void *region; /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;

@@ -78,11 +78,14 @@ static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64
     case INIT_NORMAL_OUT:
         return std / sqrt(2.0 * n_layers) * rng_normal(seed, stream, i);
     case INIT_CONV:
+    case INIT_FAN_IN:
         return (2.0 * u - 1.0) / sqrt((double)p->shape[p->n_dims - 1]);
     case INIT_CONV_BIAS:
         return (2.0 * u - 1.0) / sqrt(p->init_scale);
     case INIT_A_LOG:
         return log(1.0 + 15.0 * u);
+    case INIT_A_LOG_ROW:
+        return log(1.0 + (double)((int64_t)i % p->shape[p->n_dims - 1]));
     case INIT_DT_BIAS:
         return dt_bias_from(u);
     }

@@ -22,8 +22,10 @@ enum init {
     INIT_NORMAL,     /* N(0, std)                                            */
     INIT_NORMAL_OUT, /* N(0, std / sqrt(2 L)): projections into the residual */
     INIT_CONV,       /* U(-1, 1) / sqrt(K), K = the last dim                 */
+    INIT_FAN_IN,     /* the same law, of a matrix                            */
     INIT_CONV_BIAS,  /* U(-1, 1) / sqrt(init_scale): init_scale = K          */
     INIT_A_LOG,      /* log U(1, 16)                                         */
+    INIT_A_LOG_ROW,  /* log(1 + i), i = 0, 1, ... along the last dim         */
     INIT_DT_BIAS,    /* inverse softplus of a log-uniform dt in [1e-3, 0.1], at least 1e-4 */
 };
 enum param_kind { PARAM_TRAINED, PARAM_STATE };
@@ -44,6 +46,8 @@ struct param {
     bool decay;      /* weight decay applies */
     double lr_scale; /* 1 unless set         */
     enum param_kind kind;
+    int layer;          /* of a STATE that follows the load of this layer's experts,                  */
+    double rate;        /* by steps of this size (kernels/nudge/nudge.h); 0: it stays              */
     int n_uses;         /* gradients sum over uses */
     struct tensor w, g; /* where they live, packed; set by the owner of the memory (seams need/done) */
 };

@@ -8,14 +8,15 @@
  * (generation: what lies before is answered from kept state), seams_replay (a layer computed again: what came over is
  * still in its slots). */
 #include "kernels/attention/attention.h"
-#include "model/layer.h"
+#include "model/routed.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 enum carry_op {
-    CARRY_AFFINE, /* S -> decay S + state: rows of decay (R, H), state (R, H, ...)                       */
+    CARRY_AFFINE, /* S -> decay S + state: rows of decay (R, H), state (R, H, ...); with log_rate (H, ...), one row a
+                   * head, decay counts time and S -> exp(-exp(log_rate) decay) S + state (kernels/affine/affine.h) */
     CARRY_LAST,   /* the last k rows before: state (R, k, C), right-aligned, rows of a short range zero */
 };
 enum carry_to { CARRY_FORWARD, CARRY_BACKWARD };
@@ -27,6 +28,7 @@ struct carry {
     enum carry_to to;
     int id; /* which carry of this layer, from 0: the place cached state is kept under */
     struct tensor decay, state, entering;
+    struct tensor log_rate; /* absent: decay is the factor itself */
 };
 
 /* Attention of one layer: what the op is to run on, and the memory to widen it (attend.h).  The mixer fills core with
@@ -54,6 +56,8 @@ struct seams {
     enum status (*carry_end)(struct step *, const struct layer *, struct flow *, struct carry *);
     enum status (*attend_begin)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
     enum status (*attend_end)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
+    enum status (*routed_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
+    enum status (*routed_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their
@@ -62,10 +66,7 @@ struct seams {
     enum status (*done)(struct step *, int block);
 };
 
-extern const struct seams seams_local;
-extern const struct seams seams_cached;
-extern const struct seams seams_replay;
-extern const struct seams seams_traced; /* before step.traced (kernels/traced.h) */
+extern const struct seams seams_local, seams_cached, seams_replay, seams_traced; /* the last: kernels/traced.h */
 
 /* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
 struct seams_cache;

@@ -106,6 +106,7 @@ static enum status carry_end(struct step *s, const struct layer *l, struct flow 
     const struct tensor old = tensor_like(c->state, kept->data, rows, cols);
     return s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = tensor_like(c->decay, c->decay.data, rows, 1),
                                                             .state = tensor_like(c->state, c->state.data, rows, cols),
+                                                            .log_rate = c->log_rate,
                                                             .in = old,
                                                             .out = old});
 }
@@ -164,6 +165,8 @@ const struct seams seams_cached = {
     .carry_end = carry_end,
     .attend_begin = attend_begin,
     .attend_end = attend_end,
+    .routed_begin = routed_here,
+    .routed_end = routed_here,
     .total = total,
     .need = block_here,
     .done = block_here,

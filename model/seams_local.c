@@ -21,6 +21,12 @@ static enum status attend_here(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
+enum status routed_here(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                        enum routed_when when) {
+    (void)s, (void)l, (void)f, (void)r, (void)when;
+    return OK;
+}
+
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     (void)s, (void)t, (void)axes;
     return OK;
@@ -37,6 +43,8 @@ const struct seams seams_local = {
     .carry_end = carry_end,
     .attend_begin = attend_here,
     .attend_end = attend_here,
+    .routed_begin = routed_here,
+    .routed_end = routed_here,
     .total = total,
     .need = block_here,
     .done = block_here,

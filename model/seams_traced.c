@@ -27,6 +27,14 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
                               enum attend_when when) {
     STRETCH("seam attend_end", s->traced->attend_end(s, l, f, a, when));
 }
+static enum status routed_begin(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                                enum routed_when when) {
+    STRETCH("seam routed_begin", s->traced->routed_begin(s, l, f, r, when));
+}
+static enum status routed_end(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                              enum routed_when when) {
+    STRETCH("seam routed_end", s->traced->routed_end(s, l, f, r, when));
+}
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     STRETCH("seam total", s->traced->total(s, t, axes));
 }
@@ -39,6 +47,8 @@ const struct seams seams_traced = {
     .carry_end = carry_end,
     .attend_begin = attend_begin,
     .attend_end = attend_end,
+    .routed_begin = routed_begin,
+    .routed_end = routed_end,
     .total = total,
     .need = need,
     .done = done,

@@ -2,7 +2,8 @@
 #include "kernels/affine/affine.h"
 #include "parallel/carry_fold.h"
 
-/* The affine carry: out = decay in + state, a row of decay for each head.  state is (R, H, P, N), decay (R, H). */
+/* The affine carry: out = decay in + state, a row of decay for each head.  state is (R, H, P, N), decay (R, H),
+ * log_rate (H, P N) or absent. */
 struct sizes {
     int64_t H, PN, each; /* each: numbers of one summary as gathered, decays first */
 };
@@ -12,11 +13,6 @@ static struct sizes sizes_of(const struct carry *c) {
     z.PN = c->state.shape[1] * c->state.shape[2] * c->state.shape[3] / z.H;
     z.each = z.H + z.H * z.PN;
     return z;
-}
-
-static enum status fold(struct step *s, struct tensor decay, struct tensor state, struct tensor in, struct tensor out) {
-    const struct affine a = {.decay = decay, .state = state, .in = in, .out = out};
-    return s->ctx->ops->affine_fwd(s->ctx, &a);
 }
 
 /* ---- gather: every rank has the summaries that stand before its ranges, and folds them itself ---- */
@@ -73,6 +69,7 @@ enum status gather_end(struct step *s, struct carry *c) {
                                .to = c->to,
                                .all = tensor_like(c->state, lane->recv, m->spec.map->n_ranges, z.each),
                                .memory = lane->fold,
+                               .log_rate = c->log_rate,
                                .place = mine_alone,
                                .arg = &g};
     return block_prefixes(s, &p);
@@ -98,7 +95,11 @@ static enum status chain_range(struct step *s, struct carry *c, const struct tok
     else TRY(move_one(m, lane, (struct transfer){.peer = before->rank, .recv = in.data, .recv_bytes = bytes}));
     if (!behind) return OK;
     const struct tensor decay = range_view(c->decay, t->index, 1, z.H);
-    TRY(fold(s, tensor_like(decay, decay.data, z.H, 1), range_view(c->state, t->index, z.H, z.PN), in, acc));
+    TRY(s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = tensor_like(decay, decay.data, z.H, 1),
+                                                         .state = range_view(c->state, t->index, z.H, z.PN),
+                                                         .in = in,
+                                                         .out = acc,
+                                                         .log_rate = c->log_rate}));
     if (behind->rank == m->me) return OK;
     return move_one(m, lane, (struct transfer){.peer = behind->rank, .send = acc.data, .send_bytes = bytes});
 }

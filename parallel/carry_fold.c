@@ -27,9 +27,21 @@ static enum status affine(struct step *s, struct tensor decay, struct tensor sta
     return s->ctx->ops->affine_fwd(s->ctx, &(struct affine){.decay = decay, .state = state, .in = in, .out = out});
 }
 
+/* Heads of one row each: all at once. */
+static enum status fold_rows(struct step *s, const struct block *b, struct tensor one, struct tensor acc,
+                             struct tensor log_rate) {
+    struct affine a = {.decay = tensor_like(one, one.data, b->rows, 1), .in = acc, .out = acc};
+    a.state = tensor_like(one, tensor_cols(one, b->rows, b->rows * b->N).data, b->rows, b->N);
+    if (tensor_has(log_rate)) a.log_rate = tensor_rows(log_rate, b->begin, b->rows);
+    return s->ctx->ops->affine_fwd(s->ctx, &a);
+}
+
 /* acc = decay acc + state: head by head, as many rows as the block has of each. */
-static enum status fold(struct step *s, const struct block *b, struct tensor one, struct tensor acc) {
+static enum status fold(struct step *s, const struct prefixes *p, struct tensor one, struct tensor acc) {
+    const struct block *b = &p->block;
     const int64_t heads = block_heads(b), first_head = block_first_head(b);
+    ASSERT(b->per_head == 1 || !tensor_has(p->log_rate));
+    if (b->per_head == 1) return fold_rows(s, b, one, acc, p->log_rate);
     for (int64_t h = 0; h < heads; h++) {
         const int64_t first = most((first_head + h) * b->per_head - b->begin, 0);
         const int64_t end = least((first_head + h + 1) * b->per_head - b->begin, b->rows);
@@ -73,7 +85,7 @@ static enum status in_turn(struct folding *f, int64_t b) {
     for (int64_t i = 0; i < n; i++) {
         const struct token_range *t = map_next(map, b, i, f->p->to);
         TRY(deliver(f, t));
-        if (i + 1 < n) TRY(fold(f->s, &f->p->block, message_of(f, t), f->acc));
+        if (i + 1 < n) TRY(fold(f->s, f->p, message_of(f, t), f->acc));
     }
     return OK;
 }
@@ -92,7 +104,11 @@ static enum status join(struct folding *f, struct tensor left, struct tensor rig
     const int64_t heads = block_heads(b), rest = b->rows * b->N;
     struct tensor state = tensor_cols(out, heads, rest);
     TRY(rows_copy(f->s, tensor_cols(left, heads, rest), state));
-    TRY(fold(f->s, b, right, tensor_like(out, state.data, b->rows, b->N)));
+    TRY(fold(f->s, f->p, right, tensor_like(out, state.data, b->rows, b->N)));
+    if (tensor_has(f->p->log_rate)) { /* times add up, factors multiply */
+        TRY(rows_copy(f->s, tensor_cols(left, 0, heads), tensor_cols(out, 0, heads)));
+        return rows_add(f->s, tensor_cols(right, 0, heads), tensor_cols(out, 0, heads));
+    }
     return affine(f->s, tensor_like(out, right.data, heads, 1), tensor_like(out, f->zeros.data, heads, 1),
                   tensor_like(out, left.data, heads, 1), tensor_like(out, out.data, heads, 1));
 }
@@ -121,7 +137,7 @@ static enum status by_tree(struct folding *f, int64_t b) {
         if (!tensor_has(f->p->place(f->p->arg, t))) continue;
         TRY(rows_zero(f->s, f->acc));
         for (int l = levels_of(n) - 1; l >= 0; l--)
-            if (j >> l & 1) TRY(fold(f->s, &f->p->block, node(f, n, l, (j >> l) - 1), f->acc));
+            if (j >> l & 1) TRY(fold(f->s, f->p, node(f, n, l, (j >> l) - 1), f->acc));
         TRY(deliver(f, t));
     }
     return OK;

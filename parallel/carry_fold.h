@@ -24,7 +24,8 @@ struct prefixes {
     struct block block;
     enum carry_to to;
     struct tensor all;
-    char *memory; /* block_fold_numbers */
+    char *memory;           /* block_fold_numbers                                            */
+    struct tensor log_rate; /* (H, N) of heads of one row, or absent: the decays are factors */
     struct tensor (*place)(void *arg, const struct token_range *t);
     void *arg;
 };

@@ -128,6 +128,7 @@ enum status scan_end(struct step *s, struct carry *c) {
                                .to = c->to,
                                .all = tensor_like(c->state, x.lane->recv, map->n_ranges, block_numbers(&mine)),
                                .memory = x.lane->fold + tensor_bytes(out.entering),
+                               .log_rate = c->log_rate,
                                .place = everyone,
                                .arg = &out};
     TRY(block_prefixes(s, &p));

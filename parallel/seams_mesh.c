@@ -107,12 +107,14 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     return f->shard->wide->swap ? swap_end(s, f, a, when) : keys_end(s, f, a, when);
 }
 
-/* F64 sums of a few numbers; the tensor axis has one rank so far. */
+/* F64 sums of numbers that the plan knows; the tensor axis has one rank so far. */
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     struct seams_mesh *m = mesh_of(s);
-    if (!(axes & (AXIS_DATA | AXIS_SEQ)) || m->spec.tokens->size == 1) return OK;
-    ASSERT((axes & AXIS_DATA) && (axes & AXIS_SEQ));
-    ASSERT(all_reduce_scratch(m->spec.tokens, t.dtype, tensor_count(t)) <= m->scratch_bytes);
+    if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
+    ASSERT(axes & AXIS_SEQ);
+    struct comm *over = axes & AXIS_DATA ? m->spec.tokens : m->spec.seq;
+    if (over->size == 1) return OK;
+    ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
     struct reduction r = {.use = COMM_CONTROL,
                           .dtype = t.dtype,
                           .in = t.data,
@@ -120,8 +122,8 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
                           .n = tensor_count(t),
                           .tree = m->spec.map->spec.segments,
                           .scratch = m->scratch};
-    TRY(all_reduce_begin(m->spec.tokens, &r));
-    return all_reduce_end(m->spec.tokens, &r);
+    TRY(all_reduce_begin(over, &r));
+    return all_reduce_end(over, &r);
 }
 
 static enum status need(struct step *s, int block) { return sharding_need(mesh_of(s)->spec.shards, block); }
@@ -133,6 +135,8 @@ const struct seams seams_mesh = {
     .carry_end = carry_end,
     .attend_begin = attend_begin,
     .attend_end = attend_end,
+    .routed_begin = routed_here,
+    .routed_end = routed_here,
     .total = total,
     .need = need,
     .done = done,
@@ -184,7 +188,7 @@ static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
     bytes[LIST] = m->room * (int64_t)sizeof *m->list;
     bytes[KEYS_HOST] = apart ? 2 * keys : 0;
     bytes[KEYS] = keys;
-    bytes[SCRATCH] = SCRATCH_NUMBERS * 8 * (int64_t)m->spec.tokens->size * 2;
+    bytes[SCRATCH] = most(SCRATCH_NUMBERS, m->spec.total_numbers) * 8 * (int64_t)m->spec.tokens->size * 2;
 }
 
 static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {

@@ -42,8 +42,8 @@ struct seams_mesh_spec {
     enum dtype real;
     int n_carries; /* what the plan said */
     const struct carry_shape *carry;
-    int64_t attend_numbers;
-    bool swap; /* the form of attention */
+    int64_t attend_numbers, total_numbers; /* total_numbers: most of one sum over ranks */
+    bool swap;                             /* the form of attention */
 };
 struct seams_mesh {
     struct seams_mesh_spec spec;

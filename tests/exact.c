@@ -25,6 +25,10 @@ static const char yaml[] =
     "    \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 4, rope: 1, bias: true}\n"
     "    W: {kind: attention, heads: 6, kv_heads: 3, head_width: 2, window: 9, rope: 1}\n"
     "    \"-\": {kind: mlp, hidden: 20, activation: swiglu, bias: true}\n"
+    "    E: {kind: moe, experts: 5, top_k: 2, hidden: 7, shared: 6, bias: true, bias_rate: 0.02, aux_loss: 0.1,\n"
+    "        z_loss: 0.01}\n"
+    "    L: {kind: moe, experts: 6, top_k: 3, hidden: 5, latent: 7, activation: relu2, scores: sigmoid,\n"
+    "        renormalise: true, scale: 2.5, groups: 3, top_groups: 2, bias: true}\n"
     "train: {tokens_per_sequence: 48, sequences_per_step: 3, steps: " STEPS ", valid_sequences: 2, threads: 1}\n"
     "optimizer: {kind: adamw, lr: 1.0e-2, schedule: cosine, warmup_steps: 2, weight_decay: 0.1, clip_norm: 0.5}\n"
     "data: {train: [tokens], valid: [tokens]}\n"
@@ -42,6 +46,8 @@ struct setting {
 /* Segments: the least common multiple of the chunks is 6, without N it is 2, without both it is 1. */
 static const struct setting settings[] = {
     {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {"train.sequences_per_step=1"}},
+    {"experts", "ME*L", "150", {"train.sequences_per_step=2"}},
+    {"experts alone, tied: segments of one token", "LE", "21", {"model.tied=true"}},
     {"tied, 37 segments", "N-*M", "220", {"model.tied=true"}},
     {"as many segments as the most ranks, and the last ragged", "MN*-", "47", {0}},
     {"9 segments: on 8 ranks three hold none", "NMW-", "54", {"model.tied=true"}},
@@ -205,7 +211,7 @@ static void check_setting(const struct setting *s, const char *precision) {
 
 /* What else may not matter: threads of the host, ranks of data for two sequences, what is kept for backward. */
 static void check_free(void) {
-    static const struct setting s = {"free keys", "M*-NW-", "100", {"train.sequences_per_step=2"}};
+    static const struct setting s = {"free keys", "M*-NEW-L", "100", {"train.sequences_per_step=2"}};
     static const struct {
         int data, seq;
         const char *more;
@@ -257,7 +263,7 @@ static void check_random(uint64_t seed) {
     char pattern[5] = "", tokens[24], why[48], chunk_m[48], chunk_n[48], rest[64], one_rank[160], more[240];
     const int64_t m = chunks[pick(seed, 1, 6)], n = chunks[pick(seed, 2, 6)];
     const int64_t T = 1 + (int64_t)pick(seed, 3, pick(seed, 4, 2) ? 40 : 300);
-    for (uint64_t i = 0; i <= pick(seed, 5, 4); i++) pattern[i] = "MN*W-"[pick(seed, 10 + i, 5)];
+    for (uint64_t i = 0; i <= pick(seed, 5, 4); i++) pattern[i] = "MN*W-EL"[pick(seed, 10 + i, 7)];
     const bool tied = pick(seed, 9, 2); /* the order in which two uses of two sequences are added is not promised */
     const int sequences = 1 + (int)pick(seed, 6, 3), data = sequences == 2 && !tied ? 1 + (int)pick(seed, 7, 2) : 1;
     snprintf(why, sizeof why, "random %d: %s", (int)seed, pattern);

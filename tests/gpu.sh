@@ -152,6 +152,8 @@ train() {
     [ -d "$shared/goldens" ] && [ -d "$shared/books" ] || { echo "skipped: no goldens in $shared"; return 77; }
     small_hybrid
     parities
+    timeout 120 "$build/tests/device_train" >"$work/out" 2>&1 && row "skipped step, checkpoint, planned memory" ok ||
+        fail device_train "$(head -n 2 "$work/out")"
     run cpu --device cpu &
     run cuda --device cuda
     run again --device cuda

@@ -6,14 +6,20 @@
 #include "kernels/adamw/adamw.h"
 #include "kernels/add/add.h"
 #include "kernels/affine/affine.h"
+#include "kernels/balance/balance.h"
 #include "kernels/cases.h"
 #include "kernels/clip/clip.h"
+#include "kernels/combine/combine.h"
 #include "kernels/fill/fill.h"
 #include "kernels/gated_norm/gated_norm.h"
+#include "kernels/group/group.h"
+#include "kernels/grouped_linear/grouped_linear.h"
 #include "kernels/head/head.h"
 #include "kernels/linear/linear.h"
+#include "kernels/nudge/nudge.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/route/route.h"
 #include "kernels/sum_squares/sum_squares.h"
 #include "kernels/tree_sum/tree_sum.h"
 #include "tests/check.h"
@@ -100,8 +106,59 @@ static void mean_add(const struct before *b, const void *args) {
 static void mean_affine(const struct before *b, const void *args) {
     const char *out = named(b->t, "out") ? "out" : "in";
     (void)args;
-    for (int64_t i = 0; i < count(b, out); i++)
-        expect(b, out, i, was(b, "decay", i / width(b, "in")) * was(b, "in", i) + was(b, "state", i), 1.0);
+    for (int64_t i = 0; i < count(b, out); i++) {
+        double keep = was(b, "decay", i / width(b, "in"));
+        if (named(b->t, "log_rate")) keep = keep >= AFFINE_FOREVER ? 0.0 : exp(-exp(was(b, "log_rate", i)) * keep);
+        expect(b, out, i, keep * was(b, "in", i) + was(b, "state", i), 1.0);
+    }
+}
+
+/* Probabilities of token t, or sigmoids. */
+static void mean_scores(const struct before *b, int64_t t, int64_t E, bool softmax, double *s) {
+    double sum = 0.0;
+    for (int64_t e = 0; e < E; e++) sum += exp(was(b, "logits", t * E + e));
+    for (int64_t e = 0; e < E; e++) {
+        const double power = exp(was(b, "logits", t * E + e));
+        s[e] = softmax ? power / sum : power / (1.0 + power);
+    }
+}
+
+static int64_t sequence_of(const struct before *b, int64_t t, int64_t G) {
+    const int64_t R = count(b, "range") - 1;
+    for (int64_t r = 0; r < R; r++)
+        if (t >= was(b, "range", r) && t < was(b, "range", r + 1)) return r / (R / G);
+    return -1;
+}
+
+static void mean_balance(const struct before *b, const void *args) {
+    const struct balance *a = args;
+    const int64_t T = a->logits.shape[0], E = a->logits.shape[1];
+    double loss = was(b, "loss", 0), s[64];
+    for (int64_t t = 0; t < T; t++) {
+        const int64_t g = sequence_of(b, t, a->load.shape[0]);
+        double all = 0.0, powers = 0.0, sum = 0.0;
+        mean_scores(b, t, E, a->scores == ROUTE_SOFTMAX, s);
+        for (int64_t e = 0; e < E; e++) {
+            all += was(b, "load", g * E + e);
+            powers += exp(was(b, "logits", t * E + e));
+            sum += s[e];
+        }
+        for (int64_t e = 0; e < E && all > 0.0; e++)
+            loss += a->aux * (double)E * was(b, "load", g * E + e) / all * s[e] / sum;
+        loss += a->z * log(powers) * log(powers);
+    }
+    expect(b, "loss", 0, loss, 10.0);
+}
+
+static void mean_combine(const struct before *b, const void *args) {
+    const struct combine *a = args;
+    const int64_t D = a->y.shape[1], k = a->row.shape[1];
+    for (int64_t i = 0; i < count(b, "y"); i++) {
+        double y = a->add ? was(b, "y", i) : 0.0;
+        for (int64_t j = i / D * k; j < (i / D + 1) * k; j++)
+            y += (named(b->t, "w") ? was(b, "w", j) : 1.0) * was(b, "x", (int64_t)was(b, "row", j) * D + i % D);
+        expect(b, "y", i, y, (double)k);
+    }
 }
 
 static void mean_embedding(const struct before *b, const void *args) {
@@ -131,6 +188,39 @@ static void mean_gated_norm(const struct before *b, const void *args) {
     }
 }
 
+/* Each choice's row: those of its section before it that have a smaller expert, or the same and come first. */
+static void mean_group(const struct before *b, const void *args) {
+    const struct group *a = args;
+    const int64_t k = a->ids.shape[1], S = a->offset.shape[0], E = a->offset.shape[1] - 1;
+    for (int64_t s = 0; s < S; s++) {
+        const int64_t begin = named(b->t, "range") ? (int64_t)was(b, "range", s) * k : 0;
+        const int64_t end = named(b->t, "range") ? (int64_t)was(b, "range", s + 1) * k : count(b, "ids");
+        int64_t below[64] = {0};
+        for (int64_t i = begin; i < end; i++) {
+            int64_t row = begin;
+            for (int64_t j = begin; j < end; j++)
+                row += was(b, "ids", j) < was(b, "ids", i) || (was(b, "ids", j) == was(b, "ids", i) && j < i);
+            expect(b, "row", i, (double)row, 0.0);
+            for (int64_t e = (int64_t)was(b, "ids", i) + 1; e <= E; e++) below[e]++;
+        }
+        for (int64_t e = 0; e <= E; e++) expect(b, "offset", s * (E + 1) + e, (double)(begin + below[e]), 0.0);
+    }
+}
+
+static void mean_grouped_linear(const struct before *b, const void *args) {
+    const struct grouped_linear *a = args;
+    const int64_t E = a->w.shape[0], O = a->w.shape[1], I = a->w.shape[2];
+    for (int64_t g = 0; g < a->offset.shape[0] * E; g++) {
+        const int64_t at = g / E * (E + 1) + g % E;
+        for (int64_t i = (int64_t)was(b, "offset", at); i < was(b, "offset", at + 1); i++)
+            for (int64_t o = 0; o < O; o++) {
+                double y = 0.0;
+                for (int64_t k = 0; k < I; k++) y += was(b, "x", i * I + k) * was(b, "w", (g % E * O + o) * I + k);
+                expect(b, "y", i * O + o, y, (double)I);
+            }
+    }
+}
+
 static void mean_head(const struct before *b, const void *args) {
     const struct head *a = args;
     const int64_t D = a->x.shape[1], V = a->w.shape[0];
@@ -156,6 +246,62 @@ static void mean_linear(const struct before *b, const void *args) {
         double y = (named(b->t, "b") ? was(b, "b", i % O) : 0.0) + (a->add ? was(b, "y", i) : 0.0);
         for (int64_t k = 0; k < I; k++) y += was(b, "x", i / O * I + k) * was(b, "w", i % O * I + k);
         expect(b, "y", i, y, (double)I);
+    }
+}
+
+static void mean_nudge(const struct before *b, const void *args) {
+    const struct nudge *a = args;
+    double mean = 0.0;
+    for (int64_t e = 0; e < count(b, "load"); e++) mean += was(b, "load", e) / (double)count(b, "load");
+    for (int64_t i = 0; i < count(b, "b"); i++) {
+        const double load = was(b, "load", a->begin + i), step = load < mean ? a->rate : load > mean ? -a->rate : 0.0;
+        expect(b, "b", i, was(b, "b", i) + (was(b, "knobs", KNOB_SKIP) != 0.0 ? 0.0 : step), 1.0);
+    }
+}
+
+/* v with its rule for groups, where each group is ranked among all. */
+static void mean_values(const struct before *b, const struct route *a, const double *s, double *v) {
+    const int64_t E = a->logits.shape[1], size = E / a->groups;
+    double score[64];
+    for (int64_t e = 0; e < E; e++) v[e] = s[e] + (named(b->t, "bias") ? was(b, "bias", e) : 0.0);
+    for (int64_t g = 0; g < a->groups; g++) {
+        double pair = size == 1 ? v[g] : -INFINITY;
+        for (int64_t i = g * size; i < (g + 1) * size; i++)
+            for (int64_t j = g * size; j < i; j++) pair = fmax(pair, v[i] + v[j]);
+        score[g] = pair;
+    }
+    for (int64_t g = 0; g < a->groups; g++) {
+        int64_t better = 0;
+        for (int64_t h = 0; h < a->groups; h++) better += score[h] > score[g] || (score[h] == score[g] && h < g);
+        for (int64_t i = g * size; better >= a->top_groups && i < (g + 1) * size; i++) v[i] = 0.0;
+    }
+}
+
+/* An expert's place is the number of better ones; the first k places are chosen. */
+static void mean_route(const struct before *b, const void *args) {
+    const struct route *a = args;
+    const int64_t T = a->logits.shape[0], E = a->logits.shape[1], k = a->ids.shape[1];
+    double load[64] = {0}, s[64], v[64];
+    for (int64_t t = 0; t < T; t++) {
+        double sum = 0.0;
+        mean_scores(b, t, E, a->scores == ROUTE_SOFTMAX, s);
+        mean_values(b, a, s, v);
+        for (int pass = 0; pass < 2; pass++)
+            for (int64_t e = 0; e < E; e++) {
+                int64_t place = 0;
+                for (int64_t o = 0; o < E; o++) place += v[o] > v[e] || (v[o] == v[e] && o < e);
+                if (place >= k) continue;
+                if (pass == 0) sum += s[e], load[e] += 1.0;
+                if (pass == 1) expect(b, "ids", t * k + place, (double)e, 0.0);
+                if (pass == 1) expect(b, "w", t * k + place, a->scale * s[e] / (a->renormalise ? sum : 1.0), 1.0);
+            }
+    }
+    if (!named(b->t, "load")) return;
+    for (int64_t e = 0; e < E; e++) {
+        double all = 0.0;
+        for (int64_t g = 0; g < a->count.shape[0]; g++) all += trial_get(named(b->t, "count"), g * E + e);
+        expect(b, "load", e, was(b, "load", e) + load[e], 0.0);
+        CHECK(all == load[e], "%s: %g tokens counted of expert %d, not %g", b->t->why, all, (int)e, load[e]);
     }
 }
 
@@ -244,13 +390,19 @@ static const struct {
     {"adamw", mean_adamw},
     {"add", mean_add},
     {"affine", mean_affine},
+    {"balance", mean_balance},
     {"clip", mean_clip},
+    {"combine", mean_combine},
     {"embedding", mean_embedding},
     {"fill", mean_fill},
     {"gated_norm", mean_gated_norm},
+    {"group", mean_group},
+    {"grouped_linear", mean_grouped_linear},
     {"head", mean_head},
     {"linear", mean_linear},
+    {"nudge", mean_nudge},
     {"rmsnorm", mean_rmsnorm},
+    {"route", mean_route},
     {"sum_squares", mean_sum_squares},
     {"token_loss", mean_token_loss},
     {"tree_sum", mean_tree_sum},

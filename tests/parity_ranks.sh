@@ -48,6 +48,14 @@ for golden in llama mistral_swa mamba2 nemotron_h; do
         done
     done
 done
+for golden in nemotron_h_moe nemotron_h_latent jamba; do
+    for ranks in 1 2 3 5; do
+        for layout in contiguous zigzag; do
+            parity $ranks $golden mesh.layout=$layout
+        done
+    done
+    [ $golden = jamba ] || parity 2 $golden numerics=rank_invariant # its 48 tokens are one chunk
+done
 
 if ! command -v mpirun >/dev/null; then
     echo "processes are left out: there is no mpirun"

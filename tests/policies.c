@@ -19,8 +19,11 @@ static const char *const symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 gro
                                       "-=mlp hidden=20 activation=relu2",
                                       "g=mlp hidden=12 activation=swiglu bias=true",
                                       "e=mlp hidden=12 activation=gelu",
+                                      "E=moe experts=5 top_k=2 hidden=7 shared=6 aux_loss=0.1 z_loss=0.01",
+                                      "L=moe experts=6 top_k=3 hidden=5 latent=7 activation=relu2 scores=sigmoid "
+                                      "renormalise=true bias=true aux_loss=0.1",
                                       NULL};
-static const char every_kind[] = "M-*gN+eM*N-+";
+static const char every_kind[] = "M-*gN+EeM*LN-+";
 
 static const struct keeping {
     const char *name;

@@ -3,6 +3,7 @@
  * a head; dk and dv: a block owns 32 keys of a key head and walks the queries that see them, so each sum has one owner
  * and one order.  Tiles that nobody sees cost nothing. */
 #include "kernels/attention/attention.h"
+#include "kernels/attention/attention_bf16.h"
 #include "kernels/ranges.cuh"
 #include "kernels/tiles.cuh"
 
@@ -180,16 +181,16 @@ static enum status check(struct ctx *c, const struct attention *a, bool backward
     CHECK_SHAPE(attention, keys, I64, R, 2);
     CHECK_THAT(attention, R == 0 || a->keys.pitch == 2, "keys has the row pitch %" PRId64 ": expected a packed tensor",
                a->keys.pitch);
-    CHECK_SHAPE(attention, q, F32, T, H * P);
-    CHECK_SHAPE(attention, k, F32, U, J * P);
-    CHECK_SHAPE(attention, v, F32, U, J * P);
-    CHECK_SHAPE(attention, o, F32, T, H * P);
+    CHECK_SHAPE(attention, q, c->real, T, H * P);
+    CHECK_SHAPE(attention, k, c->real, U, J * P);
+    CHECK_SHAPE(attention, v, c->real, U, J * P);
+    CHECK_SHAPE(attention, o, c->real, T, H * P);
     CHECK_SHAPE(attention, lse, F32, T, H);
     if (!backward) return OK;
-    CHECK_SHAPE(attention, dout, F32, T, H * P);
-    CHECK_SHAPE(attention, dq, F32, T, H * P);
-    CHECK_SHAPE(attention, dk, F32, U, J * P);
-    CHECK_SHAPE(attention, dv, F32, U, J * P);
+    CHECK_SHAPE(attention, dout, c->real, T, H * P);
+    CHECK_SHAPE(attention, dq, c->real, T, H * P);
+    CHECK_SHAPE(attention, dk, c->real, U, J * P);
+    CHECK_SHAPE(attention, dv, c->real, U, J * P);
     return OK;
 }
 
@@ -199,6 +200,7 @@ static dim3 grid_of(int64_t items) { return dim3((unsigned)least(items, 1 << 20)
 
 extern "C" enum status attention_fwd_cuda(struct ctx *c, const struct attention *a) {
     TRY(check(c, a, false));
+    if (c->real == BF16) return attention_fwd_bf16(c, a);
     LAUNCH(forward_tiles, grid_of(spans_of(a) * a->heads), THREADS, *a, spans_of(a));
     return OK;
 }
@@ -215,12 +217,14 @@ static enum status backward(struct ctx *c, const struct attention *a) {
 
 extern "C" enum status attention_bwd_cuda(struct ctx *c, const struct attention *a) {
     TRY(check(c, a, true));
+    if (c->real == BF16) return attention_bwd_bf16(c, a);
     const int64_t mark = arena_mark(c->work);
     const enum status st = backward(c, a);
     arena_release(c->work, mark);
     return st;
 }
 
-extern "C" int64_t attention_work_cuda(const struct ctx *, const struct attention *a) {
+extern "C" int64_t attention_work_cuda(const struct ctx *c, const struct attention *a) {
+    if (c->real == BF16) return attention_work_bf16(a);
     return arena_round(a->q.shape[0] * a->heads * (int64_t)sizeof(float));
 }

@@ -9,7 +9,7 @@
  *              max(0, i - pos, i - window + 1) <= j <= i:  o = softmax(scale q k^T) v,   lse = log sum exp
  *   backward   dq, dk, dv from do, o, lse; dk and dv rows that no range names become 0, those that two ranges name sum
  *   shapes     T queries, U keys, H query heads, J key heads (H % J == 0; head h reads key head h / (H / J)), P width
- *   types      range, pos, keys I64; lse and the rest `real`
+ *   types      range, pos, keys I64; lse wide; the rest `real`
  *   errors     ERR_ARG: shapes or types disagree, a range has fewer keys than queries
  *   source     Vaswani et al. 2017; streamed softmax: Milakov and Gimelshein 2018, arXiv:1805.02867 */
 #include "base/ctx.h"

@@ -12,7 +12,7 @@ template <int N, int Q> struct forward_shared {
     struct {
         bf16_bits x[Q * SSD_P], S[SSD_P * N];
     } head[2];
-    float cum[2][Q], dts[2][Q];
+    head_steps<Q> steps;
     int from[Q];
 };
 
@@ -38,9 +38,9 @@ static __device__ void products_CB(float cb[Q / 8][4], const forward_shared<N, Q
 /* y = e S C^T, then + (L C B^T dts) x. */
 template <int N, int Q>
 static __device__ void outputs(float y[SSD_P / 8][4], const float cb[Q / 8][4], const forward_shared<N, Q> *m, int now,
-                               const struct place &p, int strip) {
+                               const struct place &p, int strip, int seen) {
     const int lane = threadIdx.x % WARP, c = lane % 4 * 2, t = 16 * strip + lane / 4;
-    const float *cum = m->cum[now], *dts = m->dts[now];
+    const float *cum = m->steps.cum, *dts = m->steps.dts, *reach = m->steps.reach;
     const bf16_bits *x = m->head[now].x, *S = m->head[now].S;
     for (int k0 = 0; k0 < N && 16 * strip < p.n_enter; k0 += 16) {
         uint32_t A[4];
@@ -59,13 +59,23 @@ static __device__ void outputs(float y[SSD_P / 8][4], const float cb[Q / 8][4], 
 #pragma unroll
     for (int kb = 0; kb < Q / 16; kb++) {
         if (kb > strip) continue;
-        uint32_t A[4];
+        uint32_t A[4]; /* (rows 0 or 8, columns 0 or 8) of the 16 x 16 block */
+        if (kb < strip && seen <= 16 * kb) {
+            const float last = cum[16 * kb + 15];
+            const float f[2] = {exp2_fast(cum[t] - last), exp2_fast(cum[t + 8] - last)};
 #pragma unroll
-        for (int i = 0; i < 4; i++) { /* (rows 0 or 8, columns 0 or 8) of the 16 x 16 block */
-            const int row = t + i % 2 * 8, s = 16 * kb + i / 2 * 8 + c;
-            const float *own = cb[2 * kb + i / 2] + i % 2 * 2;
-            A[i] = pack(own[0] * decay_of(cum, m->from, row, s) * dts[s],
-                        own[1] * decay_of(cum, m->from, row, s + 1) * dts[s + 1]);
+            for (int i = 0; i < 4; i++) {
+                const float *own = cb[2 * kb + i / 2] + i % 2 * 2, *r = reach + 16 * kb + i / 2 * 8 + c;
+                A[i] = pack(own[0] * (f[i % 2] * r[0]), own[1] * (f[i % 2] * r[1]));
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int row = t + i % 2 * 8, s = 16 * kb + i / 2 * 8 + c;
+                const float *own = cb[2 * kb + i / 2] + i % 2 * 2;
+                A[i] = pack(own[0] * decay_of(cum, m->from, row, s) * dts[s],
+                            own[1] * decay_of(cum, m->from, row, s + 1) * dts[s + 1]);
+            }
         }
 #pragma unroll
         for (int j = 0; j < SSD_P / 16; j++) {
@@ -111,31 +121,38 @@ __global__ __launch_bounds__(2 * Q) static void forward_chunks(const struct ssd 
     const auto fetch = [&](int64_t h, int at) {
         tile_fetch<SSD_P>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, Q, p.n, whole);
         tile_fetch<N>(m->head[at].S, state16(a.states, p.chunk, h), N, SSD_P, SSD_P, true);
-        steps_fetch(m->cum[at], m->dts[at], a.cum, a.dts, p, h, Q);
     };
     fetch(p.h0, 0);
     cp_commit();
+    step_store<Q>(&m->steps, step_fetch<Q>(a, p, p.h0));
     cp_wait<1>();
     __syncthreads();
     float cb[Q / 8][4];
     products_CB<N, Q>(cb, m, strip);
+    const int seen = seen_by_all(m->from, strip, p.n);
     for (int64_t i = 0; i < heads; i++) {
         const int now = (int)(i & 1);
-        if (i + 1 < heads) fetch(p.h0 + i + 1, 1 - now);
+        struct step_on_way next = {0.0f, 0.0f, 0.0f};
+        if (i + 1 < heads) {
+            fetch(p.h0 + i + 1, 1 - now);
+            next = step_fetch<Q>(a, p, p.h0 + i + 1);
+        }
         cp_commit();
         cp_wait<1>();
         __syncthreads();
         float y[SSD_P / 8][4] = {};
         if (16 * strip < p.n) {
-            outputs<N, Q>(y, cb, m, now, p, strip);
+            outputs<N, Q>(y, cb, m, now, p, strip, seen);
             store_outputs<N, Q>(a, y, m, now, p, strip, p.h0 + i);
         }
         __syncthreads();
+        step_store<Q>(&m->steps, next);
     }
 }
 
 template <int N, int Q> static enum status forward(struct ctx *c, const struct ssd *a, int64_t n) {
     const int64_t heads = heads_of_block(a->heads / a->groups, 8);
+    static_assert(sizeof(forward_shared<N, Q>) <= 227 * 1024, "the tiles fit into a processor's shared memory");
     LAUNCH_SHARED((forward_chunks<N, Q>), n * (a->heads / heads), 2 * Q, sizeof(forward_shared<N, Q>), *a, heads,
                   rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C));
     return OK;
@@ -176,7 +193,7 @@ static enum status check(struct ctx *c, const struct ssd *a) {
 
 static enum status walk_and_chunks(struct ctx *c, const struct ssd *a, int64_t n, float *decays) {
     LAUNCH_CELLS(chunk_decays, n, a->heads, a->range, a->pos, a->cum, a->chunk, n, decays);
-    LAUNCH_CELLS((walk_chunks<true, false>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 2, a->range,
+    LAUNCH_CELLS((walk_chunks<true, false>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                  a->chunk, a->states, decays, a->s_in, a->s_out);
     SSD_FOR_SHAPE(a->state, a->chunk, forward, c, a, n);
     return OK;

@@ -127,7 +127,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               least(chunks_of(a), a->states.shape[0]),
                               a->heads / a->groups / heads_of(a)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
-    LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 2, a->range,
+    LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                  a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
     SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
     LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);

@@ -11,8 +11,8 @@ template <int N, int Q, int STAGES> struct heads_shared {
         bf16_bits x[Q * SSD_P], dy[Q * SSD_P], G[SSD_P * N];
     } head[STAGES];
     struct double_sum<Q> w;
-    float cum[2][Q], dts[2][Q];
-    int from[Q];
+    head_steps<Q> steps;
+    int from[Q], seen[Q / 16]; /* seen: by all rows of a block; Q where one of them does not exist */
 };
 
 /* B C^T of 16 rows s, columns from their own on. */
@@ -77,12 +77,13 @@ template <int Q> static __device__ void keep_sums(struct double_sum<Q> *w, const
 
 /* Sixteen columns t from 16 kb on: K joins the sum over heads, W its sums, and q += (L C B^T)^T dy. */
 template <int N, int Q, int STAGES>
-static __device__ void columns(heads_shared<N, Q, STAGES> *m, int at, int now, int strip, int kb,
-                               const uint32_t x[4][4], const float bc[2][4], float K[2][4], float later[2],
-                               float q[SSD_P / 8][4]) {
+static __device__ void columns(heads_shared<N, Q, STAGES> *m, int at, int strip, int kb, const uint32_t x[4][4],
+                               const float bc[2][4], float K[2][4], float later[2], float q[SSD_P / 8][4]) {
     const int lane = threadIdx.x % WARP, c = lane % 4 * 2, s = 16 * strip + lane / 4;
-    const float *cum = m->cum[now];
-    const float dts[2] = {m->dts[now][s], m->dts[now][s + 8]};
+    const float *cum = m->steps.cum, last = cum[16 * strip + 15];
+    const float dts[2] = {m->steps.dts[s], m->steps.dts[s + 8]};
+    const bool seen = kb > strip && m->seen[kb] <= 16 * strip; /* a decay is from s to the strip's last row, and on */
+    const float f[2] = {exp2_fast(fminf(last - cum[s], 0.0f)), exp2_fast(fminf(last - cum[s + 8], 0.0f))};
     float xdy[2][4] = {};
     uint32_t A[4];
 #pragma unroll
@@ -94,10 +95,13 @@ static __device__ void columns(heads_shared<N, Q, STAGES> *m, int at, int now, i
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        float W[4], M[4];
+        float W[4], M[4], on[2] = {0.0f, 0.0f};
+        if (seen)
+            on[0] = exp2_fast(cum[16 * kb + 8 * i + c] - last), on[1] = exp2_fast(cum[16 * kb + 8 * i + c + 1] - last);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const float L = decay_of(cum, m->from, 16 * kb + 8 * i + c + e % 2, s + e / 2 * 8);
+            const float L =
+                seen ? on[e % 2] * f[e / 2] : decay_of(cum, m->from, 16 * kb + 8 * i + c + e % 2, s + e / 2 * 8);
             const float own = L * dts[e / 2] * xdy[i][e];
             K[i][e] += own;
             W[e] = own * bc[i][e];
@@ -179,12 +183,11 @@ template <int Q> static __device__ void store_K(bf16_bits *to, const float K[Q /
 }
 
 template <int N, int Q, int STAGES>
-static __device__ void heads_fetch(const struct ssd &a, const struct place &p, int64_t h, int at, int now,
+static __device__ void heads_fetch(const struct ssd &a, const struct place &p, int64_t h, int at,
                                    heads_shared<N, Q, STAGES> *m, bool whole) {
     tile_fetch<SSD_P>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, Q, p.n, whole);
     tile_fetch<SSD_P>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, Q, p.n, whole);
     tile_fetch<N>(m->head[at].G, state16(a.dstates, p.chunk, h), N, SSD_P, SSD_P, true);
-    steps_fetch(m->cum[now], m->dts[now], a.cum, a.dts, p, h, Q);
 }
 
 template <int N, int Q, int STAGES>
@@ -199,34 +202,40 @@ __global__ __launch_bounds__(2 * Q) static void backward_heads(const struct ssd 
     tile_fetch<N>(m->C, row16(a.C, p.k.begin) + p.g * N, a.C.pitch, Q, p.n, whole);
     tile_fetch<N>(m->B, row16(a.B, p.k.begin) + p.g * N, a.B.pitch, Q, p.n, whole);
     first_seen(a.pos, p, Q, m->from);
-    heads_fetch<N, Q, STAGES>(a, p, p.h0, 0, 0, m, whole);
+    heads_fetch<N, Q, STAGES>(a, p, p.h0, 0, m, whole);
     cp_commit();
+    step_store<Q>(&m->steps, step_fetch<Q>(a, p, p.h0));
     cp_wait<0>();
     __syncthreads();
+    for (int b = threadIdx.x; b < Q / 16; b += blockDim.x)
+        m->seen[b] = 16 * b + 15 < p.n ? seen_by_all(m->from, b, p.n) : Q;
     float bc[Q / 8][4], K[Q / 8][4] = {};
     products_BC<N, Q, STAGES>(bc, m, strip);
     for (int64_t i = 0; i < heads; i++) {
         const int64_t h = p.h0 + i;
-        const int now = (int)(i & 1), at = STAGES == 2 ? now : 0;
-        if (STAGES == 1 && i > 0) heads_fetch<N, Q, STAGES>(a, p, h, 0, now, m, whole);
-        if (STAGES == 2 && i + 1 < heads) heads_fetch<N, Q, STAGES>(a, p, h + 1, 1 - at, 1 - now, m, whole);
+        const int at = STAGES == 2 ? (int)(i & 1) : 0;
+        if (STAGES == 1 && i > 0) heads_fetch<N, Q, STAGES>(a, p, h, 0, m, whole);
+        if (STAGES == 2 && i + 1 < heads) heads_fetch<N, Q, STAGES>(a, p, h + 1, 1 - at, m, whole);
         cp_commit();
+        struct step_on_way next = {0.0f, 0.0f, 0.0f};
+        if (i + 1 < heads) next = step_fetch<Q>(a, p, h + 1);
         cp_wait<STAGES - 1>();
         __syncthreads();
         float q[SSD_P / 8][4] = {}, later[2] = {0.0f, 0.0f};
         uint32_t x[SSD_P / 16][4];
 #pragma unroll
         for (int k = 0; k < SSD_P / 16; k++) a_rows<SSD_P>(x[k], m->head[at].x, 16 * strip, 16 * k);
-        asked_later<N>(q, m->B, m->head[at].G, p, m->cum[now], strip);
+        asked_later<N>(q, m->B, m->head[at].G, p, m->steps.cum, strip);
 #pragma unroll
         for (int kb = 0; kb < Q / 16; kb++)
-            if (kb >= strip) columns<N, Q, STAGES>(m, at, now, strip, kb, x, bc + 2 * kb, K + 2 * kb, later, q);
+            if (kb >= strip) columns<N, Q, STAGES>(m, at, strip, kb, x, bc + 2 * kb, K + 2 * kb, later, q);
         later[0] = quad_sum(later[0]);
         later[1] = quad_sum(later[1]);
         if (lane % 4 == 0)
             m->w.later[16 * strip + lane / 4] = later[0], m->w.later[16 * strip + lane / 4 + 8] = later[1];
-        store_dx(a, w, p, h, strip, m->head[at].x, m->head[at].dy, m->dts[now], q);
+        store_dx(a, w, p, h, strip, m->head[at].x, m->head[at].dy, m->steps.dts, q);
         __syncthreads();
+        step_store<Q>(&m->steps, next);
         store_da<Q>(a, w, p, h, strip, &m->w);
         __syncthreads();
     }

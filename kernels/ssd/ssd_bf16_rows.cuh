@@ -10,7 +10,8 @@ template <int NB, int Q> struct rows_shared {
     struct {
         bf16_bits rows[Q * SSD_P], state[SSD_P * NB];
     } head[2];
-    float cum[2][Q], dts[2][Q], room[WARPS];
+    head_steps<Q> steps;
+    float room[WARPS];
 };
 
 /* sum += K other, or K^T other: what comes of the chunk's own tokens. */
@@ -35,6 +36,7 @@ template <int NB, int Q, bool for_C>
 static __device__ void through_state(float sum[NB / 8][4], const rows_shared<NB, Q> *m, int now, const struct place &p,
                                      int strip, float *to, int64_t pitch, bool first) {
     const int lane = threadIdx.x % WARP, c = lane % 4 * 2, r = 16 * strip + lane / 4;
+    const head_steps<Q> *steps = &m->steps;
     float own[NB / 8][4] = {};
 #pragma unroll
     for (int k = 0; k < SSD_P / 16; k++) {
@@ -51,7 +53,7 @@ static __device__ void through_state(float sum[NB / 8][4], const rows_shared<NB,
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int i = r + 8 * half;
-        const float f = for_C ? decay_in(p, m->cum[now], i) : decay_out(p, m->cum[now], i) * m->dts[now][i];
+        const float f = for_C ? decay_in(p, steps->cum, i) : decay_out(p, steps->cum, i) * steps->dts[i];
         float dot = 0.0f;
 #pragma unroll
         for (int j = 0; j < NB / 8; j++) {
@@ -86,7 +88,6 @@ static __device__ void rows_fetch(const struct ssd &a, const struct place &p, in
     const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
     tile_fetch<SSD_P>(m->head[at].rows, row16(rows, p.k.begin) + h * SSD_P, rows.pitch, Q, p.n, whole);
     tile_fetch<NB>(m->head[at].state, state16(states, p.chunk, h) + n0, N, SSD_P, SSD_P, true);
-    steps_fetch(m->cum[at], m->dts[at], a.cum, a.dts, p, h, Q);
 }
 
 /* <S, G> of one head, over the block's threads in a fixed order. */
@@ -134,6 +135,7 @@ __global__ __launch_bounds__(2 * Q) static void backward_rows(const struct ssd a
             tile_fetch<Q>(m->K, weights_at(a, w, part, p.chunk, p.g), Q, Q, Q, true);
             if (part == 0) rows_fetch<N, NB, Q, for_C>(a, p, p.h0, n0, 0, m, whole);
             cp_commit();
+            if (part == 0) step_store<Q>(&m->steps, step_fetch<Q>(a, p, p.h0));
             cp_wait<0>();
             __syncthreads();
             own_tokens<NB, Q, for_C>(sum, m, strip);
@@ -144,6 +146,8 @@ __global__ __launch_bounds__(2 * Q) static void backward_rows(const struct ssd a
             const int now = (int)(i & 1);
             if (i + 1 < heads) rows_fetch<N, NB, Q, for_C>(a, p, h + 1, n0, 1 - now, m, whole);
             cp_commit();
+            struct step_on_way next = {0.0f, 0.0f, 0.0f};
+            if (i + 1 < heads) next = step_fetch<Q>(a, p, h + 1);
             cp_wait<1>();
             __syncthreads();
             float *to = (for_C ? w.u : w.v) + p.k.begin * a.heads + h;
@@ -153,6 +157,7 @@ __global__ __launch_bounds__(2 * Q) static void backward_rows(const struct ssd a
                 store_product<NB, Q>(a, w, p, h, n0, part, m);
             }
             __syncthreads();
+            step_store<Q>(&m->steps, next);
         }
         store_rows<NB>(for_C ? a.dC : a.dB, sum, p, p.g * N + n0, strip);
         __syncthreads();

@@ -27,16 +27,47 @@ static __device__ void first_seen(const struct tensor &pos, const struct place &
         from[t] = t < p.n ? (int)most(0, t - long_at(pos, p.k.begin + t)) : INT32_MAX;
 }
 
-/* L[t, s] */
-static inline __device__ float decay_of(const float *cum, const int *from, int t, int s) {
-    return s <= t && s >= from[t] ? exp2_fast(fminf((cum[t] - cum[s]) * LOG2_E, 0.0f)) : 0.0f;
+/* What a head's decays are made of, in shared memory: cum in powers of 2; dts; and reach, dts of a row times the decay
+ * from it to the last row of its 16.  So a block of 16 x 16 that lies off the diagonal and is seen whole costs an
+ * exponential a row, not an element: L[t, s] dts_s = exp(cum_t - cum_last) reach_s, and both exponents are below 0. */
+template <int Q> struct head_steps { float cum[Q], dts[Q], reach[Q]; };
+/* On their way through registers of thread t: of row t, and cum of the last row of its 16. */
+struct step_on_way {
+    float cum, last, dts;
+};
+template <int Q>
+static inline __device__ struct step_on_way step_fetch(const struct ssd &a, const struct place &p, int64_t h) {
+    const int t = threadIdx.x, last = t | 15;
+    struct step_on_way s = {0.0f, 0.0f, 0.0f};
+    if (t >= Q || t >= p.n) return s;
+    s.cum = row(a.cum, p.k.begin + t)[h];
+    s.last = row(a.cum, p.k.begin + (last < p.n ? last : p.n - 1))[h];
+    s.dts = row(a.dts, p.k.begin + t)[h];
+    return s;
 }
-/* e_t and w_s */
+template <int Q> static inline __device__ void step_store(struct head_steps<Q> *to, const struct step_on_way &s) {
+    const int t = threadIdx.x;
+    if (t >= Q) return;
+    to->cum[t] = s.cum * LOG2_E;
+    to->dts[t] = s.dts;
+    to->reach[t] = s.dts * exp2_fast(fminf((s.last - s.cum) * LOG2_E, 0.0f));
+}
+
+/* L[t, s], e_t, w_s */
+static inline __device__ float decay_of(const float *cum, const int *from, int t, int s) {
+    return s <= t && s >= from[t] ? exp2_fast(fminf(cum[t] - cum[s], 0.0f)) : 0.0f;
+}
 static inline __device__ float decay_in(const struct place &p, const float *cum, int t) {
-    return t < p.n_enter ? exp2_fast(fminf(cum[t] * LOG2_E, 0.0f)) : 0.0f;
+    return t < p.n_enter ? exp2_fast(fminf(cum[t], 0.0f)) : 0.0f;
 }
 static inline __device__ float decay_out(const struct place &p, const float *cum, int s) {
-    return s >= p.last && s < p.n ? exp2_fast(fminf((cum[p.n - 1] - cum[s]) * LOG2_E, 0.0f)) : 0.0f;
+    return s >= p.last && s < p.n ? exp2_fast(fminf(cum[p.n - 1] - cum[s], 0.0f)) : 0.0f;
+}
+/* The first row that all rows of a block of 16 see, of those that exist. */
+static inline __device__ int seen_by_all(const int *from, int block, int n) {
+    int most_from = 0;
+    for (int t = 16 * block; t < 16 * block + 16 && t < n; t++) most_from = from[t] > most_from ? from[t] : most_from;
+    return most_from;
 }
 
 static inline __device__ float quad_sum(float x) {

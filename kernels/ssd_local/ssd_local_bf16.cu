@@ -35,16 +35,10 @@ __global__ static void time_steps(const struct ssd_local a, int64_t n_chunks) {
 /* weight_t of every row: what the row adds to its chunk's state (forward: dts and the decay to the chunk's end, over
  * the last document), or asks of the entering one (backward: the decay from its start, over the entering document). */
 template <bool forward>
-static __device__ void weights_of(const struct ssd_local &a, const struct place &p, int64_t h, int rows,
-                                  float *weight) {
-    for (int t = threadIdx.x; t < rows; t += blockDim.x) {
-        float w = 0.0f;
-        if (t < (forward ? p.n : p.n_enter) && t >= (forward ? p.last : 0)) {
-            const float cum = row(a.cum, p.k.begin + t)[h];
-            w = forward ? ssd_exp(row(a.cum, p.k.end - 1)[h] - cum) * row(a.dts, p.k.begin + t)[h] : ssd_exp(cum);
-        }
-        weight[t] = w;
-    }
+static __device__ float weight_of(const struct ssd_local &a, const struct place &p, int64_t h, int t) {
+    if (t >= (forward ? p.n : p.n_enter) || t < (forward ? p.last : 0)) return 0.0f;
+    const float cum = row(a.cum, p.k.begin + t)[h];
+    return forward ? ssd_exp(row(a.cum, p.k.end - 1)[h] - cum) * row(a.dts, p.k.begin + t)[h] : ssd_exp(cum);
 }
 
 /* D (16 rows p from m0, NW columns n from n0) += sum over t of weight_t X_t[p] Y_t[n]. */
@@ -89,6 +83,8 @@ __global__ __launch_bounds__(THREADS) static void chunk_states(const struct ssd_
     tile_fetch<N>(Y, row16(y, p.k.begin) + p.g * N, y.pitch, rows, p.n, whole);
     tile_fetch<SSD_P>(X, row16(x, p.k.begin) + p.h0 * SSD_P, x.pitch, rows, p.n, whole);
     cp_commit();
+    const int t = threadIdx.x; /* the row whose weight this thread makes, a head ahead */
+    if (t < rows) weight[t] = weight_of<forward>(a, p, p.h0, t);
     for (int64_t i = 0; i < heads; i++) {
         const int64_t h = p.h0 + i;
         const int now = (int)(i & 1);
@@ -96,7 +92,7 @@ __global__ __launch_bounds__(THREADS) static void chunk_states(const struct ssd_
             tile_fetch<SSD_P>(X + (1 - now) * Q * SSD_P, row16(x, p.k.begin) + (h + 1) * SSD_P, x.pitch, rows, p.n,
                               whole);
         cp_commit();
-        weights_of<forward>(a, p, h, rows, weight + now * Q);
+        const float next = i + 1 < heads && t < rows ? weight_of<forward>(a, p, h + 1, t) : 0.0f;
         cp_wait<1>();
         __syncthreads();
         float d[N / 16][4] = {};
@@ -107,6 +103,7 @@ __global__ __launch_bounds__(THREADS) static void chunk_states(const struct ssd_
             *(uint32_t *)(to + 8 * j) = pack(d[j][0], d[j][1]);
             *(uint32_t *)(to + 8 * N + 8 * j) = pack(d[j][2], d[j][3]);
         }
+        if (t < rows) weight[(1 - now) * Q + t] = next;
         __syncthreads();
     }
 }
@@ -175,7 +172,7 @@ static enum status forward(struct ctx *c, const struct ssd_local *a, float *deca
     LAUNCH_CELLS(time_steps, n, H, *a, n);
     SSD_FOR_SHAPE(a->state, a->chunk, forward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
-    LAUNCH_CELLS((walk_chunks<false, false>), R * H, SSD_P * a->state / 2, a->range, a->chunk, a->states, decays, none,
+    LAUNCH_CELLS((walk_chunks<false, false>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->states, decays, none,
                  a->range_state);
     LAUNCH_CELLS(range_decays, R, H, *a, decays);
     return OK;
@@ -186,7 +183,7 @@ static enum status backward(struct ctx *c, const struct ssd_local *a, float *dec
     const struct tensor none = {};
     SSD_FOR_SHAPE(a->state, a->chunk, backward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
-    LAUNCH_CELLS((walk_chunks<false, true>), R * H, SSD_P * a->state / 2, a->range, a->chunk, a->dstates, decays, none,
+    LAUNCH_CELLS((walk_chunks<false, true>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->dstates, decays, none,
                  a->range_dstate);
     return OK;
 }

@@ -6,8 +6,10 @@
  *
  * A block's threads are fibers of one thread; each runs until it waits for the others of its block or warp, and they
  * take turns in a changing order.  Shared memory holds NaN when a block begins, and what cp.async copies is NaN until
- * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once.  Memory of the device is
- * closed to everybody but kernels and copies: code of the host that reads or writes it ends with SIGSEGV. */
+ * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once.
+ *
+ * Memory of the device is closed to everybody but kernels and copies: code of the host that reads or writes it ends
+ * with SIGSEGV.  Pinned memory of the host that changes before a copy out of it was waited for fails an assertion. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

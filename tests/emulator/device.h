@@ -26,6 +26,9 @@ struct uint2 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
 struct alignas(8) float2 {
     float x, y;
 };
@@ -33,6 +36,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static inline int4 make_int4(int a, int b, int c, int d) { return {a, b, c, d}; }
 static inline float2 make_float2(float a, float b) { return {a, b}; }
 static inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
 
@@ -48,6 +52,8 @@ static inline uint32_t __float_as_uint(float f) {
 }
 
 #define __expf expf
+template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
+template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
 static inline float normcdff(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
 template <typename T> static inline T emulated_from(const char (*lanes)[32], int lane) {
@@ -133,6 +139,10 @@ static inline void mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1
 }
 
 static inline void cp_async16(void *to, const void *from) { emulated_copy(to, from, 16); }
+static inline void cp_async16_or_zero(void *to, const void *from, bool copy) {
+    alignas(16) static const char zeros[16] = {0};
+    emulated_copy(to, copy ? from : zeros, 16);
+}
 static inline void cp_async4(void *to, const void *from) { emulated_copy(to, from, 4); }
 static inline void cp_commit() { emulated_commit(); }
 template <int n> static inline void cp_wait() { emulated_wait(n); }

@@ -249,8 +249,64 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, int) {
     emulated_leave();
     return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
-    return cudaMemcpy(to, from, bytes, kind);
+// ---- copies out of the host's pinned memory: a GPU reads it some time before a wait behind the copy, and until then
+// it must not change ----
+
+enum { SENDS = 4096, PINNED = 256 };
+struct send {
+    const void *from;
+    void *was; // what it held
+    size_t n;
+    cudaStream_t stream;
+    unsigned long number;
+};
+struct event {
+    double ms;
+    cudaStream_t stream;
+    unsigned long number; // of the last copy before it
+};
+static struct send sends[SENDS];
+static int n_sends;
+static unsigned long n_numbers;
+static struct region pinned[PINNED];
+
+static bool is_pinned(const void *p) {
+    for (int i = 0; i < PINNED; i++)
+        if (pinned[i].base && (const char *)p >= pinned[i].base && (const char *)p < pinned[i].base + pinned[i].bytes)
+            return true;
+    return false;
+}
+
+static void note_send(const void *from, size_t n, cudaStream_t stream) {
+    if (!is_pinned(from) || n == 0) return;
+    ASSERT(n_sends < SENDS);
+    struct send *s = &sends[n_sends++];
+    *s = {from, mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), n, stream, ++n_numbers};
+    ASSERT(s->was != MAP_FAILED);
+    memcpy(s->was, from, n);
+}
+
+// The host has waited for copies of the stream up to this number.
+static void settle_sends(cudaStream_t stream, unsigned long number) {
+    pthread_mutex_lock(&device_lock);
+    for (int i = n_sends - 1; i >= 0; i--) {
+        struct send *s = &sends[i];
+        if (s->stream != stream || s->number > number) continue;
+        if (memcmp(s->from, s->was, s->n) != 0)
+            status_assert("memory of the host stays as it is until a copy out of it has been waited for", __FILE__,
+                          __LINE__);
+        munmap(s->was, s->n);
+        *s = sends[--n_sends];
+    }
+    pthread_mutex_unlock(&device_lock);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t stream) {
+    cudaMemcpy(to, from, bytes, kind);
+    pthread_mutex_lock(&device_lock);
+    note_send(from, bytes, stream);
+    pthread_mutex_unlock(&device_lock);
+    return cudaSuccess;
 }
 cudaError_t cudaMemset(void *p, int byte, size_t bytes) {
     emulated_enter();
@@ -259,13 +315,21 @@ cudaError_t cudaMemset(void *p, int byte, size_t bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { return *stream = &home, cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+    return mem_take(1, stream) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return settle_sends(stream, ~0ul), cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    settle_sends(stream, ~0ul);
+    mem_free(stream);
+    return cudaSuccess;
+}
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned, int) { return *stream = &home, cudaSuccess; }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int) {
+    return cudaStreamCreateWithFlags(stream, flags);
+}
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = *greatest = 0, cudaSuccess; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
@@ -276,27 +340,44 @@ cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int) {
 cudaError_t cudaDeviceCanAccessPeer(int *can, int, int) { return *can = 0, cudaSuccess; }
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaSuccess; }
 
-// An event is the time when it was recorded.
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
-    return mem_take(sizeof(double), event) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+    return mem_take(sizeof(struct event), event) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) { return cudaEventCreate(event); }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    *(double *)event = 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+    pthread_mutex_lock(&device_lock);
+    *(struct event *)event = {1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec, stream, n_numbers};
+    pthread_mutex_unlock(&device_lock);
     return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    const struct event *e = (const struct event *)event;
+    return settle_sends(e->stream, e->number), cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
-    return *ms = (float)(*(double *)end - *(double *)begin), cudaSuccess;
+    return *ms = (float)(((struct event *)end)->ms - ((struct event *)begin)->ms), cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return mem_free(event), cudaSuccess; }
 
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
-    return mem_take((int64_t)bytes, out) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+    int i = 0;
+    if (mem_take((int64_t)bytes, out) != OK) return cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&device_lock);
+    while (i < PINNED && pinned[i].base) i++;
+    ASSERT(i < PINNED);
+    pinned[i] = {(char *)*out, bytes};
+    pthread_mutex_unlock(&device_lock);
+    return cudaSuccess;
 }
-cudaError_t cudaFreeHost(void *p) { return mem_free(p), cudaSuccess; }
+cudaError_t cudaFreeHost(void *p) {
+    pthread_mutex_lock(&device_lock);
+    for (int i = 0; i < PINNED; i++)
+        if (pinned[i].base == p) pinned[i] = {NULL, 0};
+    pthread_mutex_unlock(&device_lock);
+    return mem_free(p), cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
     *total = device_bytes() + (64 << 20); // a context takes some of it
     *unused = device_bytes() - n_taken;
