@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunked SSD scan of mamba-ssm (Triton): time forward and forward + backward, and its error.
 
-    PEERS=FOLDER python3 profiling/peers/ssd.py [T ...]      FOLDER holds mamba_ssm/ of its source tree
+    PEERS=FOLDER CHUNKS="128 256" python3 profiling/peers/ssd.py [T ...]     FOLDER holds mamba_ssm/ of its source tree
 """
 import os
 import sys
@@ -90,7 +90,7 @@ def time_one(T, H, P, N, G, Q):
 
 if __name__ == "__main__":
     lengths = [int(t) for t in sys.argv[1:]] or [8192, 65536]
-    attempt("ssd error", lambda: error(4, 64, 128, 2, 128))
     for T in lengths:
-        for Q in (128, 256):
+        for Q in [int(q) for q in os.environ.get("CHUNKS", "128 256").split()]:
             attempt("ssd", lambda: time_one(T, 128, 64, 128, 8, Q))
+    attempt("ssd error", lambda: error(4, 64, 128, 2, 128))
