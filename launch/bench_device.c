@@ -135,6 +135,10 @@ enum status bench_device_row(struct bench_device *b, const struct case_op *op, i
     enum status st = OK;
     struct device_row r = {.pass = FORWARD};
     TRY_OUT(row_open(&r, b, op, row));
+    if (b->ctx.real == BF16 && r.trial.no_bf16) {
+        printf("%-12s %-8s %-40s no BF16 kernel of this shape\n", op->name, "both", r.trial.why);
+        goto out;
+    }
     TRY_OUT(bench_pass(b, &r));
     r.pass = BACKWARD;
     if (op->flags & BWD) TRY_OUT(bench_pass(b, &r));

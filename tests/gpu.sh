@@ -124,8 +124,15 @@ parities() {
     local model precision
     for model in llama mistral_swa mamba2 nemotron_h; do
         for precision in f32 bf16; do
-            "$baton" parity "$shared/goldens/$model" --device cuda train.precision=$precision >"$work/out" 2>&1 ||
-                fail "parity $model $precision" "$(tail -n 1 "$work/out")"
+            if ! "$baton" parity "$shared/goldens/$model" --device cuda train.precision=$precision \
+                >"$work/out" 2>&1; then
+                if [ $precision = bf16 ] && grep -q 'in bf16 expected' "$work/out"; then
+                    row "parity $model $precision" "its shapes have no BF16 kernel, and it says so"
+                else
+                    fail "parity $model $precision" "$(tail -n 1 "$work/out")"
+                fi
+                continue
+            fi
             row "parity $model $precision" "$(awk '/^(logits|loss|grad\.)/ && $3 + 0 > most { most = $3 + 0 }
                 END { printf "largest relative error %.1e", most }' "$work/out")"
         done
@@ -203,7 +210,7 @@ long() {
     for n in 1 2; do
         [ "$n" -le "$(nvidia-smi -L | wc -l)" ] || { echo "$n GPUs: not here"; continue; }
         timeout 280 "$baton" train "$config" run.dir="$work/long$n" --device cuda --ranks "$n" \
-            data.train="[$work/text]" train.steps=7 >"$work/out" 2>&1 || fail "$n GPUs" "$(tail -n 3 "$work/out")"
+            data.train="$work/text" train.steps=7 >"$work/out" 2>&1 || fail "$n GPUs" "$(tail -n 3 "$work/out")"
         cat "$work/out"
     done
     [ ! -d "$work/long2" ] || near long2 long1 1e-3 1 7
