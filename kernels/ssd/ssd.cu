@@ -4,11 +4,9 @@
  * dB or dC, which sum over the group's heads, and makes K again.  T H (3 N + Q (N + P)) FMA forward. */
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd/ssd_bf16.h"
+#include "kernels/ssd/ssd_sums.cuh"
 #include "kernels/ssd_chunk.cuh"
 #include "kernels/tiles.cuh"
-
-/* Gradients of a chunk's head that sum over all chunks. */
-enum { SUM_A_LOG, SUM_DT_BIAS, SUM_D, N_SUMS };
 
 /* Workspace of backward: (T, H) each; column: the sums over rows so far of K C B^T. */
 struct scratch {
@@ -339,17 +337,6 @@ __global__ __launch_bounds__(THREADS) static void backward_groups(const struct s
         if (t0 >= k.end) continue;
         backward_C(a, k, chunk, g, t0, M, scale);
         backward_B(a, k, chunk, g, t0, M, scale);
-    }
-}
-
-/* The chunks' sums, ascending. */
-__global__ static void backward_sums(const struct ssd a, const double *sums) {
-    const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
-    FOR_CELLS(which, h, N_SUMS, a.heads) {
-        const struct tensor &out = which == SUM_A_LOG ? a.dA_log : which == SUM_DT_BIAS ? a.ddt_bias : a.dD;
-        double sum = 0.0;
-        for (int64_t i = 0; i < n; i++) sum += sums[(i * a.heads + h) * N_SUMS + which];
-        ((float *)out.data)[h] += (float)sum;
     }
 }
 

@@ -15,6 +15,7 @@
  * a token of 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
+#include "kernels/ssd/ssd_sums.cuh"
 
 /* ---- time steps ---- */
 
@@ -47,17 +48,6 @@ __global__ static void backward_steps(const struct ssd a, const struct scratch w
         sums[SUM_A_LOG] = sum_A;
         sums[SUM_DT_BIAS] = sum_bias;
         sums[SUM_D] = sum_D;
-    }
-}
-
-/* The chunks' sums, ascending. */
-__global__ static void backward_sums(const struct ssd a, const double *sums) {
-    const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
-    FOR_CELLS(which, h, N_SUMS, a.heads) {
-        const struct tensor &out = which == SUM_A_LOG ? a.dA_log : which == SUM_DT_BIAS ? a.ddt_bias : a.dD;
-        double sum = 0.0;
-        for (int64_t i = 0; i < n; i++) sum += sums[(i * a.heads + h) * N_SUMS + which];
-        ((float *)out.data)[h] += (float)sum;
     }
 }
 

@@ -6,8 +6,6 @@
 #include "kernels/ssd/ssd_bf16.h"
 #include "kernels/ssd_bf16.cuh"
 
-enum { SUM_A_LOG, SUM_DT_BIAS, SUM_D, N_SUMS };
-
 /* Workspace of backward: (T, H) each, but decays, products (c, H), K (parts, c, G, Q, Q) BF16 as [s][t], sums (c, H,
  * N_SUMS). */
 struct scratch {
