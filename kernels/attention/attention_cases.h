@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_ATTENTION_CASES_H
 #define BATON_KERNELS_ATTENTION_CASES_H
+#include <math.h>
 #include "kernels/attention/attention.h"
 #include "kernels/ranges_cases.h"
 
@@ -67,7 +68,7 @@ static inline void attention_build(struct trial *t, struct attention *a, const s
     a->key_heads = k->J;
     a->head_width = k->P;
     a->window = k->window;
-    a->scale = 0.5;
+    a->scale = k->P <= 5 ? 0.5 : 1.0 / sqrt((double)k->P);
     /* Of the benchmark's rows, one document each: two products over half of the square, and five. */
     t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
     t->flops[BACKWARD] = 2.5 * t->flops[FORWARD];
