@@ -175,8 +175,9 @@ static enum status read_repeat(struct model_reading *s, const struct node *n) {
     const int n_before = r->tree.mistakes.n;
     const struct table t = {.path = "model.pattern", .map = n, .fields = repeat_fields, .base = &form};
     TRY_OUT(read_table(r, &t));
-    const struct node *unit = tree_child(&r->tree, n, "repeat");
-    if (r->tree.mistakes.n > n_before || !unit || r->tree.broken) goto out;
+    const struct node *unit = tree_child(&r->tree, n, "repeat"), *times = tree_child(&r->tree, n, "times");
+    const bool refused = (unit && unit->refused) || (times && times->refused); /* it has its mistake already */
+    if (r->tree.mistakes.n > n_before || !unit || refused || r->tree.broken) goto out;
     TRY_OUT(mistake_of(r, pattern_repeat(form.repeat, form.times, &s->m->pattern), unit->at, "model.pattern.repeat"));
     TRY_OUT(compare_symbols(s, n, unit, "model.pattern.repeat", form.repeat));
 out:
@@ -207,7 +208,8 @@ static enum status read_ratio(struct model_reading *s, const struct node *n) {
     TRY(every_of(r, n, "attention", form.attention, &ratio.attention_every));
     TRY(every_of(r, n, "moe", form.moe, &ratio.moe_every));
     ratio.pairs = form.layers;
-    if (r->tree.mistakes.n > n_before || r->tree.broken) return OK;
+    const struct node *layers = tree_child(&r->tree, n, "layers");
+    if (r->tree.mistakes.n > n_before || (layers && layers->refused) || r->tree.broken) return OK;
     TRY(mistake_of(r, pattern_from_ratio(s->m, &ratio, &s->m->pattern), n->key_at, "model.ratio"));
     return s->m->pattern ? compare_symbols(s, n, n, "model.ratio", s->m->pattern) : OK;
 }
