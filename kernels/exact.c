@@ -11,6 +11,7 @@
 #include "kernels/head/head.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/selective_scan/selective_scan.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/token_loss/token_loss.h"
 #include "kernels/tree_sum/tree_sum.h"
@@ -264,13 +265,19 @@ static enum status conv1d_bwd(struct ctx *c, const struct conv1d *a) {
     return over_end(&o, true);
 }
 
+/* The number of segment r's first chunk. */
+static int64_t chunks_before(const struct exact *e, int64_t r, int64_t chunk) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < r; i++) n += (e->range[i + 1] - e->range[i] + chunk - 1) / chunk;
+    return n;
+}
+
 static enum status ssd_one(struct over *o, const struct ssd *a, int64_t r) {
     const struct exact *e = o->c->exact;
     struct ssd b = *a;
-    int64_t range[2], chunk = 0;
+    int64_t range[2];
     b.range = own_range(e, r, range);
-    for (int64_t i = 0; i < r; i++) chunk += (e->range[i + 1] - e->range[i] + a->chunk - 1) / a->chunk;
-    const int64_t chunks = (range[1] + a->chunk - 1) / a->chunk;
+    const int64_t chunk = chunks_before(e, r, a->chunk), chunks = (range[1] + a->chunk - 1) / a->chunk;
     b.pos = seg(e, a->pos, r), b.x = seg(e, a->x, r), b.dt = seg(e, a->dt, r), b.B = seg(e, a->B, r);
     b.C = seg(e, a->C, r), b.dts = seg(e, a->dts, r), b.cum = seg(e, a->cum, r), b.y = seg(e, a->y, r);
     b.dy = seg(e, a->dy, r), b.dx = seg(e, a->dx, r), b.ddt = seg(e, a->ddt, r);
@@ -289,6 +296,34 @@ static enum status ssd_bwd(struct ctx *c, const struct ssd *a) {
     over_part(&o, a->dD);
     TRY(over_begin(&o));
     OVER_RANGES(&o, r, ssd_one(&o, a, r));
+    return over_end(&o, true);
+}
+
+static enum status selective_scan_one(struct over *o, const struct selective_scan *a, int64_t r) {
+    const struct exact *e = o->c->exact;
+    struct selective_scan b = *a;
+    int64_t range[2];
+    b.range = own_range(e, r, range);
+    const int64_t chunk = chunks_before(e, r, a->chunk), chunks = (range[1] + a->chunk - 1) / a->chunk;
+    b.pos = seg(e, a->pos, r), b.x = seg(e, a->x, r), b.z = seg(e, a->z, r), b.dt = seg(e, a->dt, r);
+    b.B = seg(e, a->B, r), b.C = seg(e, a->C, r), b.out = seg(e, a->out, r), b.dout = seg(e, a->dout, r);
+    b.dx = seg(e, a->dx, r), b.dz = seg(e, a->dz, r), b.ddt = seg(e, a->ddt, r);
+    b.dB = seg(e, a->dB, r), b.dC = seg(e, a->dC, r);
+    b.states = tensor_rows(a->states, chunk, chunks), b.dstates = tensor_rows(a->dstates, chunk, chunks);
+    b.chunk_time = tensor_rows(a->chunk_time, chunk, chunks);
+    b.s_in = entry(a->s_in, r), b.s_out = entry(a->s_out, r);
+    b.ds_out = entry(a->ds_out, r), b.ds_in = entry(a->ds_in, r);
+    b.dA_log = over_leaf(o, 0), b.ddt_bias = over_leaf(o, 1), b.dD = over_leaf(o, 2);
+    return e->base->selective_scan_bwd(o->c, &b);
+}
+
+static enum status selective_scan_bwd(struct ctx *c, const struct selective_scan *a) {
+    struct over o = {.c = c};
+    over_part(&o, a->dA_log);
+    over_part(&o, a->ddt_bias);
+    over_part(&o, a->dD);
+    TRY(over_begin(&o));
+    OVER_RANGES(&o, r, selective_scan_one(&o, a, r));
     return over_end(&o, true);
 }
 
@@ -389,6 +424,8 @@ EXACT_WORK(embedding, dtype_wide(c->real), b.ids = seg(e, a->ids, r), numbers_of
 EXACT_WORK(conv1d, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw) + numbers_of(a->db))
 EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r),
            numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
+EXACT_WORK(selective_scan, dtype_wide(c->real), b.pos = seg(e, a->pos, r),
+           numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
 EXACT_WORK(grouped_linear, dtype_wide(c->real), b.offset = entry(a->offset, r), numbers_of(a->dw))
 EXACT_WORK(attention, c->real, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
 
@@ -404,6 +441,7 @@ void exact_init(struct exact *e, const struct ops *base, const int64_t *range, i
     OVER(embedding);
     OVER(conv1d);
     OVER(ssd);
+    OVER(selective_scan);
     OVER(grouped_linear);
     OVER(attention);
 #undef OVER

@@ -22,6 +22,7 @@ static const char yaml[] =
     "  layers:\n"
     "    M: {kind: mamba2, heads: 4, head_width: 4, state: 5, groups: 2, conv: 4, chunk: 2}\n"
     "    N: {kind: mamba2, heads: 3, head_width: 6, state: 4, groups: 1, conv: 3, chunk: 3, bias: true}\n"
+    "    S: {kind: mamba1, inner: 21, state: 5, conv: 3, chunk: 2, norms: learned, bias: true}\n"
     "    \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 4, rope: 1, bias: true}\n"
     "    W: {kind: attention, heads: 6, kv_heads: 3, head_width: 2, window: 9, rope: 1}\n"
     "    \"-\": {kind: mlp, hidden: 20, activation: swiglu, bias: true}\n"
@@ -46,6 +47,8 @@ struct setting {
 /* Segments: the least common multiple of the chunks is 6, without N it is 2, without both it is 1. */
 static const struct setting settings[] = {
     {"every kind, 50 segments, the last of 2 tokens", "M*-NW-", "296", {"train.sequences_per_step=1"}},
+    {"selective scans, 75 segments", "S*-S", "150", {"train.sequences_per_step=2"}},
+    {"both scans, on 8 ranks three hold no segment", "SNM", "54", {"model.tied=true"}},
     {"experts", "ME*L", "150", {"train.sequences_per_step=2"}},
     {"experts alone, tied: segments of one token", "LE", "21", {"model.tied=true"}},
     {"tied, 37 segments", "N-*M", "220", {"model.tied=true"}},
