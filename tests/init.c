@@ -3,11 +3,11 @@
  * with all its biases, each long enough that mean and spread tell the laws apart. */
 #include "tests/small_model.h"
 
-enum { LAYERS = 3, HEADS = 256 };
+enum { LAYERS = 4, HEADS = 256 };
 #define STD     0.02
-#define STD_OUT (STD / 2.4494897427831781) /* sqrt(2 * LAYERS) */
+#define STD_OUT (STD / 2.8284271247461903) /* sqrt(2 * LAYERS) */
 
-enum law { ZERO, ONE, NORMAL, UNIFORM, A_LOG, DT_BIAS };
+enum law { ZERO, ONE, NORMAL, UNIFORM, A_LOG, A_LOG_ROW, DT_BIAS };
 static const struct row {
     const char *name;
     enum law law;
@@ -35,6 +35,19 @@ static const struct row {
     {"layers.2.up.bias", ZERO, 0, false},
     {"layers.2.down.weight", NORMAL, STD_OUT, true},
     {"layers.2.down.bias", ZERO, 0, false},
+    {"layers.3.norm.weight", ONE, 0, false},
+    {"layers.3.in_proj.weight", NORMAL, STD, true},
+    {"layers.3.conv.weight", UNIFORM, 0.5, true},
+    {"layers.3.conv.bias", UNIFORM, 0.5, false},
+    {"layers.3.x_proj.weight", NORMAL, STD, true},
+    {"layers.3.dt_norm.weight", ONE, 0, false},
+    {"layers.3.B_norm.weight", ONE, 0, false},
+    {"layers.3.C_norm.weight", ONE, 0, false},
+    {"layers.3.dt_proj.weight", UNIFORM, 0.5, true}, /* 1 / sqrt(rank 4) */
+    {"layers.3.dt_bias", DT_BIAS, 0, false},
+    {"layers.3.A_log", A_LOG_ROW, 0, false},
+    {"layers.3.D", ONE, 0, false},
+    {"layers.3.out_proj.weight", NORMAL, STD_OUT, true},
     {"final_norm.weight", ONE, 0, false},
     {"embedding.weight", NORMAL, STD, true},
     {"head.weight", NORMAL, STD, true},
@@ -42,7 +55,8 @@ static const struct row {
 enum { N_ROWS = sizeof rows / sizeof *rows };
 static const char *const symbols[] = {"M=mamba2 heads=256 head_width=2 state=8 groups=2 conv=4 chunk=8 bias=true",
                                       "*=attention heads=8 kv_heads=4 head_width=32 bias=true",
-                                      "-=mlp hidden=128 bias=true activation=swiglu", NULL};
+                                      "-=mlp hidden=128 bias=true activation=swiglu",
+                                      "S=mamba1 inner=256 state=16 norms=learned", NULL};
 
 /* The variable whose law is simple: A from log A, log dt from the bias behind which softplus gives dt. */
 static double plain(enum law law, double w) { return law == A_LOG ? exp(w) : law == DT_BIAS ? log(log1p(exp(w))) : w; }
@@ -94,6 +108,10 @@ static void check_row(const struct row *r, const struct param *p) {
     case A_LOG:
         check_uniform(r, &m, n, 1.0, 16.0);
         break;
+    case A_LOG_ROW:
+        for (int64_t i = 0; i < param_count(p); i++)
+            CHECK(((const double *)p->w.data)[i] == log(1.0 + (double)(i % 16)), "%s: element %d", r->name, (int)i);
+        break;
     case DT_BIAS:
         check_uniform(r, &m, n, log(1e-3), log(0.1));
         break;
@@ -103,7 +121,7 @@ static void check_row(const struct row *r, const struct param *p) {
 int main(void) {
     struct model_config c;
     struct runner r, other;
-    small_model(&c, "M*-", 64, 100, false, symbols);
+    small_model(&c, "M*-S", 64, 100, false, symbols);
     c.init_std = STD;
     const struct runner_spec spec = {
         .precision = PRECISION_F64, .threads = 1, .n_sequences = 1, .tokens = 8, .tile = 8};
@@ -117,7 +135,7 @@ int main(void) {
         CHECK(at >= 0, "there is no %s", rows[i].name);
         if (at < 0) continue;
         const struct param *p = &r.model.params.list[at], *q = &other.model.params.list[at];
-        const bool drawn = rows[i].law != ZERO && rows[i].law != ONE;
+        const bool drawn = rows[i].law != ZERO && rows[i].law != ONE && rows[i].law != A_LOG_ROW;
         check_row(&rows[i], p);
         CHECK(!memcmp(p->w.data, q->w.data, (size_t)tensor_bytes(p->w)) == !drawn, "%s: two seeds", rows[i].name);
     }

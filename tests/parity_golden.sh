@@ -12,7 +12,7 @@ wrong() {
     echo "parity_golden: $*" >&2
     failures=$((failures + 1))
 }
-for model in llama mistral_swa mamba2 nemotron_h nemotron_h_moe nemotron_h_latent jamba; do
+for model in llama mistral_swa mamba2 mamba falcon_mamba nemotron_h nemotron_h_moe nemotron_h_latent jamba; do
     for run in "f64 1e-9" "f32 1e-4"; do
         read -r precision tol <<<"$run"
         "$BATON_PROGRAM" parity "$goldens/$model" --tol "$tol" train.precision="$precision" --device cpu \

@@ -38,7 +38,7 @@ if [ $? != 2 ] || ! grep -q 'mesh.data: 2 ranks have nothing to share' "$log"; t
     failures=$((failures + 1))
 fi
 
-for golden in llama mistral_swa mamba2 nemotron_h; do
+for golden in llama mistral_swa mamba2 mamba falcon_mamba nemotron_h; do
     for ranks in 1 2 3 5; do
         for layout in contiguous zigzag; do
             for carry in gather chain scan; do
@@ -67,7 +67,7 @@ if grep -q "no MPI" "$log"; then
     exit $((failures > 0))
 fi
 for ranks in mpi2 mpi3; do
-    for golden in llama mistral_swa mamba2 nemotron_h; do
+    for golden in llama mistral_swa mamba2 mamba falcon_mamba nemotron_h; do
         parity $ranks $golden
     done
     for carry in gather chain scan; do

@@ -14,6 +14,8 @@ enum { RANKS = 8, STEPS = 3, LAYERS = 32 };
 static const char *const symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 groups=2 conv=4 chunk=8",
                                       "N=mamba2 heads=3 head_width=4 state=4 groups=3 conv=1 chunk=64 conv_bias=false "
                                       "bias=true norm_group=12 dt_max=0.05",
+                                      "S=mamba1 inner=20 state=5 conv=3 chunk=8 norms=learned bias=true",
+                                      "P=mamba1 inner=9 state=4 dt_rank=3 conv=1 chunk=64 norms=plain conv_bias=false",
                                       "*=attention heads=4 kv_heads=2 head_width=8 rope=0.5 window=7",
                                       "+=attention heads=4 kv_heads=1 head_width=8 bias=true rope=1",
                                       "-=mlp hidden=20 activation=relu2",
@@ -23,7 +25,7 @@ static const char *const symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 gro
                                       "L=moe experts=6 top_k=3 hidden=5 latent=7 activation=relu2 scores=sigmoid "
                                       "renormalise=true bias=true aux_loss=0.1",
                                       NULL};
-static const char every_kind[] = "M-*gN+EeM*LN-+";
+static const char every_kind[] = "M-*gSN+EeM*LPN-+";
 
 static const struct keeping {
     const char *name;

@@ -50,6 +50,21 @@ static void normal_below(void) {
     CHECK(isnan(real_normal_below(NAN)), "Phi(NaN) = %g", (double)real_normal_below(NAN));
 }
 
+/* From where e^x is a normal number. */
+static void softplus(void) {
+    double worst = 0.0;
+    float at = 0.0f;
+    for (uint64_t b = 0; b < 0x100000000u; b += 211) {
+        const float x = float_of((uint32_t)b);
+        if (!(x > -87.0f && x < 1e30f)) continue;
+        const double u = ulps(real_softplus(x), x > 40.0f ? (double)x : log1p(exp((double)x)));
+        if (u > worst) worst = u, at = x;
+    }
+    CHECK(worst <= 4.0, "softplus(%.9g) = %.9g: %.3f ulp", (double)at, (double)real_softplus(at), worst);
+    CHECK(real_softplus(-INFINITY) == 0.0f && real_softplus(INFINITY) == INFINITY, "softplus at infinity");
+    CHECK(isnan(real_softplus(NAN)), "softplus(NaN) = %g", (double)real_softplus(NAN));
+}
+
 static void edges(void) {
     static const struct {
         const char *why;
@@ -75,6 +90,7 @@ static void edges(void) {
 int main(void) {
     whole_range();
     normal_below();
+    softplus();
     edges();
     return check_end();
 }

@@ -23,6 +23,8 @@ struct equal_case {
     { 'M', "mamba2", "heads=4 head_width=8 state=6 groups=2 chunk=8" }
 #define MAMBA_SMALL                                                                                                    \
     { 'M', "mamba2", "heads=2 head_width=4 state=3 chunk=64 conv=2 conv_bias=false" }
+#define SELECTIVE                                                                                                      \
+    { 'S', "mamba1", "inner=20 state=5 chunk=8" }
 #define ATTENTION                                                                                                      \
     { '*', "attention", "heads=4 kv_heads=2 head_width=6" }
 #define MLP                                                                                                            \
@@ -40,6 +42,17 @@ static const struct equal_case cases[] = {
      "MM",
      {{'M', "mamba2", "heads=4 head_width=4 state=5 groups=4 chunk=16 bias=true dt_min=0.01 dt_max=0.5 norm_group=16"}},
      false,
+     0},
+    {"mamba1", "S", {SELECTIVE}, false, 0},
+    {"mamba1 with learned norms and biases, a second document",
+     "SS",
+     {{'S', "mamba1", "inner=18 state=4 dt_rank=3 chunk=64 conv=2 norms=learned bias=true"}},
+     false,
+     21},
+    {"mamba1 with plain norms, without a convolution to speak of",
+     "S*",
+     {{'S', "mamba1", "inner=9 state=3 conv=1 norms=plain"}, ATTENTION},
+     true,
      0},
     {"attention", "*", {ATTENTION}, false, 0},
     {"attention with one key head, rotary positions and biases",

@@ -98,6 +98,8 @@ struct carry_case {
     int64_t H, P, N, k, C;
     int64_t n_ranges, each, each_rows; /* numbers of one range's state and rows */
     struct shard_map map;
+    bool rates; /* decay counts time; log_rate (H P, N) */
+    double *log_rate;
     double *decay, *state, *entering, *rows, *entering_rows;
     struct comm_count count[CASE_RANKS][N_COMM_USES];
 };
@@ -112,6 +114,7 @@ static inline void carry_case_init(struct carry_case *c) {
     c->entering = numbers(c->n_ranges * c->each);
     c->rows = numbers(c->n_ranges * c->each_rows);
     c->entering_rows = numbers(c->n_ranges * c->each_rows);
+    c->log_rate = numbers(c->each);
     c->seat.n_carries = 2;
     c->seat.carry[0] = (struct carry_shape){CARRY_LAST, c->k, c->C};
     c->seat.carry[1] = (struct carry_shape){CARRY_AFFINE, c->H * c->P, c->N};
@@ -119,6 +122,7 @@ static inline void carry_case_init(struct carry_case *c) {
 
 static inline void carry_case_term(struct carry_case *c) {
     mem_free(c->decay);
+    mem_free(c->log_rate);
     mem_free(c->state);
     mem_free(c->entering);
     mem_free(c->rows);
@@ -142,6 +146,7 @@ static inline enum status carry_move(struct carry_case *c, struct seat *s, doubl
                          .id = 0,
                          .state = tensor_4d(rows, F64, rows_shape),
                          .entering = tensor_4d(entering_rows, F64, rows_shape)};
+    if (c->rates) affine.log_rate = tensor_2d(c->log_rate, F64, c->H * c->P, c->N);
     seat_rows(s, c->decay, decay, c->H, false);
     seat_rows(s, c->state, state, c->each, false);
     seat_rows(s, c->rows, rows, c->each_rows, false);

@@ -2,6 +2,7 @@
 /* labels: cpu threads */
 /* The carries over ranks: what enters each range against a plain fold, <S x, y> = <x, S' y>, and the back-ends against
  * each other, bit for bit: gather, chain and scan fold every number in the same order, each from zero. */
+#include "kernels/affine/affine.h"
 #include "tests/seams_case.h"
 
 enum numbers_of { INTEGERS, NEAR_ONE, MIXED };
@@ -11,14 +12,28 @@ static double draw(uint64_t seed, uint64_t stream, int64_t i) {
 }
 
 /* INTEGERS: decays 0 or 1, so that every sum is exact; NEAR_ONE: every earlier range matters; MIXED: per head, from
- * nearly forgotten to nearly kept.  An empty range changes nothing: decay 1, state 0. */
+ * nearly forgotten to nearly kept.  An empty range changes nothing: decay 1, state 0.  With rates, the same of times: 0
+ * or forever, short ones, any. */
+static double draw_decay(const struct carry_case *c, enum numbers_of kind, double u, bool empty) {
+    if (!c->rates) return empty ? 1.0 : kind == INTEGERS ? (double)(u < 0.7) : kind == NEAR_ONE ? 1.0 - 1e-9 * u : u;
+    if (empty) return 0.0;
+    if (kind == INTEGERS) return u < 0.7 ? 0.0 : AFFINE_FOREVER;
+    return kind == NEAR_ONE ? 1e-9 * u : u < 0.2 ? AFFINE_FOREVER : 3.0 * u;
+}
+/* What is left of number k behind range i. */
+static double keep_of(const struct carry_case *c, int64_t i, int64_t k) {
+    const double decay = c->decay[i * c->H + k / (c->P * c->N)];
+    if (!c->rates) return decay;
+    return decay >= AFFINE_FOREVER ? 0.0 : exp(-exp(c->log_rate[k]) * decay);
+}
+
 static void fill_affine(struct carry_case *c, enum numbers_of kind, uint64_t seed) {
+    for (int64_t k = 0; k < c->each; k++) c->log_rate[k] = draw(seed, 5, k);
     for (int64_t i = 0; i < c->n_ranges; i++) {
         const bool empty = c->map.range[i].begin == c->map.range[i].end;
         for (int64_t h = 0; h < c->H; h++) {
             const double u = rng_uniform(seed, 1, (uint64_t)(i * c->H + h));
-            const double decay = kind == INTEGERS ? (double)(u < 0.7) : kind == NEAR_ONE ? 1.0 - 1e-9 * u : u;
-            c->decay[i * c->H + h] = empty ? 1.0 : decay;
+            c->decay[i * c->H + h] = draw_decay(c, kind, u, empty);
         }
         for (int64_t k = i * c->each; k < (i + 1) * c->each; k++) {
             const double x = draw(seed, c->to == CARRY_FORWARD ? 2 : 4, k); /* the decays of both directions are one */
@@ -55,7 +70,6 @@ static const struct token_range *ordered(const struct carry_case *c, int64_t seq
 /* exact: every sum has one value; otherwise to 1e-12 of the largest number. */
 static void check_affine(const struct carry_case *c, bool exact, const char *why) {
     double *acc = numbers(c->each);
-    const int64_t PN = c->P * c->N;
     for (int64_t b = 0; b < c->map.spec.n_sequences; b++) {
         memset(acc, 0, (size_t)c->each * sizeof *acc);
         for (int64_t i = 0; i < c->map.per_sequence; i++) {
@@ -65,7 +79,7 @@ static void check_affine(const struct carry_case *c, bool exact, const char *why
                 CHECK(exact ? got == acc[k] : fabs(got - acc[k]) <= 1e-12 * (double)c->n_ranges,
                       "%s: %s %s: range %" PRId64 ", number %" PRId64 ": %.17g, not %.17g", why, shard_name(&c->seat),
                       c->to == CARRY_FORWARD ? "forward" : "backward", number, k, got, acc[k]);
-                acc[k] = c->decay[number * c->H + k / PN] * acc[k] + c->state[number * c->each + k];
+                acc[k] = keep_of(c, number, k) * acc[k] + c->state[number * c->each + k];
             }
         }
     }
@@ -155,19 +169,27 @@ static void same_bits(const struct carry_case *a, const struct carry_case *b) {
 struct sizes {
     const char *why;
     int64_t H, P, N, k, C;
+    bool rates;
 };
 static const struct sizes sizes[] = {
-    {"heads that no number of ranks divides", 3, 5, 4, 3, 7},
-    {"fewer rows than ranks, one tap", 1, 3, 2, 1, 2},
-    {"more taps than many ranges have tokens", 4, 2, 3, 15, 3},
+    {"heads that no number of ranks divides", 3, 5, 4, 3, 7, false},
+    {"fewer rows than ranks, one tap", 1, 3, 2, 1, 2, false},
+    {"more taps than many ranges have tokens", 4, 2, 3, 15, 3, false},
+    {"channels whose numbers have rates of their own", 9, 1, 4, 1, 2, true},
 };
 
 static void run_ways(const struct shard_spec *shard, const struct sizes *z, enum numbers_of kind) {
     struct carry_case c[3][2];
     for (int way = CARRY_GATHER; way <= CARRY_SCAN; way++) {
         for (int to = CARRY_FORWARD; to <= CARRY_BACKWARD; to++) {
-            c[way][to] = (struct carry_case){
-                .seat = {.shard = *shard, .way = way}, .to = to, .H = z->H, .P = z->P, .N = z->N, .k = z->k, .C = z->C};
+            c[way][to] = (struct carry_case){.seat = {.shard = *shard, .way = way},
+                                             .to = to,
+                                             .H = z->H,
+                                             .P = z->P,
+                                             .N = z->N,
+                                             .k = z->k,
+                                             .C = z->C,
+                                             .rates = z->rates};
             run_case(&c[way][to], kind, 11);
             /* the chain folds from segment to segment, the others over their tree */
             if (!shard->segments || way != CARRY_CHAIN || kind == INTEGERS)
@@ -180,7 +202,7 @@ static void run_ways(const struct shard_spec *shard, const struct sizes *z, enum
 }
 
 /* Segments: what enters each has the same bits for any number of ranks. */
-static void run_segments(enum carry_way way, enum carry_to to) {
+static void run_segments(enum carry_way way, enum carry_to to, bool rates) {
     static const int ranks[] = {1, 2, 4, 8};
     struct carry_case c[4];
     for (int i = 0; i < 4; i++) {
@@ -188,8 +210,9 @@ static void run_segments(enum carry_way way, enum carry_to to) {
             .seat = {.shard = {.n_ranks = ranks[i], .n_sequences = 2, .tokens = 150, .grid = 8, .segments = true},
                      .way = way},
             .to = to,
-            .H = 3,
-            .P = 5,
+            .rates = rates,
+            .H = rates ? 15 : 3,
+            .P = rates ? 1 : 5,
             .N = 4,
             .k = 3,
             .C = 2};
@@ -217,8 +240,10 @@ int main(void) {
                 run_ways(&s, &sizes[z], NEAR_ONE);
             }
     for (int to = CARRY_FORWARD; to <= CARRY_BACKWARD; to++) {
-        run_segments(CARRY_GATHER, to);
-        run_segments(CARRY_SCAN, to);
+        for (int rates = 0; rates < 2; rates++) {
+            run_segments(CARRY_GATHER, to, rates);
+            run_segments(CARRY_SCAN, to, rates);
+        }
     }
     return check_end();
 }
