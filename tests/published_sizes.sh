@@ -12,6 +12,9 @@ while read -r name wanted; do
     echo "published_sizes: $name has $wanted parameters, not ${found:-$(tail -1 "$work/out")}" >&2
     failures=$((failures + 1))
 done <<'TABLE'
+mamba_130m 129135360
+mamba_2_8b 2768345600
+falcon_mamba_7b 7272665088
 jamba_1_5_mini 51570323328
 jamba_1_5_large 398555145696
 nemotron_h_8b 8100852736
