@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SELECTIVE_CUH
+#define BATON_KERNELS_SELECTIVE_CUH
+/* selective.cuh - what both halves of the selective scan share on the device. */
+#include "kernels/affine/affine.h"
+#include "kernels/mma.cuh"
+#include "kernels/ranges.cuh"
+
+#define LOG2_E 1.4426950408889634f
+
+static inline __device__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+static inline __device__ float vector_at(const struct tensor &t, int64_t i) { return ((const float *)t.data)[i]; }
+
+/* exp(A time): what is left of a state after a chunk. */
+static inline __device__ float keep_after(float A, float time) {
+    return time < (float)AFFINE_FOREVER ? expf(A * time) : 0.0f;
+}
+
+/* A log2(e), so that exp2 of its product with a time step is the decay; 0 where there is no such state, which then
+ * stays zero. */
+static inline __device__ float rate_at(const struct tensor &A_log, int64_t d, int64_t n) {
+    return d < A_log.shape[0] && n < A_log.shape[1] ? -expf(row(A_log, d)[n]) * LOG2_E : 0.0f;
+}
+
+/* STATES states of one channel to a thread, all of them where N is not larger; the rest in further rounds. */
+enum { STATES = 16, CHANNELS = 128, ROWS = 16 };
+
+/* Columns [n0, n0 + STATES) of ROWS rows from t on, zeros past the end of either; the whole block calls. */
+static inline __device__ void rows_fetch(float (*to)[STATES], const struct tensor &from, int64_t t, int64_t end,
+                                         int64_t n0) {
+    for (int i = threadIdx.x; i < ROWS * STATES; i += CHANNELS) {
+        const int64_t at = t + i / STATES, n = n0 + i % STATES;
+        to[i / STATES][i % STATES] = at < end && n < from.shape[1] ? row(from, at)[n] : 0.0f;
+    }
+}
+static inline __device__ void state_fetch(float *to, const struct tensor &from, int64_t i, int64_t d, int64_t n0) {
+    const int64_t N = from.shape[3];
+    for (int s = 0; s < STATES; s++) to[s] = d < from.shape[1] && n0 + s < N ? row(from, i)[d * N + n0 + s] : 0.0f;
+}
+static inline __device__ void state_store(const struct tensor &to, int64_t i, int64_t d, int64_t n0,
+                                          const float *from) {
+    const int64_t N = to.shape[3];
+    for (int s = 0; s < STATES; s++)
+        if (d < to.shape[1] && n0 + s < N) row(to, i)[d * N + n0 + s] = from[s];
+}
+static inline dim3 selective_grid(int64_t n_chunks, int64_t D, int64_t groups) {
+    return dim3((unsigned)ceil_div(D, CHANNELS), (unsigned)least(n_chunks, 32768), (unsigned)groups);
+}
+#endif

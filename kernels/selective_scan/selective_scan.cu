@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forward: as in the first half, a thread owns a channel of a chunk with up to 16 states in registers, and y is its own
+ * sum.  Backward: four lanes own a channel, four states each, and go through a chunk twice: forward to leave the state
+ * before every segment of four tokens in ctx->work, then segment by segment from the end: states and decays of its
+ * tokens again, then gradients.  Lane q of a channel does what is once a token - softplus, gate, stores - for token q
+ * of the segment.  dB and dC are summed over the eight channels of a warp with each lane keeping half of what it had at
+ * each step, seven exchanges a token in place of 24, then over warps, blocks of channels and strips, all in fixed
+ * order.
+ *
+ * Per token and channel, F32, the states kept apart: forward reads x, z, dt and writes out, 16 bytes, N exponentials,
+ * 6 N flops; backward reads x, z, dt, dout, writes dx, dz, ddt, twice over x and dt, 36 bytes and 2 N more of ctx->work
+ * out of the L2 cache, 2 N exponentials, 18 N flops.  At D 8,192, N 16 the exponentials need 35 and 71 ns a token of an
+ * H200's special-function units, the bytes 27 and 61 ns of 4.8 TB/s. */
+#include "kernels/selective_scan/selective_scan.h"
+#include "kernels/selective.cuh"
+
+/* ---- forward ---- */
+
+/* Own end states become entering ones; backward what is asked of the entering becomes what is asked of the end. */
+template <bool forward> __global__ static void ranges(const struct selective_scan a) {
+    const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1;
+    const struct tensor &states = forward ? a.states : a.dstates, &from = forward ? a.s_in : a.ds_out;
+    const struct tensor &to = forward ? a.s_out : a.ds_in;
+    FOR_CELLS(r, e, R, D * N) {
+        const int64_t d = e / N, first = spans_before(a.range, r, a.chunk);
+        const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
+        const float A = -expf(row(a.A_log, d)[e % N]);
+        float now = from.data ? row(from, r)[e] : 0.0f;
+        for (int64_t j = 0; j < n; j++) {
+            const int64_t i = first + (forward ? j : n - 1 - j);
+            const float own = row(states, i)[e];
+            row(states, i)[e] = now;
+            now = fmaf(keep_after(A, row(a.chunk_time, i)[d]), now, own);
+        }
+        if (to.data) row(to, r)[e] = now;
+    }
+}
+
+/* States [n0, n0 + STATES) of one chunk; out holds y until the last of them is in. */
+static __device__ void forward_states(const struct selective_scan &a, const struct device_span &k, int64_t chunk,
+                                      int64_t d, int64_t n0, float (*B)[STATES], float (*C)[STATES]) {
+    const bool live = d < a.A_log.shape[0], last = n0 + STATES >= a.state;
+    float A[STATES], h[STATES];
+    for (int s = 0; s < STATES; s++) A[s] = rate_at(a.A_log, d, n0 + s);
+    state_fetch(h, a.states, chunk, d, n0);
+    for (int64_t t0 = k.begin; t0 < k.end; t0 += ROWS) {
+        __syncthreads();
+        rows_fetch(B, a.B, t0, k.end, n0);
+        rows_fetch(C, a.C, t0, k.end, n0);
+        __syncthreads();
+        for (int64_t t = t0; live && t < least(k.end, t0 + ROWS); t++) {
+            const float x = row(a.x, t)[d], dts = softplus(row(a.dt, t)[d] + vector_at(a.dt_bias, d)), dtx = dts * x;
+            float y = n0 == 0 ? vector_at(a.D, d) * x : row(a.out, t)[d];
+            if (long_at(a.pos, t) == 0)
+                for (int s = 0; s < STATES; s++) h[s] = 0.0f;
+#pragma unroll
+            for (int s = 0; s < STATES; s++) {
+                h[s] = fmaf(exp2_fast(dts * A[s]), h[s], dtx * B[t - t0][s]);
+                y = fmaf(C[t - t0][s], h[s], y);
+            }
+            row(a.out, t)[d] = last ? y * silu(row(a.z, t)[d]) : y;
+        }
+    }
+}
+
+__global__ static void __launch_bounds__(CHANNELS) forward_chunks(const struct selective_scan a, int64_t n_chunks) {
+    __shared__ float B[ROWS][STATES], C[ROWS][STATES];
+    const int64_t d = (int64_t)blockIdx.x * CHANNELS + threadIdx.x;
+    struct device_span k;
+    for (int64_t chunk = blockIdx.y; chunk < n_chunks; chunk += gridDim.y) {
+        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
+        for (int64_t n0 = 0; n0 < a.state; n0 += STATES) forward_states(a, k, chunk, d, n0, B, C);
+    }
+}
+
+/* ---- backward ---- */
+
+enum { OWN = 4, LANES = STATES / OWN, SEGMENT = 4, BLOCK = THREADS / LANES, STRIPS = 16, BLOCKS_MAX = 528 };
+/* OWN states of a lane, LANES lanes of a channel, SEGMENT tokens at a time, BLOCK channels to a block of threads. */
+
+struct room {
+    float *marks;       /* (blocks, segments of a chunk, THREADS, OWN) states before segments       */
+    int64_t segments;   /* of a chunk, at most                                                      */
+    float *dA;          /* (c, D, N)                                                                */
+    double *dbias, *dD; /* (c, D) each                                                              */
+    float *bc;          /* (strips, T, 2 N) dB | dC                                                 */
+    int64_t strips;
+};
+
+/* One lane's place: channel, first state, and what it keeps of them. */
+struct own {
+    int64_t d, n0;
+    int q;
+    bool live;
+    float A[OWN], bias, D; /* A times log2(e) */
+};
+/* What is once a token, of the lane's token of a segment. */
+struct token {
+    float x, z, step, dout, dts, dy;
+};
+
+static __device__ struct token token_load(const struct selective_scan &a, const struct own &o, int64_t t, int64_t end,
+                                          bool gate) {
+    struct token k = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    if (!o.live || t >= end) return k;
+    k.x = row(a.x, t)[o.d];
+    k.step = row(a.dt, t)[o.d] + o.bias;
+    k.dts = softplus(k.step);
+    if (!gate) return k;
+    k.z = row(a.z, t)[o.d];
+    k.dout = row(a.dout, t)[o.d];
+    k.dy = k.dout * silu(k.z);
+    return k;
+}
+
+/* The value that lane i of my channel has. */
+static __device__ float of_lane(float x, int i) {
+    return __shfl_sync(0xffffffffu, x, (int)(threadIdx.x % WARP / LANES * LANES) + i);
+}
+
+static __device__ float column(const struct tensor &from, int64_t t, int64_t n) {
+    return n < from.shape[1] ? row(from, t)[n] : 0.0f;
+}
+
+/* One token: h becomes the state after it; keep, the decay. */
+static __device__ void advance(const struct selective_scan &a, const struct own &o, int64_t t, float dts, float dtx,
+                               const float *before, float *after, float *keep) {
+    const bool fresh = long_at(a.pos, t) == 0;
+#pragma unroll
+    for (int s = 0; s < OWN; s++) {
+        keep[s] = fresh ? 0.0f : exp2_fast(dts * o.A[s]);
+        after[s] = fmaf(keep[s], before[s], dtx * column(a.B, t, o.n0 + s));
+    }
+}
+
+static __device__ void leave_marks(const struct selective_scan &a, const struct own &o, const struct device_span &k,
+                                   float *h, float4 *marks) {
+    float keep[OWN];
+    for (int64_t t0 = k.begin; t0 < k.end; t0 += SEGMENT, marks += THREADS) {
+        const struct token own = token_load(a, o, t0 + o.q, k.end, false);
+        *marks = make_float4(h[0], h[1], h[2], h[3]);
+        for (int i = 0; i < SEGMENT; i++) {
+            const float dts = of_lane(own.dts, i), x = of_lane(own.x, i);
+            if (t0 + i < k.end) advance(a, o, t0 + i, dts, dts * x, h, h, keep);
+        }
+    }
+}
+
+/* Sums over the lanes that differ in the bits of `bits`, each step halving what a lane holds: lane l ends with the part
+ * of v that its bits, highest first, choose. */
+template <int count, int mask, int last> static __device__ void halve(float *v) {
+    const bool upper = threadIdx.x & mask;
+#pragma unroll
+    for (int i = 0; i < count / 2; i++) {
+        const float give = upper ? v[i] : v[i + count / 2], stay = upper ? v[i + count / 2] : v[i];
+        v[i] = stay + __shfl_xor_sync(0xffffffffu, give, mask);
+    }
+    if constexpr (mask > last) halve<count / 2, mask / 2, last>(v);
+}
+
+enum { SUM_Y, SUM_GB, SUM_RATE, SUMS };
+struct gradient {
+    float g[OWN];
+    double dA[OWN], dbias, dD;
+};
+
+/* A segment's gradients: v gets what goes into dB and dC, [token][B | C][state]; sums those over the states. */
+static __device__ void segment_back(const struct selective_scan &a, const struct own &o, int64_t t0, int64_t end,
+                                    const float4 &mark, const struct token &own, struct gradient *r, float *v,
+                                    float *sums) {
+    float h[SEGMENT + 1][OWN] = {{mark.x, mark.y, mark.z, mark.w}}, keep[SEGMENT][OWN], dA[OWN] = {0.0f};
+#pragma unroll
+    for (int i = 0; i < SEGMENT; i++) {
+        const float dts = of_lane(own.dts, i), x = of_lane(own.x, i);
+        if (t0 + i < end) advance(a, o, t0 + i, dts, dts * x, h[i], h[i + 1], keep[i]);
+    }
+#pragma unroll
+    for (int i = SEGMENT - 1; i >= 0; i--) {
+        const float dts = of_lane(own.dts, i), dtx = dts * of_lane(own.x, i), dy = of_lane(own.dy, i);
+        for (int j = 0; j < SUMS; j++) sums[i * SUMS + j] = 0.0f;
+        for (int j = 0; j < 2 * OWN; j++) v[i * 2 * OWN + j] = 0.0f;
+        if (t0 + i >= end) continue;
+#pragma unroll
+        for (int s = 0; s < OWN; s++) {
+            const float C = column(a.C, t0 + i, o.n0 + s), B = column(a.B, t0 + i, o.n0 + s);
+            const float g = fmaf(dy, C, r->g[s]), gh = g * (keep[i][s] * h[i][s]);
+            v[i * 2 * OWN + s] = g * dtx;
+            v[i * 2 * OWN + OWN + s] = dy * h[i + 1][s];
+            sums[i * SUMS + SUM_Y] = fmaf(C, h[i + 1][s], sums[i * SUMS + SUM_Y]);
+            sums[i * SUMS + SUM_GB] = fmaf(g, B, sums[i * SUMS + SUM_GB]);
+            sums[i * SUMS + SUM_RATE] = fmaf(o.A[s] / LOG2_E, gh, sums[i * SUMS + SUM_RATE]);
+            dA[s] = fmaf(gh, dts, dA[s]);
+            r->g[s] = keep[i][s] * g;
+        }
+    }
+    for (int s = 0; s < OWN; s++) r->dA[s] += (double)dA[s];
+}
+
+/* The lane's token: sums of all its states so far; with the last ones, its gradients. */
+static __device__ void token_back(const struct selective_scan &a, const struct own &o, int64_t t, const struct token &k,
+                                  const float *sums, bool first, bool last, struct gradient *r) {
+    if (!o.live) return;
+    float *dz = &row(a.dz, t)[o.d], *dx = &row(a.dx, t)[o.d], *ddt = &row(a.ddt, t)[o.d];
+    const float y = sums[SUM_Y] + (first ? o.D * k.x : *dz), gB = sums[SUM_GB] + (first ? 0.0f : *dx);
+    const float rate = sums[SUM_RATE] + (first ? 0.0f : *ddt);
+    const float step = fmaf(k.x, gB, rate) * (k.step > 20.0f ? 1.0f : sigmoid(k.step));
+    *dz = last ? k.dout * y * dsilu(k.z) : y;
+    *dx = last ? fmaf(k.dts, gB, o.D * k.dy) : gB;
+    *ddt = last ? step : rate;
+    if (!last) return;
+    r->dbias += (double)step;
+    r->dD += (double)(k.dy * k.x);
+}
+
+/* What the warps hold for a segment goes into the strip's dB | dC: written by the strip's first channels, else added.
+ */
+static __device__ void bc_add(const struct selective_scan &a, const struct own &o, float *bc, int64_t t0, int64_t end,
+                              const float *v, bool write) {
+    __shared__ float4 all[WARPS][WARP];
+    all[threadIdx.x / WARP][threadIdx.x % WARP] = make_float4(v[0], v[1], v[2], v[3]);
+    __syncthreads();
+    const int lane = threadIdx.x % WARP, s = threadIdx.x / WARP;
+    const int64_t t = t0 + lane / 8, n = o.n0 + s; /* bits 16 and 8 of a lane chose the token, bit 4 B or C */
+    if (s < OWN && t < end && n < a.state) {
+        float sum = 0.0f;
+        for (int w = 0; w < WARPS; w++) sum += ((const float *)&all[w][lane])[s];
+        float *to = bc + (t * 2 + (lane & 4 ? 1 : 0)) * a.state + n;
+        *to = write ? sum : *to + sum;
+    }
+    __syncthreads();
+}
+
+/* BLOCK channels, STATES states of one chunk. */
+static __device__ void backward_block(const struct selective_scan &a, const struct room &w, const struct device_span &k,
+                                      int64_t chunk, int64_t block, int64_t group, float *bc, bool write,
+                                      struct gradient *r) {
+    const int64_t D = a.A_log.shape[0], N = a.state;
+    struct own o = {block * BLOCK + threadIdx.x / LANES, 0, (int)(threadIdx.x % LANES), false, {0.0f}, 0.0f, 0.0f};
+    const bool first = group == 0, last = (group + 1) * STATES >= N;
+    float h[OWN], v[SEGMENT * 2 * OWN], sums[SEGMENT * SUMS];
+    float4 *marks = (float4 *)w.marks + (int64_t)blockIdx.x * w.segments * THREADS + threadIdx.x;
+    o.n0 = group * STATES + o.q * OWN;
+    o.live = o.d < D;
+    if (o.live) o.bias = vector_at(a.dt_bias, o.d), o.D = vector_at(a.D, o.d);
+    for (int s = 0; s < OWN; s++) {
+        const bool is = o.live && o.n0 + s < N;
+        o.A[s] = rate_at(a.A_log, o.d, o.n0 + s);
+        h[s] = is ? row(a.states, chunk)[o.d * N + o.n0 + s] : 0.0f;
+        r->g[s] = is ? row(a.dstates, chunk)[o.d * N + o.n0 + s] : 0.0f;
+        r->dA[s] = 0.0;
+    }
+    leave_marks(a, o, k, h, marks);
+    for (int64_t i = ceil_div(k.end - k.begin, SEGMENT) - 1; i >= 0; i--) {
+        const int64_t t0 = k.begin + i * SEGMENT;
+        const struct token own = token_load(a, o, t0 + o.q, k.end, true);
+        segment_back(a, o, t0, k.end, marks[i * THREADS], own, r, v, sums);
+        halve<SEGMENT * SUMS, LANES / 2, 1>(sums);
+        if (t0 + o.q < k.end) token_back(a, o, t0 + o.q, own, sums, first, last, r);
+        halve<SEGMENT * 2 * OWN, WARP / 2, LANES>(v);
+        bc_add(a, o, bc, t0, k.end, v, write);
+    }
+    for (int s = 0; s < OWN; s++) /* dA_log = A dA */
+        if (o.live && o.n0 + s < N)
+            w.dA[(chunk * D + o.d) * N + o.n0 + s] = (float)(r->dA[s] * (double)(o.A[s] / LOG2_E));
+    if (!last) return;
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        r->dbias += __shfl_xor_sync(0xffffffffu, r->dbias, half);
+        r->dD += __shfl_xor_sync(0xffffffffu, r->dD, half);
+    }
+    if (!o.live || o.q != 0) return;
+    w.dbias[chunk * D + o.d] = r->dbias;
+    w.dD[chunk * D + o.d] = r->dD;
+}
+
+__global__ static void __launch_bounds__(THREADS)
+    backward_chunks(const struct selective_scan a, const struct room w, int64_t n_chunks) {
+    const int64_t T = a.pos.shape[0], N = a.state, blocks = ceil_div(a.A_log.shape[0], BLOCK);
+    struct device_span k;
+    for (int64_t item = blockIdx.x; item < n_chunks * w.strips; item += gridDim.x) {
+        const int64_t chunk = item / w.strips, strip = item % w.strips, begin = strip * blocks / w.strips;
+        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
+        for (int64_t b = begin; b < (strip + 1) * blocks / w.strips; b++) {
+            struct gradient r = {{0.0f}, {0.0}, 0.0, 0.0};
+            for (int64_t g = 0; g * STATES < N; g++)
+                backward_block(a, w, k, chunk, b, g, w.bc + strip * T * 2 * N, b == begin, &r);
+        }
+    }
+}
+
+/* dB and dC: the strips in order. */
+__global__ static void strips_add(const struct selective_scan a, const struct room w) {
+    const int64_t T = a.pos.shape[0], N = a.state;
+    FOR_CELLS(t, i, T, 2 * N) {
+        double sum = 0.0;
+        for (int64_t s = 0; s < w.strips; s++) sum += (double)w.bc[(s * T + t) * 2 * N + i];
+        row(i < N ? a.dB : a.dC, t)[i % N] = (float)sum;
+    }
+}
+
+/* dA_log, ddt_bias, dD: the chunks in order. */
+__global__ static void chunks_add(const struct selective_scan a, const struct room w) {
+    const int64_t D = a.A_log.shape[0], N = a.state;
+    const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
+    FOR_CELLS(d, i, D, N + 2) {
+        double sum = 0.0;
+        for (int64_t c = 0; c < n; c++)
+            sum += i < N ? (double)w.dA[(c * D + d) * N + i] : (i == N ? w.dbias : w.dD)[c * D + d];
+        if (i < N) row(a.dA_log, d)[i] += (float)sum;
+        else ((float *)(i == N ? a.ddt_bias : a.dD).data)[d] += (float)sum;
+    }
+}
+
+/* ---- both ---- */
+
+static enum status check_backward(struct ctx *c, const struct selective_scan *a) {
+    const int64_t T = a->pos.shape[0], D = a->A_log.shape[0], N = a->state, R = a->range.shape[0] - 1;
+    CHECK_SHAPE(selective_scan, dout, F32, T, D);
+    CHECK_SHAPE(selective_scan, dstates, F32, a->states.shape[0], D, 1, N);
+    CHECK_OPTIONAL(selective_scan, ds_out, F32, R, D, 1, N);
+    CHECK_OPTIONAL(selective_scan, ds_in, F32, R, D, 1, N);
+    CHECK_SHAPE(selective_scan, dx, F32, T, D);
+    CHECK_SHAPE(selective_scan, dz, F32, T, D);
+    CHECK_SHAPE(selective_scan, ddt, F32, T, D);
+    CHECK_SHAPE(selective_scan, dB, F32, T, N);
+    CHECK_SHAPE(selective_scan, dC, F32, T, N);
+    CHECK_SHAPE(selective_scan, dA_log, F32, D, N);
+    CHECK_SHAPE(selective_scan, ddt_bias, F32, D);
+    CHECK_SHAPE(selective_scan, dD, F32, D);
+    return OK;
+}
+
+static enum status check(struct ctx *c, const struct selective_scan *a, bool backward) {
+    const int64_t T = a->pos.shape[0], D = a->A_log.shape[0], N = a->state, R = a->range.shape[0] - 1;
+    const int64_t n = a->states.shape[0];
+    CHECK_THAT(selective_scan, N > 0 && a->chunk > 0, "state %" PRId64 ", chunk %" PRId64 ": expected above 0", N,
+               a->chunk);
+    CHECK_THAT(selective_scan, R >= 0, "range is empty: expected the rows where ranges begin");
+    CHECK_SHAPE(selective_scan, range, I64, R + 1);
+    CHECK_SHAPE(selective_scan, pos, I64, T);
+    CHECK_SHAPE(selective_scan, x, F32, T, D);
+    CHECK_SHAPE(selective_scan, z, F32, T, D);
+    CHECK_SHAPE(selective_scan, dt, F32, T, D);
+    CHECK_SHAPE(selective_scan, B, F32, T, N);
+    CHECK_SHAPE(selective_scan, C, F32, T, N);
+    CHECK_SHAPE(selective_scan, A_log, F32, D, N);
+    CHECK_SHAPE(selective_scan, dt_bias, F32, D);
+    CHECK_SHAPE(selective_scan, D, F32, D);
+    CHECK_SHAPE(selective_scan, states, F32, n, D, 1, N);
+    CHECK_SHAPE(selective_scan, chunk_time, F32, n, D);
+    if (backward) return check_backward(c, a);
+    CHECK_SHAPE(selective_scan, s_in, F32, R, D, 1, N);
+    CHECK_OPTIONAL(selective_scan, s_out, F32, R, D, 1, N);
+    CHECK_SHAPE(selective_scan, out, F32, T, D);
+    return OK;
+}
+
+/* Chunks that the ranges can make and the tensor has room for. */
+static int64_t chunks_of(const struct selective_scan *a) {
+    return least(a->states.shape[0], spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk));
+}
+static int64_t strips_of(const struct selective_scan *a) { return least(STRIPS, ceil_div(a->A_log.shape[0], BLOCK)); }
+static int64_t blocks_of(const struct selective_scan *a) { return least(BLOCKS_MAX, chunks_of(a) * strips_of(a)); }
+static int64_t segments_of(const struct selective_scan *a) {
+    return ceil_div(least(a->chunk, a->pos.shape[0]), SEGMENT);
+}
+
+static void sizes(const struct selective_scan *a, int64_t bytes[5]) {
+    const int64_t n = chunks_of(a), T = a->pos.shape[0], D = a->A_log.shape[0], N = a->state;
+    bytes[0] = blocks_of(a) * segments_of(a) * THREADS * OWN * (int64_t)sizeof(float);
+    bytes[1] = n * D * N * (int64_t)sizeof(float);
+    bytes[2] = bytes[3] = n * D * (int64_t)sizeof(double);
+    bytes[4] = strips_of(a) * T * 2 * N * (int64_t)sizeof(float);
+}
+
+extern "C" int64_t selective_scan_work_cuda(const struct ctx *, const struct selective_scan *a) {
+    int64_t bytes[5], all = 0;
+    sizes(a, bytes);
+    for (int i = 0; i < 5; i++) all += arena_round(bytes[i]);
+    return all;
+}
+
+extern "C" enum status selective_scan_fwd_cuda(struct ctx *c, const struct selective_scan *a) {
+    TRY(check(c, a, false));
+    const int64_t n = chunks_of(a), D = a->A_log.shape[0];
+    LAUNCH_CELLS(ranges<true>, a->range.shape[0] - 1, D * a->state, *a);
+    LAUNCH(forward_chunks, selective_grid(n, D, 1), CHANNELS, *a, n);
+    return OK;
+}
+
+static enum status backward(struct ctx *c, const struct selective_scan *a) {
+    const int64_t n = chunks_of(a), D = a->A_log.shape[0];
+    int64_t bytes[5];
+    void *at[5];
+    sizes(a, bytes);
+    for (int i = 0; i < 5; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    const struct room w = {(float *)at[0],  segments_of(a), (float *)at[1], (double *)at[2],
+                           (double *)at[3], (float *)at[4], strips_of(a)};
+    LAUNCH_CELLS(ranges<false>, a->range.shape[0] - 1, D * a->state, *a);
+    LAUNCH(backward_chunks, dim3((unsigned)blocks_of(a)), THREADS, *a, w, n);
+    LAUNCH_CELLS(strips_add, a->pos.shape[0], 2 * a->state, *a, w);
+    LAUNCH_CELLS(chunks_add, D, a->state + 2, *a, w);
+    return OK;
+}
+
+extern "C" enum status selective_scan_bwd_cuda(struct ctx *c, const struct selective_scan *a) {
+    TRY(check(c, a, true));
+    const int64_t mark = arena_mark(c->work);
+    const enum status st = backward(c, a);
+    arena_release(c->work, mark);
+    return st;
+}
