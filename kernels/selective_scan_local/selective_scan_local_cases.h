@@ -17,6 +17,7 @@ struct selective_scan_local_case {
         {"chunks of one token", {1, {0, 9}, 3, {5}}, 5, 3, 1, 0},                                                      \
         {"one chunk, longer than the range", {1, {0, 100}, 3, {70}}, 16, 16, 256, 0},                                  \
         {"channels of several strips", {1, {0, 33}, 3, {0}}, 150, 16, 8, 0},                                           \
+        {"more channels and chunks than a GPU takes at once", {1, {0, 40}, 3, {17}}, 1100, 5, 1, 0},                   \
         {"a wide state", {1, {0, 30}, 3, {0}}, 3, 70, 8, 0},                                                           \
         {"documents at, before and after edges", {2, {0, 48, 100}, 3, {15, 32, 47, 48, 65}}, 33, 16, 16, 0},           \
         {"short ranges, one empty", {5, {0, 3, 3, 4, 40, 60}, 3, {50}}, 18, 5, 16, 0}, {                               \
