@@ -136,7 +136,8 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     enum status st = OK;
     *r = (struct runner){.spec = *spec};
     TRY_OUT(make_ctx(r));
-    TRY_OUT(model_init(&r->model, c));
+    const struct split split = runner_split(r);
+    TRY_OUT(model_init(&r->model, c, &split));
     TRY_OUT(runner_mesh_shape(r));
     TRY_OUT(plan(r));
     TRY_OUT(runner_mesh_shards(r));

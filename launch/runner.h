@@ -129,6 +129,7 @@ struct arena *runner_host(struct runner *r); /* the arena of the host's memory *
 bool runner_apart(const struct runner *r);   /* ops do not read the host's memory */
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
+struct split runner_split(const struct runner *r);
 /* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */
 enum status runner_mesh_shape(struct runner *r);
 enum status runner_mesh_shards(struct runner *r);

@@ -5,6 +5,7 @@
 #include "kernels/ops.h"
 #include "kernels/space.h"
 #include "launch/runner.h"
+#include "model/param_parts.h"
 
 bool runner_apart(const struct runner *r) { return r->ctx.space == DEVICE; }
 struct arena *runner_host(struct runner *r) {
@@ -45,7 +46,8 @@ static int64_t sum_from(const int64_t bytes[N_BATCH_PARTS], int first) {
 static int64_t numbers_bytes(const struct runner *r) {
     const int64_t totals = runner_apart(r) ? 2 * arena_round(8) : 0;
     if (!r->spec.training) return totals;
-    return totals + arena_round(r->model.params.n * 8) + arena_round(N_KNOBS * 8) + arena_round(N_REPORT * 8);
+    return totals + arena_round(params_parts(&r->model.params) * 8) + arena_round(N_KNOBS * 8) +
+           arena_round(N_REPORT * 8);
 }
 
 void runner_plan_batch(struct runner *r) {
@@ -170,7 +172,7 @@ enum status runner_place_numbers(struct runner *r) {
     r->out.scale = tensor_1d(apart ? (void *)r->image.ops[SCALE] : (void *)&r->scale, F64, 1);
     r->out.scale.space = r->ctx.space;
     if (!r->spec.training) return OK;
-    TRY(place_number(r, r->model.params.n, NULL, &n->squares));
+    TRY(place_number(r, params_parts(&r->model.params), NULL, &n->squares));
     TRY(place_number(r, N_KNOBS, NULL, &n->knobs));
     TRY(place_number(r, N_REPORT, NULL, &n->report));
     TRY(host_side(r, n->knobs, &n->knobs_host));

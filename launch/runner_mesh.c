@@ -10,6 +10,13 @@ static struct shard_spec shard_of(const struct model *m, const struct runner_spe
                                .segments = s->exact};
 }
 
+struct split runner_split(const struct runner *r) {
+    const struct mesh *m = r->spec.team ? &r->spec.team->mesh : NULL;
+    if (!m) return (struct split){{1, 1}, {0, 0}};
+    return (struct split){{mesh_size(m, MESH_TENSOR), mesh_size(m, MESH_EXPERT)},
+                          {mesh_index(m, MESH_TENSOR), mesh_index(m, MESH_EXPERT)}};
+}
+
 static enum status transfers_of(const struct model *m, const struct runner_spec *spec, int *transfers) {
     const struct shard_spec shard = shard_of(m, spec, spec->mesh);
     struct shard_map map;
@@ -25,7 +32,7 @@ static enum status transfers_of(const struct model *m, const struct runner_spec 
 
 enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers) {
     struct model m;
-    enum status st = model_init(&m, c);
+    enum status st = model_init(&m, c, NULL);
     if (st == OK) st = transfers_of(&m, spec, transfers);
     model_term(&m);
     return st;

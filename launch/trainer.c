@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "model/param_parts.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -118,7 +119,7 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "warning: step %" PRId64
                 " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
                 "; nothing was changed",
-                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
+                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
 }
 

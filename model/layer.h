@@ -123,7 +123,8 @@ struct layer {
     char symbol;
     const struct mixer_kind *kind;
     const void *config;
-    int64_t width; /* D */
+    struct split split; /* how the mesh splits it */
+    int64_t width;      /* D */
     double norm_eps;
     int64_t n_experts;       /* whose load is counted; 0: none */
     int norm;                /* parameter index of the norm's weight          */

@@ -23,9 +23,10 @@ static enum status declare_ends(struct model *m) {
     return m->config->tied ? OK : param_add(&m->params, &head, &m->head);
 }
 
-enum status model_init(struct model *m, const struct model_config *config) {
+enum status model_init(struct model *m, const struct model_config *config, const struct split *split) {
     void *mem = NULL;
     *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
+    if (split) m->params.split = *split;
     TRY(mem_take(m->n_layers * (int64_t)sizeof *m->layers, &mem));
     m->layers = mem;
     for (int i = 0; i < m->n_layers; i++) {
@@ -35,6 +36,7 @@ enum status model_init(struct model *m, const struct model_config *config) {
                                       .symbol = symbol->symbol,
                                       .kind = symbol->kind,
                                       .config = symbol->config,
+                                      .split = m->params.split,
                                       .width = config->width,
                                       .norm_eps = config->norm_eps};
         TRY(block_declare(&m->layers[i], &m->params));
@@ -74,7 +76,7 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
         if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
-            forward += 2.0 * (double)param_count(p);
+            forward += 2.0 * (double)param_whole(p);
     }
     for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;

@@ -22,8 +22,8 @@ struct model {
     struct params params;
     int embedding, final_norm, head; /* parameter indices; tied: head == embedding */
 };
-enum status model_init(struct model *m,
-                       const struct model_config *config); /* layers and parameters, no memory for them */
+/* Layers and parameters, no memory for them.  split NULL: one rank. */
+enum status model_init(struct model *m, const struct model_config *config, const struct split *split);
 /* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);

@@ -40,8 +40,8 @@ static enum status declare(struct layer *l, struct params *ps) {
     struct param bias = {.name = "up.bias", .shape = {up_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
     if (c->activation == ACT_SWIGLU) {
         up.n_sections = bias.n_sections = 2;
-        up.section[0] = bias.section[0] = (struct section){"gate", F};
-        up.section[1] = bias.section[1] = (struct section){"up", F};
+        up.section[0] = bias.section[0] = section_cut("gate", F, 1);
+        up.section[1] = bias.section[1] = section_cut("up", F, 1);
     }
     TRY(layer_param(l, ps, W_UP, up));
     if (c->bias) TRY(layer_param(l, ps, W_UP_BIAS, bias));

@@ -103,8 +103,8 @@ static enum status matrix(struct layer *l, struct params *ps, int slot, const ch
     snprintf(p.name, sizeof p.name, "%s", name);
     if (slot == W_SHARED_UP && gated(l->config)) {
         p.n_sections = 2;
-        p.section[0] = (struct section){"gate", rows / 2};
-        p.section[1] = (struct section){"up", rows / 2};
+        p.section[0] = section_cut("gate", rows / 2, 1);
+        p.section[1] = section_cut("up", rows / 2, 1);
     }
     return layer_param(l, ps, slot, p);
 }
@@ -113,6 +113,7 @@ static enum status of_experts(struct layer *l, struct params *ps, int slot, cons
                               int64_t cols, enum init init) {
     struct param p = {.shape = {((const struct moe_config *)l->config)->experts, rows, cols},
                       .n_dims = 3,
+                      .cut[SPLIT_EXPERT] = {.dim = 0, .parts = split_n(&l->split, SPLIT_EXPERT)},
                       .init = init,
                       .product = true,
                       .decay = true};

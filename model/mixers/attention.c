@@ -41,9 +41,9 @@ static enum status check(const void *config, int64_t width) {
 
 static void qkv_sections(struct param *p, const struct attention_config *c) {
     p->n_sections = 3;
-    p->section[0] = (struct section){"q", c->heads * c->head_width};
-    p->section[1] = (struct section){"k", c->kv_heads * c->head_width};
-    p->section[2] = (struct section){"v", c->kv_heads * c->head_width};
+    p->section[0] = section_cut("q", c->heads * c->head_width, 1);
+    p->section[1] = section_cut("k", c->kv_heads * c->head_width, 1);
+    p->section[2] = section_cut("v", c->kv_heads * c->head_width, 1);
 }
 
 static int64_t qkv_rows(const struct attention_config *c) { return (c->heads + 2 * c->kv_heads) * c->head_width; }

@@ -70,8 +70,8 @@ static enum status declare_in(struct layer *l, struct params *ps) {
                       .decay = true};
     struct param b = {.name = "in_proj.bias", .shape = {2 * c->inner}, .n_dims = 1, .init = INIT_ZERO};
     w.n_sections = b.n_sections = 2;
-    w.section[0] = b.section[0] = (struct section){"x", c->inner};
-    w.section[1] = b.section[1] = (struct section){"z", c->inner};
+    w.section[0] = b.section[0] = section_cut("x", c->inner, 1);
+    w.section[1] = b.section[1] = section_cut("z", c->inner, 1);
     TRY(layer_param(l, ps, W_IN, w));
     return c->bias ? layer_param(l, ps, W_IN_BIAS, b) : OK;
 }
@@ -101,9 +101,9 @@ static enum status declare_steps(struct layer *l, struct params *ps) {
                       .init = INIT_NORMAL,
                       .decay = true};
     x.n_sections = 3;
-    x.section[0] = (struct section){"dt", R};
-    x.section[1] = (struct section){"B", N};
-    x.section[2] = (struct section){"C", N};
+    x.section[0] = section_cut("dt", R, 1);
+    x.section[1] = section_cut("B", N, 1);
+    x.section[2] = section_cut("C", N, 1);
     TRY(layer_param(l, ps, W_X, x));
     if (c->norms == NORMS_LEARNED) {
         static const char *const names[N_PARTS] = {"dt_norm.weight", "B_norm.weight", "C_norm.weight"};

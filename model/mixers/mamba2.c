@@ -84,18 +84,18 @@ static enum status check(const void *config, int64_t width) {
 
 static void in_sections(struct param *p, const struct mamba2_config *c) {
     p->n_sections = 5;
-    p->section[0] = (struct section){"z", inner(c)};
-    p->section[1] = (struct section){"x", inner(c)};
-    p->section[2] = (struct section){"B", bc_width(c)};
-    p->section[3] = (struct section){"C", bc_width(c)};
-    p->section[4] = (struct section){"dt", c->heads};
+    p->section[0] = section_cut("z", inner(c), 1);
+    p->section[1] = section_cut("x", inner(c), 1);
+    p->section[2] = section_cut("B", bc_width(c), 1);
+    p->section[3] = section_cut("C", bc_width(c), 1);
+    p->section[4] = section_cut("dt", c->heads, 1);
 }
 
 static void conv_sections(struct param *p, const struct mamba2_config *c) {
     p->n_sections = 3;
-    p->section[0] = (struct section){"x", inner(c)};
-    p->section[1] = (struct section){"B", bc_width(c)};
-    p->section[2] = (struct section){"C", bc_width(c)};
+    p->section[0] = section_cut("x", inner(c), 1);
+    p->section[1] = section_cut("B", bc_width(c), 1);
+    p->section[2] = section_cut("C", bc_width(c), 1);
 }
 
 static enum status declare_matrix(struct layer *l, struct params *ps, int slot, struct param p,
