@@ -210,7 +210,8 @@ static enum status gated_norm_one(struct over *o, const struct gated_norm *a, in
     const struct exact *e = o->c->exact;
     struct gated_norm b = *a;
     b.y = seg(e, a->y, r), b.z = seg(e, a->z, r), b.out = seg(e, a->out, r), b.r = seg(e, a->r, r);
-    b.dout = seg(e, a->dout, r), b.dy = seg(e, a->dy, r), b.dz = seg(e, a->dz, r), b.dw = over_leaf(o, 0);
+    b.dout = seg(e, a->dout, r), b.dy = seg(e, a->dy, r), b.dz = seg(e, a->dz, r), b.pull = seg(e, a->pull, r);
+    b.dw = over_leaf(o, 0);
     return e->base->gated_norm_bwd(o->c, &b);
 }
 

@@ -196,6 +196,10 @@ static enum status launch_backward(struct ctx *c, const struct gated_norm *a, fl
 
 static enum status check_inputs(struct ctx *c, const struct gated_norm *a) {
     const int64_t T = a->y.shape[0], C = a->y.shape[1];
+    CHECK_THAT(gated_norm, a->half == GATED_WHOLE,
+               "groups of %" PRId64 " channels on several ranks are the CPU's alone so far: choose a mesh.tensor that "
+               "divides the groups of the norm",
+               a->group_all);
     CHECK_THAT(gated_norm, a->group > 0 && C % a->group == 0,
                "groups of %" PRId64 " channels do not divide the %" PRId64 " channels of y", a->group, C);
     CHECK_SHAPE(gated_norm, y, REAL, T, C);
