@@ -144,9 +144,12 @@ static enum status over_fail(struct over *o, enum status st) {
     return st;
 }
 
-/* Rows of segment r; an absent tensor stays absent. */
+/* Rows of segment r; an absent tensor stays absent.  Of the residual stream this rank may have fewer. */
 static struct tensor seg(const struct exact *e, struct tensor t, int64_t r) {
-    return t.shape[0] > 0 ? tensor_rows(t, e->range[r], e->range[r + 1] - e->range[r]) : t;
+    const int64_t *range = e->range;
+    if (e->range_own && t.shape[0] != range[e->n_ranges]) range = e->range_own;
+    ASSERT(t.shape[0] == 0 || t.shape[0] == range[e->n_ranges]);
+    return t.shape[0] > 0 ? tensor_rows(t, range[r], range[r + 1] - range[r]) : t;
 }
 /* Entry r of a tensor that counts ranges. */
 static struct tensor entry(struct tensor t, int64_t r) { return t.shape[0] > 0 ? tensor_rows(t, r, 1) : t; }

@@ -46,7 +46,7 @@ enum status config_check_runnable(const struct config *c) {
     const struct {
         const char *axis;
         int64_t ranks;
-    } axes[] = {{"tensor", c->mesh.tensor}, {"expert", c->mesh.expert}, {"pipe", c->mesh.pipe}};
+    } axes[] = {{"expert", c->mesh.expert}, {"pipe", c->mesh.pipe}};
     for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
         FAIL_UNLESS(axes[i].ranks == 1, ERR_CONFIG,
                     "mesh.%s: %" PRId64 " ranks do not run yet, only data and seq do; set mesh.%s=1", axes[i].axis,

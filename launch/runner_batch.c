@@ -22,6 +22,7 @@ static void part_bytes(const struct runner *r, int64_t bytes[N_BATCH_PARTS]) {
         [WHOLE_IDS] = 4 * all,
         [WHOLE_TARGETS] = 4 * all,
         [WHOLE_POS] = 8 * all,
+        [OWN_ROWS] = r->spec.exact ? 8 * (R + 1) : 0,
         [ROW_IDS] = 4 * T,
         [ROW_TARGETS] = 4 * T,
         [ROW_POS] = 8 * T,
@@ -57,7 +58,8 @@ void runner_plan_batch(struct runner *r) {
     r->image.bytes = sum_from(bytes, ROW_IDS);
     struct ledger *l = &r->ledger;
     ledger_add(l, "losses of tokens", arena_round(T * wide));
-    ledger_add(l, "logits kept whole", r->spec.logits ? arena_round(T * r->model.config->vocab * real) : 0);
+    ledger_add(l, "logits kept whole",
+               r->spec.logits ? arena_round(T * r->model.params.list[r->model.head].shape[0] * real) : 0);
     ledger_add(l, "tokens of a micro-batch", runner_apart(r) ? r->image.bytes : sum_from(bytes, WHOLE_IDS));
     ledger_add(l, "numbers of a step", numbers_bytes(r));
     if (!runner_apart(r)) return;
@@ -77,6 +79,9 @@ static void fill_ranges(struct runner *r) {
     }
     range[R] = my_tokens(r);
     r->exact.range = range;
+    if (!r->spec.exact) return;
+    r->exact.range_own = (int64_t *)(void *)r->image.host[OWN_ROWS];
+    runner_own_ranges(r, (int64_t *)(void *)r->image.host[OWN_ROWS]);
 }
 
 /* Whole sequences, one range each, for attention over all tokens. */
@@ -132,7 +137,7 @@ static void bind_batch(struct runner *r) {
 }
 
 enum status runner_place_batch(struct runner *r) {
-    const int64_t T = my_tokens(r), V = r->model.config->vocab;
+    const int64_t T = my_tokens(r), V = r->model.params.list[r->model.head].shape[0];
     const enum dtype wide = dtype_wide(r->ctx.real);
     void *losses = NULL, *logits = NULL;
     TRY(place_image(r));

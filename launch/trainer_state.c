@@ -106,7 +106,7 @@ enum status trainer_save(struct trainer *t) {
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
     TRY(sync_report(t));
-    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.tokens, t->run_dir, &meta, t->state, t->n_state,
+    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.world, t->run_dir, &meta, t->state, t->n_state,
                               c->checkpoint.keep));
     t->saved_step = t->step;
     return OK;

@@ -16,6 +16,31 @@ struct tensor layer_w(const struct step *s, const struct layer *l, int slot) {
     return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].w;
 }
 
+struct tensor layer_b(const struct step *s, const struct layer *l, int slot) {
+    return l->split.at[SPLIT_TENSOR] > 0 ? (struct tensor){0} : layer_w(s, l, slot);
+}
+
+int layer_ranks(const struct layer *l) { return split_n(&l->split, SPLIT_TENSOR); }
+
+/* The sizes of an axis that would do, as far as a line goes. */
+static void sizes_that_do(int64_t units, bool copies, char out[128]) {
+    int n = 0;
+    for (int ranks = 1; ranks <= 1024 && n < 64; ranks++)
+        if (copies ? cut_parts(ranks, units) : units % ranks == 0)
+            n += snprintf(out + n, (size_t)(128 - n), "%s%d", n ? ", " : "", ranks);
+}
+
+enum status split_units(const struct split *split, const char *what, int64_t units, bool copies, int64_t *mine) {
+    const int n = split_n(split, SPLIT_TENSOR), parts = cut_parts(n, units);
+    char sizes[128];
+    sizes_that_do(units, copies, sizes);
+    FAIL_UNLESS(parts == n || (copies && parts > 0), ERR_CONFIG,
+                "%s %lld cannot be spread over the %d ranks of mesh.tensor; sizes that would do: %s", what,
+                (long long)units, n, sizes);
+    *mine = units / parts;
+    return OK;
+}
+
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot) {
     return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].g;
 }

@@ -19,6 +19,7 @@ struct model {
     const struct model_config *config;
     struct layer *layers;
     int n_layers;
+    void *share[SYMBOLS_MAX]; /* of this rank, in what each symbol says */
     struct params params;
     int embedding, final_norm, head; /* parameter indices; tied: head == embedding */
 };
@@ -42,6 +43,7 @@ enum policy { POLICY_ALL, POLICY_GEMM, POLICY_INPUTS };
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
+    int64_t n_own;           /* tokens whose residual stream is here    */
     const int64_t *range;    /* (n_ranges + 1) rows where ranges begin  */
     const struct wide *wide; /* shapes; NULL: attention is local        */
     int64_t tile;            /* rows of one tile of head and loss                                 */
@@ -60,6 +62,7 @@ struct activations {
     int n_carries;                     /* what seams move */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t attend_numbers, total_numbers;
+    int64_t own_numbers; /* of the rows that enter and leave move: all ranks' own, each */
     int64_t by_keep[N_KEEPS];
     void *region; /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;

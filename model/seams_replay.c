@@ -20,6 +20,19 @@ static enum status attend_kept(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
+/* All rows that entered are kept. */
+static enum status enter_kept(struct step *s, struct tensor own, struct tensor all) {
+    (void)s, (void)own, (void)all;
+    return OK;
+}
+
+static enum status leave_refused(struct step *s, struct tensor all, struct tensor own) {
+    (void)s;
+    FAIL_UNLESS(all.data == own.data, ERR_ARG,
+                "a sum over ranks of tensor is to be computed again, which would send: set train.keep_every=1");
+    return OK;
+}
+
 static enum status total_refused(struct step *s, struct tensor t, unsigned axes) {
     (void)s, (void)t, (void)axes;
     FAIL(ERR_ARG, "a sum over ranks is to be computed again, which would send; keep it in a BOUNDARY slot and ask "
@@ -40,6 +53,8 @@ const struct seams seams_replay = {
     .attend_end = attend_kept,
     .routed_begin = routed_here,
     .routed_end = routed_here,
+    .enter = enter_kept,
+    .leave = leave_refused,
     .total = total_refused,
     .need = block_refused,
     .done = block_refused,

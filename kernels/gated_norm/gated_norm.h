@@ -7,8 +7,8 @@
  *   norm first   out = w silu(z) y / sqrt(mean_group(y^2) + eps)
  *   backward     gate first, per group, r = 1/sqrt(.), h = u r:  du = r (w do - h mean_group(h w do)),
  *                dy = du silu(z), dz = du y silu'(z), dw += sum_t do h;  norm first: derived in gated_norm_ref.c
- *   halves       of groups that lie on several ranks: GATED_SUMS gives sums of this rank's channels, in forward
- *                square_tg = sum u^2 (norm first y^2), in backward pull_tg = sum u w do (norm first y w silu(z) do);
+ *   halves       where groups lie on several ranks, GATED_SUMS gives the sums over this rank's channels, square_tg of
+ *                u^2 (norm first: y^2) in forward and pull_tg of u w do (norm first: y w silu(z) do) in backward, and
  *                GATED_REST reads the sums of all ranks, whose groups have `group_all` channels
  *   shapes       T rows, C channels, groups of `group` channels, C % group == 0; y, z, out and gradients may have
  *                a pitch

@@ -3,10 +3,10 @@
 #include "kernels/device.cuh"
 
 /* In F64, ascending. */
-__device__ static float log_sum_exp(const float *x, int64_t n) {
-    double top = (double)x[0], sum = 0.0;
-    for (int64_t i = 1; i < n; i++) top = fmax(top, (double)x[i]);
-    for (int64_t i = 0; i < n; i++) sum += exp((double)x[i] - top);
+__device__ static float log_sum_exp(const struct token_loss &a, int64_t t) {
+    double top = (double)row(a.parts, 0)[t], sum = 0.0;
+    for (int64_t i = 1; i < a.parts.shape[0]; i++) top = fmax(top, (double)row(a.parts, i)[t]);
+    for (int64_t i = 0; i < a.parts.shape[0]; i++) sum += exp((double)row(a.parts, i)[t] - top);
     return (float)(top + log(sum));
 }
 
@@ -21,8 +21,7 @@ __global__ static void sum_losses(const struct token_loss a) {
     double sum = 0.0;
     for (int64_t t0 = 0; t0 < T; t0 += THREADS) {
         const int64_t t = t0 + threadIdx.x;
-        if (t < T && a.parts.data)
-            lse[t] = log_sum_exp((const float *)a.parts.data + t * a.parts.pitch, a.parts.shape[1]);
+        if (t < T && a.parts.data) lse[t] = log_sum_exp(a, t);
         const float loss = t < T && targets[t] >= 0 ? lse[t] - picked[t] : 0.0f;
         if (t < T && a.loss.data) ((float *)a.loss.data)[t] = loss;
         __syncthreads();
@@ -40,7 +39,7 @@ extern "C" enum status token_loss_fwd_cuda(struct ctx *c, const struct token_los
     CHECK_SHAPE(token_loss, targets, I32, T);
     CHECK_SHAPE(token_loss, total, F64, 1);
     CHECK_OPTIONAL(token_loss, loss, WIDE, T);
-    if (a->parts.shape[0] > 0) CHECK_SHAPE(token_loss, parts, WIDE, T, a->parts.shape[1]);
+    if (a->parts.shape[0] > 0) CHECK_SHAPE(token_loss, parts, WIDE, a->parts.shape[0], T);
     LAUNCH(sum_losses, 1, THREADS, *a);
     return OK;
 }

@@ -30,7 +30,7 @@ static inline void token_loss_build(struct trial *t, struct token_loss *a, const
     for (int64_t i = 0; i < k->T; i++) targets[i] = k->absent && i % k->absent == k->absent - 1 ? -1 : i % 7;
     t->bound = 1e-6;
     WIDES(lse, k->parts > 0 ? F_OUT : F_IN, UNIFORM(3.0, 9.0), k->T);
-    if (k->parts > 0) WIDES(parts, F_IN, UNIFORM(3.0, 9.0), k->T, k->parts);
+    if (k->parts > 0) WIDES(parts, F_IN, UNIFORM(3.0, 9.0), k->parts, k->T)->any_rows = true;
     WIDES(picked, F_IN, UNIFORM(-2.0, 3.0), k->T);
     TENSOR(targets, F_IN, LISTED(targets), I32, k->T);
     if (k->loss) WIDES(loss, F_OUT | OPTIONAL, NORMAL(1.0), k->T);

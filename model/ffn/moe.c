@@ -97,23 +97,33 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
+/* By the width of experts; router and latent projections are on every rank. */
+static enum status split(void *config, const struct split *s) {
+    struct moe_config *c = config;
+    TRY(split_units(s, "hidden", c->hidden, false, &c->hidden));
+    return c->shared > 0 ? split_units(s, "shared", c->shared, false, &c->shared) : OK;
+}
+
 static enum status matrix(struct layer *l, struct params *ps, int slot, const char *name, int64_t rows, int64_t cols,
                           enum init init) {
     struct param p = {.shape = {rows, cols}, .n_dims = 2, .init = init, .product = true, .decay = true};
+    const int n = layer_ranks(l);
     snprintf(p.name, sizeof p.name, "%s", name);
+    if (slot == W_SHARED_DOWN) p.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = n};
     if (slot == W_SHARED_UP && gated(l->config)) {
         p.n_sections = 2;
-        p.section[0] = section_cut("gate", rows / 2, 1);
-        p.section[1] = section_cut("up", rows / 2, 1);
-    }
+        p.section[0] = section_cut("gate", rows / 2, n);
+        p.section[1] = section_cut("up", rows / 2, n);
+    } else if (slot == W_SHARED_UP) p.cut[SPLIT_TENSOR].parts = n;
     return layer_param(l, ps, slot, p);
 }
 
 static enum status of_experts(struct layer *l, struct params *ps, int slot, const char *name, int64_t rows,
                               int64_t cols, enum init init) {
-    struct param p = {.shape = {((const struct moe_config *)l->config)->experts, rows, cols},
+    struct param p = {.shape = {((const struct moe_config *)l->whole)->experts, rows, cols},
                       .n_dims = 3,
-                      .cut[SPLIT_EXPERT] = {.dim = 0, .parts = split_n(&l->split, SPLIT_EXPERT)},
+                      .cut = {[SPLIT_TENSOR] = {.dim = slot == W_DOWN ? 2 : 1, .parts = layer_ranks(l)},
+                              [SPLIT_EXPERT] = {.dim = 0, .parts = split_n(&l->split, SPLIT_EXPERT)}},
                       .init = init,
                       .product = true,
                       .decay = true};
@@ -122,7 +132,7 @@ static enum status of_experts(struct layer *l, struct params *ps, int slot, cons
 }
 
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct moe_config *c = l->config;
+    const struct moe_config *c = l->whole;
     const int64_t D = l->width, W = width_of(c, D), F = c->hidden, E = c->experts;
     l->n_experts = E;
     TRY(matrix(l, ps, W_ROUTER, "router.weight", E, D, INIT_NORMAL));
@@ -131,6 +141,7 @@ static enum status declare(struct layer *l, struct params *ps) {
                         (struct param){.name = "router.bias",
                                        .shape = {E},
                                        .n_dims = 1,
+                                       .alike = true,
                                        .init = INIT_ZERO,
                                        .kind = PARAM_STATE,
                                        .layer = l->index,
@@ -422,7 +433,8 @@ static enum status shared_back(struct step *s, const struct layer *l, const stru
 
 static enum status router_back(struct step *s, const struct layer *l, const struct moe *m) {
     TRY(s->ctx->ops->route_bwd(s->ctx, &m->route));
-    if (balances(l->config)) TRY(s->ctx->ops->balance_bwd(s->ctx, &m->balance));
+    if (balances(l->config) && l->split.at[SPLIT_TENSOR] == 0) /* what each has whole counts once in the sum */
+        TRY(s->ctx->ops->balance_bwd(s->ctx, &m->balance));
     return s->ctx->ops->linear_bwd(s->ctx, &m->router);
 }
 
@@ -446,7 +458,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 
 /* 2 a weight of the experts that a token chooses: their weights are no matrices of 2 dims. */
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
-    const struct moe_config *c = l->config;
+    const struct moe_config *c = l->whole;
     (void)tokens_per_sequence;
     return 2.0 * (double)c->top_k * (double)(c->hidden * (gated(c) ? 3 : 2) * width_of(c, l->width));
 }
@@ -455,6 +467,7 @@ const struct mixer_kind moe_kind = {.name = "moe",
                                     .fields = moe_fields,
                                     .config_bytes = sizeof(struct moe_config),
                                     .check = check,
+                                    .split = split,
                                     .declare = declare,
                                     .plan = plan,
                                     .forward = forward,
