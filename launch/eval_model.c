@@ -86,6 +86,7 @@ static void list_part(struct state_tensor *s, const struct param *p, int part, e
     snprintf(s->name, sizeof s->name, "param/%s", piece.name);
     memcpy(s->global, p->whole, sizeof s->global);
     s->global[0] = piece.whole;
+    s->cut_dim = param_later_cut(p, &s->cut_begin);
     s->begin = piece.whole_begin;
     *first = piece.row_begin * (param_count(p) / p->shape[0]);
 }

@@ -36,6 +36,7 @@ static void list_part(struct state_tensor *s, const struct listing *l, const str
     s->elsewhere = l->elsewhere;
     memcpy(s->global, p->whole, sizeof s->global);
     s->global[0] = piece.whole;
+    s->cut_dim = param_later_cut(p, &s->cut_begin);
     snprintf(s->name, sizeof s->name, "%s/%s", l->group, piece.name);
 }
 

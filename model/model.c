@@ -58,6 +58,13 @@ static enum status split_model(struct model *m, const struct split *split) {
     return OK;
 }
 
+enum status model_check_split(const struct model_config *config, const struct split *split) {
+    struct model m = {.config = config};
+    const enum status st = split_model(&m, split);
+    model_term(&m);
+    return st;
+}
+
 enum status model_init(struct model *m, const struct model_config *config, const struct split *split) {
     static const struct split one = {{1, 1}, {0, 0}};
     void *mem = NULL;

@@ -25,6 +25,8 @@ struct model {
 };
 /* Layers and parameters, no memory for them.  split NULL: one rank. */
 enum status model_init(struct model *m, const struct model_config *config, const struct split *split);
+/* ERR_CONFIG: what of the model the ranks of an axis cannot share, and which sizes would do. */
+enum status model_check_split(const struct model_config *config, const struct split *split);
 /* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);

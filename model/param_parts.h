@@ -21,6 +21,8 @@ void param_part(const struct param *p, int i, struct param_part *out);
 int64_t params_parts(const struct params *ps); /* of all parameters */
 /* The parameter that part `at` of all, in their order, belongs to. */
 const struct param *params_part_of(const struct params *ps, int64_t at);
+/* The dim beyond the first that is cut, and where what is held of it begins; 0: none. */
+int param_later_cut(const struct param *p, int64_t *begin);
 /* Elements from `held` on that follow each other in the whole, too; *whole: where there. */
 int64_t param_run(const struct param *p, int64_t held, int64_t *whole);
 

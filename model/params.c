@@ -55,6 +55,16 @@ int param_find(const struct params *ps, const char *name) {
 
 int param_parts(const struct param *p) { return p->n_sections ? p->n_sections : 1; }
 
+int param_later_cut(const struct param *p, int64_t *begin) {
+    *begin = 0;
+    for (int a = 0; a < N_SPLITS; a++) {
+        *begin = p->cut[a].begin;
+        if (p->cut[a].dim > 0 && p->cut[a].parts > 1) return p->cut[a].dim;
+    }
+    *begin = 0;
+    return 0;
+}
+
 int64_t params_parts(const struct params *ps) {
     int64_t n = 0;
     for (int i = 0; i < ps->n; i++) n += param_parts(&ps->list[i]);
