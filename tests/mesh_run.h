@@ -38,7 +38,7 @@ static inline void mesh_run_tokens(const char *prefix) {
 }
 
 static inline enum status mesh_run_steps(struct trainer *t, struct mesh_run *j, int rank) {
-    const int64_t last = t->step + (j->steps > 0 ? j->steps : MESH_STEPS);
+    const int64_t last = t->step + j->steps;
     while (t->step < last) {
         struct step_report r;
         TRY(train_step(t, &r));
@@ -53,7 +53,7 @@ static inline enum status mesh_run_steps(struct trainer *t, struct mesh_run *j, 
 }
 
 static inline enum status mesh_run_rank(struct rank *rank, void *arg) {
-    static const int stop;
+    static const int stop = 0;
     struct mesh_run *j = (struct mesh_run *)arg;
     struct trainer t;
     TRY(trainer_open(&t, &j->config, rank, NULL, &stop));
@@ -78,6 +78,7 @@ static inline void mesh_run_read(struct mesh_run *j, const char *model, const ch
                            model, mesh, train, numerics);
     const struct config_source from = {.where = "test", .text = text, .text_bytes = n};
     *j = (struct mesh_run){0};
+    j->steps = MESH_STEPS;
     const enum status st = config_read(&j->config, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     if (st != OK) exit(1);
@@ -93,8 +94,9 @@ static inline int mesh_run_ranks(const struct mesh_run *j) {
 static inline void mesh_run(struct mesh_run *j, const char *why) {
     struct world *w = NULL;
     const int n = mesh_run_ranks(j);
+    const struct world_spec spec = {.n_ranks = n, .deadline_s = 100};
     MUST(config_check_runnable(&j->config));
-    MUST(world_open(&w, &(struct world_spec){.n_ranks = n, .deadline_s = 100}));
+    MUST(world_open(&w, &spec));
     MUST(world_run(w, mesh_run_rank, j));
     world_close(w);
     for (int r = 0; r < n; r++) {

@@ -60,7 +60,8 @@ refused 2 'a sequence of 40 tokens cannot be split over 41 ranks' $train --ranks
 refused 2 'ranks 0: wants a number from 1 to 4096' $train --ranks 0
 refused 2 'ranks 2x: wants a number from 1 to 4096' $train --ranks 2x
 refused 2 'mesh.data: 3 ranks of micro-batches of 1 do not divide the 4 sequences_per_step' $train mesh.data=3
-refused 2 'vocab 256 cannot be spread over the 3 ranks of mesh.tensor; sizes that would do: 1, 2, 4, 8' $train mesh.tensor=3
+refused 2 'vocab 256 cannot be spread over the 3 ranks of mesh.tensor; sizes that would do: 1, 2, 4, 8' \
+    $train mesh.tensor=3
 refused 2 'the nearest legal meshes: .data: 1, seq: 3, tensor: 1' $train mesh.tensor=3
 refused 2 'layers.M .mamba2.: heads 4 cannot be spread over the 8 ranks' $train mesh.tensor=8
 refused 2 'layers.\* .attention.: heads 6 cannot be spread over the 4 .*would do: 1, 2, 3, 6' $train mesh.tensor=4

@@ -64,8 +64,8 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .n_carries = spec->n_carries,
                                           .carry = spec->carry,
                                           .attend_numbers = spec->attend_numbers,
-                                          .own_numbers = spec->own_numbers,
                                           .total_numbers = spec->total_numbers,
+                                          .own_numbers = spec->own_numbers,
                                           .swap = spec->swap};
     const struct seams_mesh_bytes bytes = seams_mesh_bytes(&seams);
     TRY(arena_init(&s->memory, "a seat", bytes.ops + bytes.host));
