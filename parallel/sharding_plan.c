@@ -268,6 +268,12 @@ static void bind_all(struct sharding *h) {
     }
 }
 
+/* One list tells of all pieces. */
+static void list_experts(struct sharding *h) {
+    for (int i = 0; i < h->spec.params->n; i++)
+        if (sharding_has(h->experts, i)) h->piece[i] = h->experts->piece[i];
+}
+
 enum status sharding_place(struct sharding *h, struct arena *arena) {
     struct placer p = {.ctx = h->spec.ctx, .arena = arena};
     int64_t n = 0;
@@ -280,7 +286,10 @@ enum status sharding_place(struct sharding *h, struct arena *arena) {
     bind_all(h);
     for (int k = 0; k < h->n_blocks; k++) n += h->block[k].n;
     if (h->spec.gradients && !h->ring_g) h->grads = view(h, h->wide, h->block[0].g, 0, n);
-    return h->experts ? sharding_place(h->experts, arena) : OK;
+    if (!h->experts) return OK;
+    TRY(sharding_place(h->experts, arena));
+    list_experts(h);
+    return OK;
 }
 
 /* ---- start and end ---- */
@@ -354,8 +363,7 @@ static enum status init_experts(struct sharding *h, const struct sharding_spec *
     TRY(mem_take((int64_t)sizeof *h->experts, &mem));
     h->experts = mem;
     TRY(init_one(h->experts, spec, true));
-    for (int i = 0; i < spec->params->n; i++) /* one list tells of all */
-        if (sharding_has(h->experts, i)) h->piece[i] = h->experts->piece[i];
+    list_experts(h);
     return OK;
 }
 
