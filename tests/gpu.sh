@@ -82,7 +82,11 @@ bench() { "$baton" bench --device cuda "$@"; }
 
 peers() {
     local script
-    for script in "$root"/profiling/peers/{dense,attention,ssd}.py; do timeout 200 python3 "$script"; done
+    for script in dense attention ssd; do
+        LEAVE=$work/$script timeout 240 python3 "$root/profiling/peers/$script.py"
+        [ ! -d "$work/$script" ] || "$build/tests/peers_cuda" $script "$work/$script" || failed=1
+    done
+    "$build/tests/ssd_speed_cuda"
     about "tests/gpu.sh peers"
 }
 
