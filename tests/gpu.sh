@@ -205,8 +205,9 @@ killed() {
     local i n=0
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     for i in $(seq 20); do
-        timeout 60 mpirun -n 2 --oversubscribe --enable-recovery bash -c '"$0" kill; echo "rank $OMPI_COMM_WORLD_RANK ends with $?"' \
-            "$build/tests/comm_device" >"$work/kill$i" 2>&1 &
+        timeout 60 mpirun -n 2 --oversubscribe --enable-recovery \
+            bash -c '"$0" kill; echo "rank $OMPI_COMM_WORLD_RANK ends with $?"' "$build/tests/comm_device" \
+            >"$work/kill$i" 2>&1 &
         [ $((i % 5)) -ne 0 ] || wait
     done
     for i in $(seq 20); do
