@@ -3,6 +3,7 @@
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "model/param_parts.h"
@@ -145,6 +146,26 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
+/* Bytes that this rank has received, by use. */
+static void received(const struct trainer *t, int64_t out[N_COMM_USES]) {
+    const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->team.tokens_there, &t->run.shards.comm};
+    memset(out, 0, N_COMM_USES * sizeof *out);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        for (int use = 0; use < N_COMM_USES; use++) out[use] += all[i]->count[use].bytes_received;
+}
+
+/* Steps are alike: of the second one, for the first agrees on more. */
+static void tell_exchanges(const struct trainer *t, const int64_t before[N_COMM_USES]) {
+    char line[400];
+    int64_t after[N_COMM_USES];
+    int n = 0;
+    received(t, after);
+    for (int use = 0; use < N_COMM_USES; use++)
+        n += snprintf(line + n, sizeof line - (size_t)n, "%s %s %" PRId64, use ? "," : "", comm_use_name(use),
+                      after[use] - before[use]);
+    report_note(t->report, "bytes that rank 0 received in step %" PRId64 ":%s", t->step, line);
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -152,7 +173,11 @@ static enum status one_step(struct trainer *t) {
     const int64_t profile = t->run.ctx.traced ? c->run.profile : 0;
     const bool record = profile > 0 && t->step >= 1 && (t->step - 1) % profile == 0; /* the first step warms up */
     if (record) traced_record(&t->run.traced);
+    int64_t before[N_COMM_USES];
+    const bool told = t->report && rank_size(t->team.rank) > 1 && t->step == 1;
+    if (told) received(t, before);
     TRY(train_step(t, &r));
+    if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));
     enum status st = OK;
     if (t->valid && due(t->step, c->train.valid_every, c->train.steps)) {
