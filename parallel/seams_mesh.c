@@ -120,7 +120,7 @@ static enum status total(struct step *s, struct tensor t, unsigned axes) {
     if (over->size == 1) return OK;
     ASSERT(tensor_packed(t));
     ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
-    struct reduction r = {.use = COMM_CONTROL,
+    struct reduction r = {.use = axes == AXIS_TENSOR ? COMM_TENSOR : COMM_CONTROL,
                           .dtype = t.dtype,
                           .in = t.data,
                           .out = t.data,
