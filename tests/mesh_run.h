@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #endif
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base/rng.h"
 #include "data/idx.h"
@@ -57,8 +58,10 @@ static inline enum status mesh_run_rank(struct rank *rank, void *arg) {
     struct mesh_run *j = (struct mesh_run *)arg;
     struct trainer t;
     TRY(trainer_open(&t, &j->config, rank, NULL, &stop));
+    const struct report_spec report = {.run_dir = j->to, .first_step = 1, .n_steps = MESH_STEPS};
     if (j->to) t.run_dir = j->to;
-    enum status st = j->from ? trainer_load(&t, j->from) : OK;
+    enum status st = j->to && t.team.leader ? report_open(&t.report, &report) : OK;
+    if (st == OK && j->from) st = trainer_load(&t, j->from);
     if (st == OK) st = mesh_run_steps(&t, j, rank_index(rank));
     trainer_close(&t);
     return st;
@@ -96,6 +99,7 @@ static inline void mesh_run(struct mesh_run *j, const char *why) {
     const int n = mesh_run_ranks(j);
     const struct world_spec spec = {.n_ranks = n, .deadline_s = 100};
     MUST(config_check_runnable(&j->config));
+    if (j->to) CHECK(mkdir(j->to, 0700) == 0, "%s: no folder %s", why, j->to);
     MUST(world_open(&w, &spec));
     MUST(world_run(w, mesh_run_rank, j));
     world_close(w);
