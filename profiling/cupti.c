@@ -3,6 +3,7 @@
 #ifdef BATON_CUPTI
 #include <cupti.h>
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include "base/arena.h"
 
@@ -43,13 +44,21 @@ static bool load(void) {
     return !(0 FUNCTIONS(MISSES));
 }
 
-/* Without memory there is no buffer, and CUPTI drops what it has. */
+/* CUPTI's threads ask for buffers during a step, which allocates nothing: they are taken once, before.  Where all are
+ * under way there is none, and CUPTI drops records. */
+enum { BUFFERS = 32, BUFFER_BYTES = 4 << 20 };
+static struct {
+    uint8_t *memory;
+    atomic_bool used[BUFFERS];
+} pool;
+
 static void CUPTIAPI give_buffer(uint8_t **buffer, size_t *bytes, size_t *n_records) {
-    void *mem = NULL;
     *bytes = 0, *n_records = 0, *buffer = NULL;
-    if (mem_take(8 << 20, &mem) != OK) return;
-    *buffer = mem;
-    *bytes = 8 << 20;
+    for (int i = 0; i < BUFFERS && !*buffer; i++) {
+        if (atomic_exchange(&pool.used[i], true)) continue;
+        *buffer = pool.memory + (size_t)i * BUFFER_BYTES;
+        *bytes = BUFFER_BYTES;
+    }
 }
 
 static void add(const CUpti_Activity *record) {
@@ -86,14 +95,19 @@ static void CUPTIAPI take_buffer(CUcontext c, uint32_t stream, uint8_t *buffer, 
     CUpti_Activity *record = NULL;
     (void)c, (void)stream, (void)bytes;
     while (valid > 0 && cupti.cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) add(record);
-    mem_free(buffer);
+    if (buffer) atomic_store(&pool.used[(buffer - pool.memory) / BUFFER_BYTES], false);
 }
 
 static uint64_t CUPTIAPI now(void) { return (uint64_t)trace_now_ns(); }
 
 enum status cupti_begin(bool *found) {
+    void *mem = NULL;
     *found = load();
     if (!*found) return OK;
+    if (!pool.memory) {
+        TRY(mem_take(BUFFERS * (int64_t)BUFFER_BYTES, &mem));
+        pool.memory = mem;
+    }
     TRY(call(cupti.cuptiActivityRegisterCallbacks(give_buffer, take_buffer), "its buffers"));
     TRY(call(cupti.cuptiActivityRegisterTimestampCallback(now), "its clock"));
     for (int i = 0; i < N_KINDS; i++) TRY(call(cupti.cuptiActivityEnable(kinds[i]), "recording"));
