@@ -105,6 +105,7 @@ static inline uint32_t emulated_bf16(float x) {
 }
 static inline uint32_t pack(float low, float high) { return emulated_bf16(low) | emulated_bf16(high) << 16; }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 static inline void emulated_matrices(uint32_t r[4], const void *row, bool trans) {
     const char(*rows)[32] = emulated_exchange(&row, sizeof row);
