@@ -119,7 +119,7 @@ static __device__ void segment_forward(const struct tile *m, const struct own &o
                                        float (*past)[OWN]) {
 #pragma unroll
     for (int i = 0; i < SEGMENT; i++) {
-        const float4 step = m->step[i][o.channel];
+        const float2 step = *(const float2 *)&m->step[i][o.channel]; /* the half that is needed */
         float B[OWN];
         four(B, m->rows[0][i][o.q]);
         if (resets && m->fresh[i])
