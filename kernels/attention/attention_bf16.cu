@@ -67,6 +67,7 @@ __global__ static void sum_rows_back(const struct attention a, const struct tabl
             sums.lse = LOG2E * row(a.lse, q)[h];
         }
         if (threadIdx.x == 0) t.sums[item] = sums;
+        if (threadIdx.x == 0 && q % SPAN == 0) t.turn[q / SPAN * a.heads + h] = 0;
     }
 }
 
@@ -89,29 +90,31 @@ extern "C" enum status attention_bf16_check(const struct attention *a, bool back
 
 static int64_t key_tiles(const struct attention *a) { return ceil_div(a->k.shape[0], BLOCK); }
 
-static void table_bytes(const struct attention *a, bool backward, int64_t bytes[4]) {
+enum { N_TABLES = 5 };
+static void table_bytes(const struct attention *a, bool backward, int64_t bytes[N_TABLES]) {
     const int64_t queries = padded(a->q.shape[0]);
     bytes[0] = queries * (int64_t)sizeof(struct seen);
     bytes[1] = queries / SPAN * (int64_t)sizeof(struct seen_by_tile);
     bytes[2] = backward ? key_tiles(a) * (int64_t)sizeof(struct seen) : 0;
     bytes[3] = backward ? queries * a->heads * (int64_t)sizeof(struct row_sums) : 0;
+    bytes[4] = backward ? queries / SPAN * a->heads * (int64_t)sizeof(unsigned) : 0;
 }
 
 extern "C" int64_t attention_work_bf16(const struct attention *a) {
-    int64_t bytes[4], sum = 0;
+    int64_t bytes[N_TABLES], sum = attention_partial_bytes(a);
     table_bytes(a, true, bytes);
-    for (int i = 0; i < 4; i++) sum += arena_round(bytes[i]);
+    for (int i = 0; i < N_TABLES; i++) sum += arena_round(bytes[i]);
     return sum;
 }
 
 /* The caller has marked the arena. */
 enum status attention_tables(struct ctx *c, const struct attention *a, bool backward, struct tables *t) {
-    int64_t bytes[4];
-    void *at[4];
+    int64_t bytes[N_TABLES];
+    void *at[N_TABLES];
     table_bytes(a, backward, bytes);
-    for (int i = 0; i < 4; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    for (int i = 0; i < N_TABLES; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
     *t = {(struct seen *)at[0], (struct seen_by_tile *)at[1], (struct seen *)at[2], (struct row_sums *)at[3],
-          padded(a->q.shape[0])};
+          (unsigned *)at[4],         padded(a->q.shape[0])};
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));

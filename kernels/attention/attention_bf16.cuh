@@ -38,12 +38,16 @@ struct tables {
     struct seen_by_tile *tile; /* (queries / SPAN)                 */
     struct seen *key_tile;     /* (ceil(U / BLOCK)) tiles of queries that see one of its rows, inclusive */
     struct row_sums *sums;     /* (H, queries)                     */
+    unsigned *turn;            /* (queries / SPAN, H) tiles of keys that have added to a tile's dq */
     int64_t queries;           /* T rounded up to BLOCK            */
 };
 
 static inline __host__ __device__ int64_t padded(int64_t T) { return ceil_div(T, BLOCK) * BLOCK; }
 
 enum status attention_tables(struct ctx *c, const struct attention *a, bool backward, struct tables *t);
+/* The backward of heads up to 128 wide (attention_wgmma_bwd.cu), and its part of the workspace. */
+enum status attention_gradients(struct ctx *c, const struct attention *a, const struct tables *t);
+int64_t attention_partial_bytes(const struct attention *a);
 
 /* A matrix of BF16 in device memory: rows [0, n) of P columns. */
 struct rows16 {

@@ -193,14 +193,7 @@ static enum status start_keys(struct ctx *c, const struct attention *a, const st
 static enum status run_backward(struct ctx *c, const struct attention *a) {
     struct tables t;
     TRY(attention_tables(c, a, true, &t));
-    if (a->head_width <= 64) {
-        TRY(start_queries<64>(c, a, &t));
-        return start_keys<64, true, true>(c, a, &t);
-    }
-    if (a->head_width <= 128) {
-        TRY(start_queries<128>(c, a, &t));
-        return start_keys<128, true, true>(c, a, &t);
-    }
+    if (a->head_width <= 128) return attention_gradients(c, a, &t);
     TRY(start_queries<256>(c, a, &t));
     TRY((start_keys<256, true, false>(c, a, &t)));
     return start_keys<256, false, true>(c, a, &t);

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The backward of heads up to 128 wide, with five products a tile.  A block of threads owns 128 keys of a key head, one
+ * of its two groups of warps 64 of them, and walks the tiles of 64 queries that see them, the last one first, of all
+ * heads that read that key head.  Scores are transposed, keys along rows, so that weights and their gradients are
+ * operands in registers for dv and dk, which stay in registers.  The gradients of scores also go to shared memory, and
+ * what the block's keys add to a tile's dq is made there: one group makes its first columns, the other one the rest.
+ *
+ * A tile's dq is the sum over blocks of keys, ascending, each in its turn (turns.cuh): the last one rounds and writes
+ * it.  Blocks start with the longest, of the first keys; all walk the same way, so each finds its turn come.
+ *
+ *   p = 2^(scale' s - lse')   ds = p (do . v - delta)   dq = scale ds k   dv = p^T do   dk = scale ds^T q */
+#include "kernels/attention/attention_bf16.cuh"
+#include "kernels/turns.cuh"
+#include "kernels/wgmma.cuh"
+
+constexpr int GROUP = 128; /* threads of a group of warps */
+constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
+
+/* What comes for a tile of queries of a head: panels of 64 columns. */
+template <int D> struct stage {
+    bf16_bits q[SPAN * D], dout[SPAN * D];
+    struct row_sums sums[SPAN];
+    struct seen seen[SPAN];
+};
+template <int D> struct room {
+    bf16_bits k[BLOCK * D], v[BLOCK * D];
+    bf16_bits ds[BLOCK * SPAN]; /* (keys, queries) */
+    struct stage<D> stages[2];
+};
+static_assert(sizeof(struct stage<64>) % 1024 == 0 && sizeof(struct stage<128>) % 1024 == 0, "panels of the next one");
+
+/* Key heads [first, first + n) of one launch, and the unfinished dq of their heads. */
+struct part {
+    int64_t first, n;
+    float4 *partial; /* (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP) */
+};
+
+/* `rows` rows into panels; what lies outside the matrix becomes zero. */
+template <int D, int rows> static __device__ void fetch_panels(bf16_bits *to, const struct rows16 &x) {
+    constexpr int pieces = D / 8;
+#pragma unroll
+    for (int i = 0; i < rows * pieces / THREADS; i++) {
+        const int at = i * THREADS + (int)threadIdx.x, r = at / pieces, col = at % pieces * 8;
+        const bool inside = r < x.n && col < x.P;
+        cp_async16_or_zero(tile_piece<64>(to + col / 64 * rows * 64, r, col % 64),
+                           inside ? x.at + r * x.pitch + col : x.at, inside);
+    }
+}
+
+/* A tile of SPAN queries, and a head. */
+struct step {
+    int tile, h;
+};
+
+template <int D>
+static __device__ void fetch_step(struct stage<D> *to, const struct attention &a, const struct tables &t,
+                                  struct step s) {
+    const int64_t t0 = (int64_t)s.tile * SPAN;
+    const int P = (int)a.head_width;
+    fetch_panels<D, SPAN>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P));
+    fetch_panels<D, SPAN>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P));
+    if (threadIdx.x < SPAN / 2) cp_async16(to->sums + 2 * threadIdx.x, t.sums + s.h * t.queries + t0 + 2 * threadIdx.x);
+    else if (threadIdx.x < SPAN) cp_async16(to->seen + 2 * threadIdx.x - SPAN, t.query + t0 + 2 * threadIdx.x - SPAN);
+}
+
+/* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
+static __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+/* The next tile from `tile` down to `end` that sees some of the rows [u0, u0 + BLOCK) of k; end - 1: none. */
+static __device__ int tile_before(const struct tables &t, int tile, int end, int u0) {
+    while (tile >= end && !(t.tile[tile].first < u0 + BLOCK && t.tile[tile].last >= u0)) tile--;
+    return same(tile);
+}
+
+/* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
+template <int D> static __device__ void scores(float s[8][4], const bf16_bits *keys, int r0, const bf16_bits *queries) {
+#pragma unroll
+    for (int k = 0; k < D; k += 16)
+        wgmma_shared<SPAN, false, false>(s, rows_at(keys, BLOCK, r0, k), rows_at(queries, SPAN, 0, k), k > 0);
+    wgmma_commit();
+}
+
+/* Scores become weights.  Rows are keys u and u + 8, columns queries; `partly`: not all is seen. */
+static __device__ void weights(float s[8][4], const struct row_sums *sums, const struct seen *seen, int u, bool partly,
+                               float scale) {
+    const int c = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        const float4 two = *(const float4 *)(sums + 8 * n + c);
+#pragma unroll
+        for (int e = 0; e < 4; e++) s[n][e] = exp2_fast(fmaf(scale, s[n][e], -(e % 2 ? two.z : two.x)));
+        if (!partly) continue;
+        const int4 rows = *(const int4 *)(seen + 8 * n + c);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int key = u + 8 * (e / 2);
+            if (key < (e % 2 ? rows.z : rows.x) || key > (e % 2 ? rows.w : rows.y)) s[n][e] = 0.0f;
+        }
+    }
+}
+static __device__ void weights_back(const float s[8][4], float dp[8][4], const struct row_sums *sums) {
+    const int c = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        const float4 two = *(const float4 *)(sums + 8 * n + c);
+#pragma unroll
+        for (int e = 0; e < 4; e++) dp[n][e] = s[n][e] * (dp[n][e] - (e % 2 ? two.w : two.y));
+    }
+}
+
+/* Rounded: the operand of 64 terms. */
+static __device__ void pack_all(uint32_t a[4][4], const float s[8][4]) {
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        a[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1]);
+        a[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3]);
+    }
+}
+/* sum (64 keys, D) += a times the 64 rows of `queries`.  Under way. */
+template <int D> static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], const bf16_bits *queries) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) wgmma_registers<D, true>(sum, a[k], cols_at(queries, SPAN, 16 * k, 0));
+    wgmma_commit();
+}
+/* The gradients of scores to shared memory: row r of the panel and r + 8. */
+static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int r) {
+    const int c = 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+        *(uint32_t *)(tile_piece<64>(ds, r, 8 * n) + c) = a[n / 2][n % 2 * 2];
+        *(uint32_t *)(tile_piece<64>(ds, r + 8, 8 * n) + c) = a[n / 2][n % 2 * 2 + 1];
+    }
+}
+
+/* What a block adds to a tile's dq, (64, D / 2) a group. */
+template <int D> struct query_part {
+    float4 *partial;
+    bool first, last;
+    float4 before[D / 16];
+};
+template <int D> static __device__ void part_load(struct query_part<D> *q) {
+#pragma unroll
+    for (int n = 0; n < D / 16; n++)
+        q->before[n] = q->first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
+                                : shared_load(q->partial + n * GROUP + threadIdx.x % GROUP);
+}
+template <int D>
+static __device__ void part_store(struct query_part<D> *q, float dq[D / 16][4], const struct attention &a, int64_t t0,
+                                  int64_t h) {
+    const int P = (int)a.head_width, half = (int)threadIdx.x / GROUP * (D / 2);
+    const float factor[2] = {(float)a.scale, (float)a.scale};
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+        dq[n][0] += q->before[n].x;
+        dq[n][1] += q->before[n].y;
+        dq[n][2] += q->before[n].z;
+        dq[n][3] += q->before[n].w;
+        if (!q->last)
+            shared_store(q->partial + n * GROUP + threadIdx.x % GROUP,
+                         make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]));
+    }
+    if (q->last) store<D / 2>(dq, a.dq, t0, (int)threadIdx.x % GROUP / WARP * 16, h * P + half, P - half, factor);
+}
+
+template <int D>
+__global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct attention a, const struct tables t,
+                                                                   const struct part p) {
+    DYNAMIC_PANELS(shared);
+    struct room<D> *const m = (struct room<D> *)shared;
+    const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
+              j = (int)(p.first + blockIdx.x % p.n), P = (int)a.head_width, u0 = key_tile * BLOCK,
+              r0 = same(threadIdx.x / GROUP) * 64, r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const struct seen by = t.key_tile[key_tile];
+    const int end = same(by.last < 0 ? 0 : by.first);
+    const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
+    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+
+    struct step now = {same(by.last < 0 ? -1 : tile_before(t, by.last, end, u0)), j * per};
+    unsigned *turn = NULL, passed = 0; /* of the step before, which all threads have ended after the next barrier */
+    if (now.tile >= end) {
+        fetch_panels<D, BLOCK>(m->k, rows_of(a.k, u0, (int64_t)j * P, P));
+        fetch_panels<D, BLOCK>(m->v, rows_of(a.v, u0, (int64_t)j * P, P));
+        fetch_step<D>(m->stages, a, t, now);
+        cp_commit();
+    }
+#pragma unroll 1
+    for (int i = 0; now.tile >= end; i ^= 1) {
+        struct step next = {now.tile, now.h + 1};
+        if (next.h == (j + 1) * per) next = {tile_before(t, now.tile - 1, end, u0), j * per};
+        const struct stage<D> *const at = m->stages + i;
+        cp_wait<0>();
+        shared_fence();
+        __syncthreads(); /* the step is there, and nobody reads the one before any more */
+        if (next.tile >= end) {
+            fetch_step<D>(m->stages + (i ^ 1), a, t, next);
+            cp_commit();
+        }
+        const struct seen_by_tile all = t.tile[now.tile];
+        struct query_part<D> q;
+        float s[8][4], dp[8][4], dq[D / 16][4];
+        uint32_t packed[4][4], ds[4][4];
+
+        wgmma_fence();
+        scores<D>(s, m->k, r0, at->q);
+        scores<D>(dp, m->v, r0, at->dout);
+        const int order = same(key_tile - all.first / BLOCK);
+        const bool partly = same(u0 + r0 < all.first_all || u0 + r0 + 63 > all.last_all);
+        q.first = order == 0;
+        q.last = same(all.last / BLOCK) == key_tile;
+        q.partial = p.partial +
+                    ((now.tile * p.n * per + (now.h - p.first * per)) * 2 + threadIdx.x / GROUP) * (D / 16 * GROUP);
+        unsigned *const my_turn = t.turn + now.tile * a.heads + now.h;
+        turn_pass(turn, passed, threadIdx.x == 0 && turn);
+        if (threadIdx.x == GROUP && !q.first) turn_await(my_turn, (unsigned)order);
+        turn = my_turn;
+        passed = (unsigned)order + 1;
+
+        wgmma_wait<1>();
+        wgmma_settled<8>(s);
+        weights(s, at->sums, at->seen, u0 + r, partly, scale);
+        pack_all(packed, s);
+        wgmma_wait<0>();
+        wgmma_settled<8>(dp);
+        wgmma_fence();
+        add_rows<D>(dv, packed, at->dout);
+        weights_back(s, dp, at->sums);
+        pack_all(ds, dp);
+        keep_gradients(m->ds, ds, r);
+        shared_fence();
+        __syncthreads(); /* ds of both groups is there, and the turn has come */
+        part_load<D>(&q);
+        wgmma_fence();
+        add_rows<D>(dk, ds, at->q);
+#pragma unroll
+        for (int k = 0; k < BLOCK; k += 16)
+            wgmma_shared<D / 2, true, true>(dq, cols_at(m->ds, BLOCK, k, 0), cols_at(m->k, BLOCK, k, r0 / 64 * (D / 2)),
+                                            k > 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        wgmma_settled<D / 16>(dq);
+        part_store<D>(&q, dq, a, (int64_t)now.tile * SPAN, now.h);
+        now = next;
+    }
+    wgmma_settled<D / 8>(dk);
+    wgmma_settled<D / 8>(dv);
+    __syncthreads();
+    turn_pass(turn, passed, threadIdx.x == 0 && turn);
+    store<D>(dk, a.dk, u0, (int)threadIdx.x / WARP * 16, (int64_t)j * P, P, factor_k);
+    store<D>(dv, a.dv, u0, (int)threadIdx.x / WARP * 16, (int64_t)j * P, P, factor_v);
+}
+
+/* ---- the launches ---- */
+
+static int padded_width(const struct attention *a) { return a->head_width <= 64 ? 64 : 128; }
+static int64_t key_head_bytes(const struct attention *a) {
+    return padded(a->q.shape[0]) * (a->heads / a->key_heads) * padded_width(a) * (int64_t)sizeof(float);
+}
+static int64_t key_heads_at_once(const struct attention *a) {
+    return most(1, least(a->key_heads, PARTIAL_BYTES / most(1, key_head_bytes(a))));
+}
+
+int64_t attention_partial_bytes(const struct attention *a) {
+    return a->head_width > 128 ? 0 : arena_round(key_heads_at_once(a) * key_head_bytes(a));
+}
+
+template <int D> static enum status start(struct ctx *c, const struct attention *a, const struct tables *t) {
+    void *partial;
+    TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
+    for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
+        const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
+        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, (int64_t)sizeof(struct room<D>), *a, *t, p);
+    }
+    return OK;
+}
+
+enum status attention_gradients(struct ctx *c, const struct attention *a, const struct tables *t) {
+    return a->head_width <= 64 ? start<64>(c, a, t) : start<128>(c, a, t);
+}
