@@ -16,6 +16,11 @@
  * shared_fence of the writer and a barrier. */
 #include "kernels/mma.cuh"
 
+#define GROUP 128 /* threads of a group of four warps */
+
+/* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
+static inline __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 struct operand {
     const bf16_bits *at;
     int lead; /* BF16 from panel to panel */

@@ -124,52 +124,6 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
 
 /* ---- forward ---- */
 
-/* Scores of a row pair become weights against the new maxima, o and the sums shrink to them.  Lanes 4 g to 4 g + 3 hold
- * row g's columns in s[.][0..1], row g + 8's in s[.][2..3]. */
-template <int D, int N>
-static __device__ void soften(float s[N][4], float o[D / 8][4], float top[2], float sum[2], float scale) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float most_of = top[half];
-#pragma unroll
-        for (int n = 0; n < N; n++) most_of = fmaxf(most_of, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 1));
-        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 2));
-        const float shift = most_of == -INFINITY ? 0.0f : scale * most_of; /* a row that sees nothing yet */
-        const float shrink = exp2_fast(fmaf(scale, top[half], -shift));
-        top[half] = most_of;
-        sum[half] *= shrink;
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 2 * half; e < 2 * half + 2; e++) {
-                s[n][e] = exp2_fast(fmaf(scale, s[n][e], -shift));
-                sum[half] += s[n][e];
-            }
-#pragma unroll
-        for (int d = 0; d < D / 8; d++) {
-            o[d][2 * half] *= shrink;
-            o[d][2 * half + 1] *= shrink;
-        }
-    }
-}
-
-/* o / sum and lse of a lane's two rows. */
-template <int D>
-static __device__ void finish(const struct attention &a, int64_t t0, int m0, int64_t h, const float o[D / 8][4],
-                              const float top[2], float sum[2]) {
-    const int lane = threadIdx.x % WARP;
-    float share[2];
-    for (int half = 0; half < 2; half++) {
-        const int64_t t = t0 + m0 + lane / 4 + 8 * half;
-        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
-        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        share[half] = 1.0f / sum[half];
-        if (lane % 4 == 0 && t < a.q.shape[0]) row(a.lse, t)[h] = (float)a.scale * top[half] + logf(sum[half]);
-    }
-    store<D>(o, a.o, t0, m0, h * a.head_width, (int)a.head_width, share);
-}
-
 template <int D>
 __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attention a, const struct tables t) {
     constexpr int KEYS = keys_of(D), N = KEYS / 8;
@@ -196,10 +150,11 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
         }
         const int k0 = span.first + i * KEYS;
         if (i < 0 || k0 > w.all.last || k0 + KEYS <= w.all.first) continue;
-        float s[N][4];
+        float s[N][4], shrink[2];
         products<D, N>(s, q, m0, k + i % 2 * KEYS * D, 0);
         if (k0 < w.all.first_all || k0 + KEYS - 1 > w.all.last_all) hide<N>(s, w, k0, -INFINITY);
-        soften<D, N>(s, o, top, sum, scale);
+        soften<N>(s, top, sum, shrink, scale);
+        shrink_rows<D>(o, shrink);
         add_products<D, N>(o, s, v + i % 2 * KEYS * D, 0);
     }
     finish<D>(a, t0, m0, h, o, top, sum);
@@ -214,8 +169,7 @@ template <int D> static enum status start_forward(struct ctx *c, const struct at
 static enum status run_forward(struct ctx *c, const struct attention *a) {
     struct tables t;
     TRY(attention_tables(c, a, false, &t));
-    if (a->head_width <= 64) return start_forward<64>(c, a, &t);
-    if (a->head_width <= 128) return start_forward<128>(c, a, &t);
+    if (a->head_width <= 128) return attention_forward(c, a, &t);
     return start_forward<256>(c, a, &t);
 }
 

@@ -13,7 +13,6 @@
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
-constexpr int GROUP = 128; /* threads of a group of warps */
 constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
 
 /* What comes for a tile of queries of a head: panels of 64 columns. */
@@ -35,18 +34,6 @@ struct part {
     float4 *partial; /* (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP) */
 };
 
-/* `rows` rows into panels; what lies outside the matrix becomes zero. */
-template <int D, int rows> static __device__ void fetch_panels(bf16_bits *to, const struct rows16 &x) {
-    constexpr int pieces = D / 8;
-#pragma unroll
-    for (int i = 0; i < rows * pieces / THREADS; i++) {
-        const int at = i * THREADS + (int)threadIdx.x, r = at / pieces, col = at % pieces * 8;
-        const bool inside = r < x.n && col < x.P;
-        cp_async16_or_zero(tile_piece<64>(to + col / 64 * rows * 64, r, col % 64),
-                           inside ? x.at + r * x.pitch + col : x.at, inside);
-    }
-}
-
 /* A tile of SPAN queries, and a head. */
 struct step {
     int tile, h;
@@ -62,9 +49,6 @@ static __device__ void fetch_step(struct stage<D> *to, const struct attention &a
     if (threadIdx.x < SPAN / 2) cp_async16(to->sums + 2 * threadIdx.x, t.sums + s.h * t.queries + t0 + 2 * threadIdx.x);
     else if (threadIdx.x < SPAN) cp_async16(to->seen + 2 * threadIdx.x - SPAN, t.query + t0 + 2 * threadIdx.x - SPAN);
 }
-
-/* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
-static __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 /* The next tile from `tile` down to `end` that sees some of the rows [u0, u0 + BLOCK) of k; end - 1: none. */
 static __device__ int tile_before(const struct tables &t, int tile, int end, int u0) {
@@ -108,14 +92,6 @@ static __device__ void weights_back(const float s[8][4], float dp[8][4], const s
     }
 }
 
-/* Rounded: the operand of 64 terms. */
-static __device__ void pack_all(uint32_t a[4][4], const float s[8][4]) {
-#pragma unroll
-    for (int n = 0; n < 8; n++) {
-        a[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1]);
-        a[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3]);
-    }
-}
 /* sum (64 keys, D) += a times the 64 rows of `queries`.  Under way. */
 template <int D> static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], const bf16_bits *queries) {
 #pragma unroll
@@ -218,13 +194,13 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         wgmma_wait<1>();
         wgmma_settled<8>(s);
         weights(s, at->sums, at->seen, u0 + r, partly, scale);
-        pack_all(packed, s);
+        pack_all<8>(packed, s);
         wgmma_wait<0>();
         wgmma_settled<8>(dp);
         wgmma_fence();
         add_rows<D>(dv, packed, at->dout);
         weights_back(s, dp, at->sums);
-        pack_all(ds, dp);
+        pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
         shared_fence();
         __syncthreads(); /* ds of both groups is there, and the turn has come */
