@@ -34,10 +34,29 @@ struct part {
     float4 *partial; /* (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP) */
 };
 
-/* A tile of SPAN queries, and a head. */
+/* A tile of SPAN queries, and a head; none: a tile before the walk's end. */
 struct step {
     int tile, h;
+    struct seen_by_tile sees;
 };
+/* What key block u0 walks: tiles from `tile` down to `end` that see some of its rows, and the heads [h0, h0 + per). */
+struct walk {
+    int u0, end, h0, per;
+};
+static __device__ struct step step_at(const struct tables &t, const struct walk &w, int tile) {
+    struct seen_by_tile sees = {0, 0, 0, 0};
+    for (; tile >= w.end; tile--) {
+        sees = t.tile[tile];
+        if (sees.first < w.u0 + BLOCK && sees.last >= w.u0) break;
+    }
+    return {same(tile), w.h0, sees};
+}
+static __device__ struct step step_after(const struct tables &t, const struct walk &w, const struct step &s) {
+    if (s.tile < w.end) return s;
+    if (s.h + 1 < w.h0 + w.per) return {s.tile, s.h + 1, s.sees};
+    return step_at(t, w, s.tile - 1);
+}
+
 
 template <int D>
 static __device__ void fetch_step(struct stage<D> *to, const struct attention &a, const struct tables &t,
@@ -48,12 +67,6 @@ static __device__ void fetch_step(struct stage<D> *to, const struct attention &a
     fetch_panels<D, SPAN>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P));
     if (threadIdx.x < SPAN / 2) cp_async16(to->sums + 2 * threadIdx.x, t.sums + s.h * t.queries + t0 + 2 * threadIdx.x);
     else if (threadIdx.x < SPAN) cp_async16(to->seen + 2 * threadIdx.x - SPAN, t.query + t0 + 2 * threadIdx.x - SPAN);
-}
-
-/* The next tile from `tile` down to `end` that sees some of the rows [u0, u0 + BLOCK) of k; end - 1: none. */
-static __device__ int tile_before(const struct tables &t, int tile, int end, int u0) {
-    while (tile >= end && !(t.tile[tile].first < u0 + BLOCK && t.tile[tile].last >= u0)) tile--;
-    return same(tile);
 }
 
 /* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
@@ -147,31 +160,25 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
               j = (int)(p.first + blockIdx.x % p.n), P = (int)a.head_width, u0 = key_tile * BLOCK,
               r0 = same(threadIdx.x / GROUP) * 64, r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     const struct seen by = t.key_tile[key_tile];
-    const int end = same(by.last < 0 ? 0 : by.first);
+    const struct walk walk = {u0, same(by.last < 0 ? 0 : by.first), j * per, per};
     const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 
-    struct step now = {same(by.last < 0 ? -1 : tile_before(t, by.last, end, u0)), j * per};
+    struct step now = step_at(t, walk, same(by.last)), next = step_after(t, walk, now);
     unsigned *turn = NULL, passed = 0; /* of the step before, which all threads have ended after the next barrier */
-    if (now.tile >= end) {
+    if (now.tile >= walk.end) {
         fetch_panels<D, BLOCK>(m->k, rows_of(a.k, u0, (int64_t)j * P, P));
         fetch_panels<D, BLOCK>(m->v, rows_of(a.v, u0, (int64_t)j * P, P));
         fetch_step<D>(m->stages, a, t, now);
         cp_commit();
     }
 #pragma unroll 1
-    for (int i = 0; now.tile >= end; i ^= 1) {
-        struct step next = {now.tile, now.h + 1};
-        if (next.h == (j + 1) * per) next = {tile_before(t, now.tile - 1, end, u0), j * per};
+    for (int i = 0; now.tile >= walk.end; i ^= 1) {
         const struct stage<D> *const at = m->stages + i;
         cp_wait<0>();
         shared_fence();
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
-        if (next.tile >= end) {
-            fetch_step<D>(m->stages + (i ^ 1), a, t, next);
-            cp_commit();
-        }
-        const struct seen_by_tile all = t.tile[now.tile];
+        const struct seen_by_tile all = now.sees;
         struct query_part<D> q;
         float s[8][4], dp[8][4], dq[D / 16][4];
         uint32_t packed[4][4], ds[4][4];
@@ -179,6 +186,11 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         wgmma_fence();
         scores<D>(s, m->k, r0, at->q);
         scores<D>(dp, m->v, r0, at->dout);
+        if (next.tile >= walk.end) {
+            fetch_step<D>(m->stages + (i ^ 1), a, t, next);
+            cp_commit();
+        }
+        const int64_t t0 = (int64_t)now.tile * SPAN, h = now.h;
         const int order = same(key_tile - all.first / BLOCK);
         const bool partly = same(u0 + r0 < all.first_all || u0 + r0 + 63 > all.last_all);
         q.first = order == 0;
@@ -190,6 +202,8 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         if (threadIdx.x == GROUP && !q.first) turn_await(my_turn, (unsigned)order);
         turn = my_turn;
         passed = (unsigned)order + 1;
+        now = next;
+        next = step_after(t, walk, next);
 
         wgmma_wait<1>();
         wgmma_settled<8>(s);
@@ -214,8 +228,7 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settled<D / 16>(dq);
-        part_store<D>(&q, dq, a, (int64_t)now.tile * SPAN, now.h);
-        now = next;
+        part_store<D>(&q, dq, a, t0, h);
     }
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
