@@ -2,6 +2,7 @@
 /* The tables, and the forward: streamed softmax over tiles of KEYS keys, in powers of 2.  A block of threads owns 128
  * queries of one head, a warp 16 of them: 16 rows of scores, of weights and of o stay in its registers. */
 #include "kernels/attention/attention_bf16.cuh"
+#include "kernels/attention/attention_dnn.h"
 
 /* ---- tables ---- */
 
@@ -101,10 +102,13 @@ static void table_bytes(const struct attention *a, bool backward, int64_t bytes[
 }
 
 extern "C" int64_t attention_work_bf16(const struct attention *a) {
-    int64_t bytes[N_TABLES], sum = attention_partial_bytes(a);
+    int64_t bytes[N_TABLES], sum = attention_partial_bytes(a), forward = 0;
     table_bytes(a, true, bytes);
     for (int i = 0; i < N_TABLES; i++) sum += arena_round(bytes[i]);
-    return sum;
+    table_bytes(a, false, bytes);
+    for (int i = 0; i < N_TABLES; i++) forward += arena_round(bytes[i]);
+    forward += arena_round((int64_t)sizeof(struct attention_entries)) + arena_round(ATTENTION_DNN_WORKSPACE);
+    return most(sum, forward);
 }
 
 /* The caller has marked the arena. */
@@ -114,12 +118,44 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
     table_bytes(a, backward, bytes);
     for (int i = 0; i < N_TABLES; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
     *t = {(struct seen *)at[0], (struct seen_by_tile *)at[1], (struct seen *)at[2], (struct row_sums *)at[3],
-          (unsigned *)at[4],         padded(a->q.shape[0])};
+          (unsigned *)at[4],         padded(a->q.shape[0]),             NULL};
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));
     LAUNCH_WARPS(sum_rows_back, t->queries * a->heads, *a, *t);
     return OK;
+}
+
+/* The documents of all ranges, the last one first, until there is no entry left: one thread, since there are few. */
+__global__ static void list_entries(const struct attention a, struct attention_entries *e) {
+    int64_t n = 0, left = a.q.shape[0];
+    for (int64_t r = a.range.shape[0] - 2; r >= 0; r--) {
+        const int64_t begin = long_at(a.range, r), end = long_at(a.range, r + 1);
+        const int64_t keys = long_at(a.keys, 2 * r), keys_end = long_at(a.keys, 2 * r + 1);
+        while (left > begin && n < ATTENTION_ENTRIES) {
+            const int64_t pos = long_at(a.pos, left - 1), t = most(begin, left - 1 - pos);
+            const int64_t key_end = keys_end - (end - left), key = most(keys, key_end - 1 - pos);
+            const int64_t i = ATTENTION_ENTRIES - ++n;
+            e->q[i] = t * a.q.pitch;
+            e->o[i] = t * a.o.pitch;
+            e->lse[i] = t * a.lse.pitch;
+            e->k[i] = key * a.k.pitch;
+            e->v[i] = key * a.v.pitch;
+            e->n_queries[i] = (int32_t)(left - t);
+            e->n_keys[i] = (int32_t)(key_end - key);
+            left = t;
+        }
+    }
+    e->rest = left;
+    for (int64_t i = 0; i < ATTENTION_ENTRIES - n; i++) {
+        e->q[i] = e->o[i] = e->lse[i] = e->k[i] = e->v[i] = 0;
+        e->n_queries[i] = e->n_keys[i] = 0;
+    }
+    e->q[ATTENTION_ENTRIES] = a.q.shape[0] * a.q.pitch;
+    e->o[ATTENTION_ENTRIES] = a.q.shape[0] * a.o.pitch;
+    e->lse[ATTENTION_ENTRIES] = a.q.shape[0] * a.lse.pitch;
+    e->k[ATTENTION_ENTRIES] = a.k.shape[0] * a.k.pitch;
+    e->v[ATTENTION_ENTRIES] = a.v.shape[0] * a.v.pitch;
 }
 
 /* ---- forward ---- */
@@ -133,6 +169,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     const int64_t h = blockIdx.x % a.heads, t0 = block * BLOCK, column = h / (a.heads / a.key_heads) * a.head_width;
     const int P = (int)a.head_width, m0 = threadIdx.x / WARP * 16;
     const float scale = LOG2E * (float)a.scale;
+    if (t.rest && t0 >= *t.rest) return;
     const struct warp_rows w = warp_rows_of(t.query + t0 + m0);
     const struct seen span = block_sees(t.tile + t0 / SPAN);
     float o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
@@ -166,9 +203,21 @@ template <int D> static enum status start_forward(struct ctx *c, const struct at
     return OK;
 }
 
+/* What cuDNN does of the forward; t->rest: what it leaves. */
+static enum status library_forward(struct ctx *c, const struct attention *a, struct tables *t) {
+    void *mem, *workspace;
+    TRY(arena_take(c->work, (int64_t)sizeof(struct attention_entries), &mem));
+    TRY(arena_take(c->work, ATTENTION_DNN_WORKSPACE, &workspace));
+    struct attention_entries *entries = (struct attention_entries *)mem;
+    LAUNCH(list_entries, dim3(1), dim3(1), *a, entries);
+    t->rest = &entries->rest;
+    return attention_dnn_forward(c, a, entries, workspace);
+}
+
 static enum status run_forward(struct ctx *c, const struct attention *a) {
     struct tables t;
     TRY(attention_tables(c, a, false, &t));
+    if (attention_dnn_takes(c, a)) TRY(library_forward(c, a, &t));
     if (a->head_width <= 128) return attention_forward(c, a, &t);
     return start_forward<256>(c, a, &t);
 }

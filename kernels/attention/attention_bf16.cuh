@@ -40,6 +40,7 @@ struct tables {
     struct row_sums *sums;     /* (H, queries)                     */
     unsigned *turn;            /* (queries / SPAN, H) tiles of keys that have added to a tile's dq */
     int64_t queries;           /* T rounded up to BLOCK            */
+    const int64_t *rest;       /* NULL, or the forward ends before this row */
 };
 
 static inline __host__ __device__ int64_t padded(int64_t T) { return ceil_div(T, BLOCK) * BLOCK; }

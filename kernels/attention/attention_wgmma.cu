@@ -47,6 +47,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     const int64_t h = blockIdx.x % a.heads, t0 = block * BLOCK, column = h / (a.heads / a.key_heads) * a.head_width;
     const int P = (int)a.head_width, m0 = threadIdx.x / WARP * 16, group0 = same(threadIdx.x / GROUP) * 64;
     const float scale = LOG2E * (float)a.scale;
+    if (t.rest && t0 >= *t.rest) return;
     const struct warp_rows w = warp_rows_of(t.query + t0 + m0);
     const struct seen span = block_sees(t.tile + t0 / SPAN);
     const int first = same(span.first), tiles = same((span.last + BLOCK - span.first) / BLOCK);
