@@ -99,6 +99,20 @@ static inline __device__ void wgmma_registers(float d[N / 8][4], const uint32_t 
         WGMMA_REGISTERS("128", WGMMA_64_REGS, "%64", "%65", "%66", "%67", "%68", "%69", "%70", WGMMA_16(0), WGMMA_16(4),
                         WGMMA_16(8), WGMMA_16(12));
 }
+/* Registers of the threads of this group from here on: what one group gives up, others can have. */
+template <int n> static inline __device__ void registers_up() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+}
+template <int n> static inline __device__ void registers_down() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+}
+/* A second barrier of all threads of the block: those that only arrive do not wait. */
+template <int threads> static inline __device__ void barrier_wait() {
+    asm volatile("barrier.cta.sync 1, %0;" ::"n"(threads) : "memory");
+}
+template <int threads> static inline __device__ void barrier_arrive() {
+    asm volatile("barrier.cta.arrive 1, %0;" ::"n"(threads) : "memory");
+}
 #define DYNAMIC_PANELS(name) extern __shared__ __align__(1024) unsigned char name[]
 #endif
 #endif

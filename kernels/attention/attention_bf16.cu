@@ -199,7 +199,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
 
 template <int D> static enum status start_forward(struct ctx *c, const struct attention *a, const struct tables *t) {
     const int64_t bytes = (BLOCK + 4 * keys_of(D)) * D * (int64_t)sizeof(bf16_bits);
-    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, bytes, *a, *t);
+    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, THREADS, bytes, *a, *t);
     return OK;
 }
 

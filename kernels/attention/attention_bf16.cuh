@@ -75,12 +75,13 @@ template <int D, int rows> static __device__ void fetch(bf16_bits *to, const str
     }
 }
 
-/* `rows` rows into panels; what lies outside the matrix becomes zero. */
-template <int D, int rows> static __device__ void fetch_panels(bf16_bits *to, const struct rows16 &x) {
+/* `rows` rows into panels by so many threads; what lies outside the matrix becomes zero. */
+template <int D, int rows, int threads>
+static __device__ void fetch_panels(bf16_bits *to, const struct rows16 &x, int thread) {
     constexpr int pieces = D / 8;
-#pragma unroll
-    for (int i = 0; i < rows * pieces / THREADS; i++) {
-        const int at = i * THREADS + (int)threadIdx.x, r = at / pieces, col = at % pieces * 8;
+#pragma unroll 8
+    for (int i = 0; i < rows * pieces / threads; i++) {
+        const int at = i * threads + thread, r = at / pieces, col = at % pieces * 8;
         const bool inside = r < x.n && col < x.P;
         cp_async16_or_zero(tile_piece<64>(to + col / 64 * rows * 64, r, col % 64),
                            inside ? x.at + r * x.pitch + col : x.at, inside);
@@ -241,14 +242,14 @@ static __device__ void finish(const struct attention &a, int64_t t0, int m0, int
     store<D>(o, a.o, t0, m0, h * a.head_width, (int)a.head_width, share);
 }
 
-#define LAUNCH_TILES(kernel, blocks, bytes, ...)                                                                       \
+#define LAUNCH_TILES(kernel, blocks, threads, bytes, ...)                                                                       \
     do {                                                                                                               \
         const int64_t blocks_ = (blocks);                                                                              \
         if (blocks_ == 0) break;                                                                                       \
         FAIL_UNLESS(blocks_ <= INT32_MAX, ERR_ARG, "attention: %" PRId64 " blocks of threads are too many", blocks_);  \
         cudaError_t e_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));      \
         if (e_ == cudaSuccess) {                                                                                       \
-            START(kernel, (unsigned)blocks_, THREADS, (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
+            START(kernel, (unsigned)blocks_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
             e_ = cudaGetLastError();                                                                                   \
         }                                                                                                              \
         FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; it needs an H100 or H200",         \

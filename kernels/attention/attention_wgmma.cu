@@ -57,12 +57,12 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     /* Keys of the tile behind tile i, and its own values. */
     const auto fetch_next = [&](int i) {
         const int k0 = first + i * BLOCK;
-        if (i + 1 < tiles) fetch_panels<D, BLOCK>(m->k[(i + 1) % 2], rows_of(a.k, k0 + BLOCK, column, P));
-        fetch_panels<D, BLOCK>(m->v[i % 2], rows_of(a.v, k0, column, P));
+        if (i + 1 < tiles) fetch_panels<D, BLOCK, THREADS>(m->k[(i + 1) % 2], rows_of(a.k, k0 + BLOCK, column, P), threadIdx.x);
+        fetch_panels<D, BLOCK, THREADS>(m->v[i % 2], rows_of(a.v, k0, column, P), threadIdx.x);
         cp_commit();
     };
-    fetch_panels<D, BLOCK>(m->q, rows_of(a.q, t0, h * P, P));
-    fetch_panels<D, BLOCK>(m->k[0], rows_of(a.k, first, column, P));
+    fetch_panels<D, BLOCK, THREADS>(m->q, rows_of(a.q, t0, h * P, P), threadIdx.x);
+    fetch_panels<D, BLOCK, THREADS>(m->k[0], rows_of(a.k, first, column, P), threadIdx.x);
     cp_commit();
     if (tiles <= 0) return;
     arrive();
@@ -97,7 +97,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
 }
 
 template <int D> static enum status start(struct ctx *c, const struct attention *a, const struct tables *t) {
-    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, (int64_t)sizeof(struct room<D>), *a, *t);
+    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, THREADS, (int64_t)sizeof(struct room<D>), *a, *t);
     return OK;
 }
 

@@ -5,6 +5,8 @@
  * operands in registers for dv and dk, which stay in registers.  The gradients of scores also go to shared memory, and
  * what the block's keys add to a tile's dq is made there: one group makes its first columns, the other one the rest.
  *
+ * A third group of warps brings the next tile, waits for turns and passes them on, so that the two that compute do not.
+ *
  * A tile's dq is the sum over blocks of keys, ascending, each in its turn (turns.cuh): the last one rounds and writes
  * it.  Blocks start with the longest, of the first keys; all walk the same way, so each finds its turn come.
  *
@@ -13,6 +15,7 @@
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
+constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP, LOADERS = 2 * WARP; /* threads */
 constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
 
 /* What comes for a tile of queries of a head: panels of 64 columns. */
@@ -57,16 +60,17 @@ static __device__ struct step step_after(const struct tables &t, const struct wa
     return step_at(t, w, s.tile - 1);
 }
 
-
+/* By LOADERS threads. */
 template <int D>
 static __device__ void fetch_step(struct stage<D> *to, const struct attention &a, const struct tables &t,
-                                  struct step s) {
+                                  const struct step &s, int thread) {
+    static_assert(LOADERS == SPAN, "half of them copy two sums each, the others two queries' bounds");
     const int64_t t0 = (int64_t)s.tile * SPAN;
     const int P = (int)a.head_width;
-    fetch_panels<D, SPAN>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P));
-    fetch_panels<D, SPAN>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P));
-    if (threadIdx.x < SPAN / 2) cp_async16(to->sums + 2 * threadIdx.x, t.sums + s.h * t.queries + t0 + 2 * threadIdx.x);
-    else if (threadIdx.x < SPAN) cp_async16(to->seen + 2 * threadIdx.x - SPAN, t.query + t0 + 2 * threadIdx.x - SPAN);
+    fetch_panels<D, SPAN, LOADERS>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P), thread);
+    fetch_panels<D, SPAN, LOADERS>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P), thread);
+    if (thread < SPAN / 2) cp_async16(to->sums + 2 * thread, t.sums + s.h * t.queries + t0 + 2 * thread);
+    else cp_async16(to->seen + 2 * thread - SPAN, t.query + t0 + 2 * thread - SPAN);
 }
 
 /* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
@@ -151,34 +155,81 @@ static __device__ void part_store(struct query_part<D> *q, float dq[D / 16][4], 
     if (q->last) store<D / 2>(dq, a.dq, t0, (int)threadIdx.x % GROUP / WARP * 16, h * P + half, P - half, factor);
 }
 
-template <int D>
-__global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct attention a, const struct tables t,
-                                                                   const struct part p) {
-    DYNAMIC_PANELS(shared);
-    struct room<D> *const m = (struct room<D> *)shared;
-    const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
-              j = (int)(p.first + blockIdx.x % p.n), P = (int)a.head_width, u0 = key_tile * BLOCK,
-              r0 = same(threadIdx.x / GROUP) * 64, r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
-    const struct seen by = t.key_tile[key_tile];
-    const struct walk walk = {u0, same(by.last < 0 ? 0 : by.first), j * per, per};
-    const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
-    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+/* Where a step's part of dq stands in line. */
+struct place {
+    unsigned order; /* blocks before this one */
+    unsigned *turn;
+};
+static __device__ struct place place_of(const struct attention &a, const struct tables &t, const struct step &s,
+                                        int key_tile) {
+    return {(unsigned)(key_tile - s.sees.first / BLOCK), t.turn + s.tile * a.heads + s.h};
+}
 
-    struct step now = step_at(t, walk, same(by.last)), next = step_after(t, walk, now);
-    unsigned *turn = NULL, passed = 0; /* of the step before, which all threads have ended after the next barrier */
-    if (now.tile >= walk.end) {
-        fetch_panels<D, BLOCK>(m->k, rows_of(a.k, u0, (int64_t)j * P, P));
-        fetch_panels<D, BLOCK>(m->v, rows_of(a.v, u0, (int64_t)j * P, P));
-        fetch_step<D>(m->stages, a, t, now);
+/* What a block works on. */
+struct work {
+    int key_tile, j, u0, P;
+    struct walk walk;
+    struct step now, next;
+};
+static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
+    const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
+              j = (int)(p.first + blockIdx.x % p.n), u0 = key_tile * BLOCK;
+    const struct seen by = t.key_tile[key_tile];
+    struct work w = {key_tile, j, u0, (int)a.head_width, {u0, same(by.last < 0 ? 0 : by.first), j * per, per}, {}, {}};
+    w.now = step_at(t, w.walk, same(by.last));
+    w.next = step_after(t, w.walk, w.now);
+    return w;
+}
+static __device__ void move_on(struct work *w, const struct tables &t) {
+    w->now = w->next;
+    w->next = step_after(t, w->walk, w->next);
+}
+
+/* The third group: two warps load, one passes turns on, one waits for them. */
+template <int D>
+static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, struct work w) {
+    const int thread = threadIdx.x - WORKERS, warp = same(thread / WARP);
+    struct place before = {0, NULL};
+    if (w.now.tile >= w.walk.end) {
+        fetch_panels<D, BLOCK, GROUP>(m->k, rows_of(a.k, w.u0, (int64_t)w.j * w.P, w.P), thread);
+        fetch_panels<D, BLOCK, GROUP>(m->v, rows_of(a.v, w.u0, (int64_t)w.j * w.P, w.P), thread);
+        if (thread < LOADERS) fetch_step<D>(m->stages, a, t, w.now, thread);
         cp_commit();
     }
 #pragma unroll 1
-    for (int i = 0; now.tile >= walk.end; i ^= 1) {
-        const struct stage<D> *const at = m->stages + i;
+    for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
+        const struct place place = place_of(a, t, w.now, w.key_tile);
         cp_wait<0>();
         shared_fence();
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
-        const struct seen_by_tile all = now.sees;
+        if (thread < LOADERS && w.next.tile >= w.walk.end) {
+            fetch_step<D>(m->stages + (i ^ 1), a, t, w.next, thread);
+            cp_commit();
+        }
+        if (thread == GROUP - 1 && place.order > 0) turn_await(place.turn, place.order);
+        __syncwarp();
+        barrier_arrive<ALL>(); /* the turn has come */
+        if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
+        before = place;
+        move_on(&w, t);
+    }
+    __syncthreads();
+    if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
+}
+
+/* The two groups that compute. */
+template <int D>
+static __device__ void compute(struct room<D> *m, const struct attention &a, const struct tables &t,
+                               const struct part &p, struct work w) {
+    const int per = w.walk.per, r0 = same(threadIdx.x / GROUP) * 64,
+              r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
+    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+#pragma unroll 1
+    for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
+        const struct stage<D> *const at = m->stages + i;
+        __syncthreads();
+        const struct step now = w.now;
         struct query_part<D> q;
         float s[8][4], dp[8][4], dq[D / 16][4];
         uint32_t packed[4][4], ds[4][4];
@@ -186,28 +237,15 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         wgmma_fence();
         scores<D>(s, m->k, r0, at->q);
         scores<D>(dp, m->v, r0, at->dout);
-        if (next.tile >= walk.end) {
-            fetch_step<D>(m->stages + (i ^ 1), a, t, next);
-            cp_commit();
-        }
-        const int64_t t0 = (int64_t)now.tile * SPAN, h = now.h;
-        const int order = same(key_tile - all.first / BLOCK);
-        const bool partly = same(u0 + r0 < all.first_all || u0 + r0 + 63 > all.last_all);
-        q.first = order == 0;
-        q.last = same(all.last / BLOCK) == key_tile;
-        q.partial = p.partial +
-                    ((now.tile * p.n * per + (now.h - p.first * per)) * 2 + threadIdx.x / GROUP) * (D / 16 * GROUP);
-        unsigned *const my_turn = t.turn + now.tile * a.heads + now.h;
-        turn_pass(turn, passed, threadIdx.x == 0 && turn);
-        if (threadIdx.x == GROUP && !q.first) turn_await(my_turn, (unsigned)order);
-        turn = my_turn;
-        passed = (unsigned)order + 1;
-        now = next;
-        next = step_after(t, walk, next);
+        const bool partly = same(w.u0 + r0 < now.sees.first_all || w.u0 + r0 + 63 > now.sees.last_all);
+        q.first = same(now.sees.first / BLOCK) == w.key_tile;
+        q.last = same(now.sees.last / BLOCK) == w.key_tile;
+        q.partial = p.partial + ((now.tile * p.n * per + (now.h - p.first * per)) * 2 + r0 / 64) * (D / 16 * GROUP);
+        move_on(&w, t);
 
         wgmma_wait<1>();
         wgmma_settled<8>(s);
-        weights(s, at->sums, at->seen, u0 + r, partly, scale);
+        weights(s, at->sums, at->seen, w.u0 + r, partly, scale);
         pack_all<8>(packed, s);
         wgmma_wait<0>();
         wgmma_settled<8>(dp);
@@ -217,7 +255,7 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
         shared_fence();
-        __syncthreads(); /* ds of both groups is there, and the turn has come */
+        barrier_wait<ALL>(); /* ds of both groups is there, and the turn has come */
         part_load<D>(&q);
         wgmma_fence();
         add_rows<D>(dk, ds, at->q);
@@ -228,14 +266,28 @@ __global__ __launch_bounds__(THREADS, 1) static void all_gradients(const struct 
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settled<D / 16>(dq);
-        part_store<D>(&q, dq, a, t0, h);
+        part_store<D>(&q, dq, a, (int64_t)now.tile * SPAN, now.h);
     }
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
     __syncthreads();
-    turn_pass(turn, passed, threadIdx.x == 0 && turn);
-    store<D>(dk, a.dk, u0, (int)threadIdx.x / WARP * 16, (int64_t)j * P, P, factor_k);
-    store<D>(dv, a.dv, u0, (int)threadIdx.x / WARP * 16, (int64_t)j * P, P, factor_v);
+    store<D>(dk, a.dk, w.u0, (int)threadIdx.x / WARP * 16, (int64_t)w.j * w.P, w.P, factor_k);
+    store<D>(dv, a.dv, w.u0, (int)threadIdx.x / WARP * 16, (int64_t)w.j * w.P, w.P, factor_v);
+}
+
+/* 65,536 registers: 240 of each of the 256 threads that compute, or 216, and 32 or 80 of the others. */
+template <int D>
+__global__ __launch_bounds__(ALL, 1) static void all_gradients(const struct attention a, const struct tables t,
+                                                               const struct part p) {
+    DYNAMIC_PANELS(shared);
+    struct room<D> *const m = (struct room<D> *)shared;
+    if (same(threadIdx.x / GROUP) == 2) {
+        registers_down<D == 64 ? 80 : 32>();
+        bring<D>(m, a, t, work_of(a, t, p));
+    } else {
+        registers_up<D == 64 ? 216 : 240>();
+        compute<D>(m, a, t, p, work_of(a, t, p));
+    }
 }
 
 /* ---- the launches ---- */
@@ -257,7 +309,7 @@ template <int D> static enum status start(struct ctx *c, const struct attention 
     TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
     for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
         const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
-        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, (int64_t)sizeof(struct room<D>), *a, *t, p);
+        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a, *t, p);
     }
     return OK;
 }
