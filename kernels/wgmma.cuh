@@ -51,17 +51,14 @@ template <int n> static inline __device__ void wgmma_wait() {
 /* After a wait: the compiler keeps what reads these sums behind it. */
 template <int n> static inline __device__ void wgmma_settled(float d[n][4]) {
 #pragma unroll
-    for (int j = 0; j < n; j++)
-        asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])::"memory");
+    for (int j = 0; j < n; j++) asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])::"memory");
 }
 static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-#define WGMMA_4(j)  "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
-#define WGMMA_16(j) WGMMA_4(j), WGMMA_4((j) + 1), WGMMA_4((j) + 2), WGMMA_4((j) + 3)
-#define WGMMA_16_REGS                                                                                                  \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define WGMMA_32_REGS                                                                                                  \
-    WGMMA_16_REGS ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_4(j)    "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define WGMMA_16(j)   WGMMA_4(j), WGMMA_4((j) + 1), WGMMA_4((j) + 2), WGMMA_4((j) + 3)
+#define WGMMA_16_REGS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_32_REGS WGMMA_16_REGS ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_64_REGS                                                                                                  \
     WGMMA_32_REGS ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                 \
                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -71,7 +68,7 @@ static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.s
                  : __VA_ARGS__                                                                                         \
                  : "l"(operand_bits(a)), "l"(operand_bits(b)), "r"((int)add), "n"((int)a_cols), "n"((int)b_cols))
 #define WGMMA_REGISTERS(n, regs, r0, r1, r2, r3, b0, add0, tb0, ...)                                                   \
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                            \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
                  "k16.f32.bf16.bf16 {" regs "}, {" r0 ", " r1 ", " r2 ", " r3 "}, " b0 ", p, 1, 1, " tb0 "; }"         \
                  : __VA_ARGS__                                                                                         \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(operand_bits(b)), "r"(1), "n"((int)b_cols))
@@ -80,8 +77,7 @@ static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.s
 template <int N, bool a_cols, bool b_cols>
 static inline __device__ void wgmma_shared(float d[N / 8][4], struct operand a, struct operand b, bool add) {
     static_assert(N == 32 || N == 64 || N == 128, "written for these");
-    if constexpr (N == 32)
-        WGMMA_SHARED("32", WGMMA_16_REGS, "%16", "%17", "%18", "%19", "%20", WGMMA_16(0));
+    if constexpr (N == 32) WGMMA_SHARED("32", WGMMA_16_REGS, "%16", "%17", "%18", "%19", "%20", WGMMA_16(0));
     else if constexpr (N == 64)
         WGMMA_SHARED("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", WGMMA_16(0), WGMMA_16(4));
     else
@@ -93,8 +89,7 @@ template <int N, bool b_cols>
 static inline __device__ void wgmma_registers(float d[N / 8][4], const uint32_t a[4], struct operand b) {
     static_assert(N == 64 || N == 128, "written for these");
     if constexpr (N == 64)
-        WGMMA_REGISTERS("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", "%37", "%38", WGMMA_16(0),
-                        WGMMA_16(4));
+        WGMMA_REGISTERS("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", "%37", "%38", WGMMA_16(0), WGMMA_16(4));
     else
         WGMMA_REGISTERS("128", WGMMA_64_REGS, "%64", "%65", "%66", "%67", "%68", "%69", "%70", WGMMA_16(0), WGMMA_16(4),
                         WGMMA_16(8), WGMMA_16(12));

@@ -117,8 +117,13 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
     void *at[N_TABLES];
     table_bytes(a, backward, bytes);
     for (int i = 0; i < N_TABLES; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    *t = {(struct seen *)at[0], (struct seen_by_tile *)at[1], (struct seen *)at[2], (struct row_sums *)at[3],
-          (unsigned *)at[4],         padded(a->q.shape[0]),             NULL};
+    *t = {(struct seen *)at[0],
+          (struct seen_by_tile *)at[1],
+          (struct seen *)at[2],
+          (struct row_sums *)at[3],
+          (unsigned *)at[4],
+          padded(a->q.shape[0]),
+          NULL};
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));

@@ -46,7 +46,8 @@ struct tables {
 static inline __host__ __device__ int64_t padded(int64_t T) { return ceil_div(T, BLOCK) * BLOCK; }
 
 enum status attention_tables(struct ctx *c, const struct attention *a, bool backward, struct tables *t);
-/* The forward of heads up to 128 wide (attention_wgmma.cu); the backward (attention_wgmma_bwd.cu), and its part of the workspace. */
+/* The forward of heads up to 128 wide (attention_wgmma.cu); the backward (attention_wgmma_bwd.cu), and its part of the
+ * workspace. */
 enum status attention_forward(struct ctx *c, const struct attention *a, const struct tables *t);
 enum status attention_gradients(struct ctx *c, const struct attention *a, const struct tables *t);
 int64_t attention_partial_bytes(const struct attention *a);
@@ -242,14 +243,14 @@ static __device__ void finish(const struct attention &a, int64_t t0, int m0, int
     store<D>(o, a.o, t0, m0, h * a.head_width, (int)a.head_width, share);
 }
 
-#define LAUNCH_TILES(kernel, blocks, threads, bytes, ...)                                                                       \
+#define LAUNCH_TILES(kernel, blocks, threads, bytes, ...)                                                              \
     do {                                                                                                               \
         const int64_t blocks_ = (blocks);                                                                              \
         if (blocks_ == 0) break;                                                                                       \
         FAIL_UNLESS(blocks_ <= INT32_MAX, ERR_ARG, "attention: %" PRId64 " blocks of threads are too many", blocks_);  \
         cudaError_t e_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));      \
         if (e_ == cudaSuccess) {                                                                                       \
-            START(kernel, (unsigned)blocks_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
+            START(kernel, (unsigned)blocks_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);        \
             e_ = cudaGetLastError();                                                                                   \
         }                                                                                                              \
         FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; it needs an H100 or H200",         \

@@ -186,7 +186,8 @@ template <int D> static enum status start_queries(struct ctx *c, const struct at
 template <int D, bool dk_too, bool dv_too>
 static enum status start_keys(struct ctx *c, const struct attention *a, const struct tables *t) {
     const int64_t bytes = 2 * BLOCK * D * (int64_t)sizeof(bf16_bits) + 2 * (int64_t)sizeof(struct stage<D>);
-    LAUNCH_TILES((key_gradients<D, dk_too, dv_too>), ceil_div(a->k.shape[0], BLOCK) * a->key_heads, THREADS, bytes, *a, *t);
+    LAUNCH_TILES((key_gradients<D, dk_too, dv_too>), ceil_div(a->k.shape[0], BLOCK) * a->key_heads, THREADS, bytes, *a,
+                 *t);
     return OK;
 }
 

@@ -9,8 +9,8 @@
 #include <string.h>
 
 /* A plan is made from a graph of small operations, whose pattern the library knows: scores = q k^T, times the scale,
- * hidden outside the entry and above the diagonal that ends at both last rows, softmax, times v.  Descriptors live until
- * the handle is closed; nothing of them lies in device memory. */
+ * hidden outside the entry and above the diagonal that ends at both last rows, softmax, times v.  Descriptors live
+ * until the handle is closed; nothing of them lies in device memory. */
 enum { VERSION_MIN = 90600, PLANS = 16, MADE = 256, OPS = 48, TENSORS = 24, RANK = 4 };
 
 /* What the pack of pointers of a call is filled with. */
@@ -237,8 +237,8 @@ static void graph(struct plan *p) {
     s = scores_by(p, CUDNN_POINTWISE_MUL, F, F, s, number(p, F, (union scalar){.f = (float)x->scale}), -1);
     s = mask(p, s, queries, keys);
     const descriptor top = reduce(p, CUDNN_REDUCE_TENSOR_MAX, s),
-                     power = scores_by(p, CUDNN_POINTWISE_EXP, F, F, scores_by(p, CUDNN_POINTWISE_SUB, F, F, s, top, -1),
-                                       NULL, -1),
+                     power = scores_by(p, CUDNN_POINTWISE_EXP, F, F,
+                                       scores_by(p, CUDNN_POINTWISE_SUB, F, F, s, top, -1), NULL, -1),
                      sum = reduce(p, CUDNN_REDUCE_TENSOR_ADD, power), log_sum = between(p, F, true),
                      lse = rows_of(p, F, x->H, x->T, 1, x->pitch[LSE], LSE, AT_LSE, false);
     pointwise(p, CUDNN_POINTWISE_LOG, F, sum, NULL, NULL, log_sum, -1);
@@ -327,7 +327,9 @@ enum status attention_dnn_open(struct device *d) {
     }
     snprintf(n->about, sizeof n->about, "%scuDNN %d.%d.%d%s%s", n->library ? "" : "our own kernels: ", version / 10000,
              version / 100 % 100, version % 100, n->library ? " forward, our own kernels backward" : " does not do: ",
-             n->library ? "" : version < VERSION_MIN ? "9.6 is wanted" : cudnnGetErrorString(st));
+             n->library              ? ""
+             : version < VERSION_MIN ? "9.6 is wanted"
+                                     : cudnnGetErrorString(st));
     return OK;
 }
 
@@ -376,8 +378,7 @@ enum status attention_dnn_forward(struct ctx *c, const struct attention *a, stru
     if (!st)
         st = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, p->n_tensors,
                                       pointers);
-    if (!st)
-        st = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
+    if (!st) st = cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     if (!st) st = cudnnBackendFinalize(pack);
     if (!st) st = cudnnBackendExecute(d->library, p->plan, pack);
     if (pack) (void)cudnnBackendDestroyDescriptor(pack);

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The forward of heads up to 128 wide: streamed softmax over tiles of 128 keys, in powers of 2.  A block of threads owns
- * 128 queries of one head, one of its two groups of warps 64 of them, whose o stays in registers.  The scores of a tile
- * are made while the weights of the tile before are multiplied with its values, and softened meanwhile. */
+/* The forward of heads up to 128 wide: streamed softmax over tiles of 128 keys, in powers of 2.  A block of threads
+ * owns 128 queries of one head, one of its two groups of warps 64 of them, whose o stays in registers.  The scores of a
+ * tile are made while the weights of the tile before are multiplied with its values, and softened meanwhile. */
 #include "kernels/attention/attention_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
-template <int D> struct room {
-    bf16_bits q[BLOCK * D], k[2][BLOCK * D], v[2][BLOCK * D];
-};
+template <int D> struct room { bf16_bits q[BLOCK * D], k[2][BLOCK * D], v[2][BLOCK * D]; };
 
 /* s (64, BLOCK) of a group: its queries times all keys of a tile.  Under way. */
 template <int D> static __device__ void scores(float s[BLOCK / 8][4], const bf16_bits *q, int m0, const bf16_bits *k) {
@@ -57,7 +55,8 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     /* Keys of the tile behind tile i, and its own values. */
     const auto fetch_next = [&](int i) {
         const int k0 = first + i * BLOCK;
-        if (i + 1 < tiles) fetch_panels<D, BLOCK, THREADS>(m->k[(i + 1) % 2], rows_of(a.k, k0 + BLOCK, column, P), threadIdx.x);
+        if (i + 1 < tiles)
+            fetch_panels<D, BLOCK, THREADS>(m->k[(i + 1) % 2], rows_of(a.k, k0 + BLOCK, column, P), threadIdx.x);
         fetch_panels<D, BLOCK, THREADS>(m->v[i % 2], rows_of(a.v, k0, column, P), threadIdx.x);
         cp_commit();
     };

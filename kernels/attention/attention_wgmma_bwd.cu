@@ -110,7 +110,8 @@ static __device__ void weights_back(const float s[8][4], float dp[8][4], const s
 }
 
 /* sum (64 keys, D) += a times the 64 rows of `queries`.  Under way. */
-template <int D> static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], const bf16_bits *queries) {
+template <int D>
+static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], const bf16_bits *queries) {
 #pragma unroll
     for (int k = 0; k < 4; k++) wgmma_registers<D, true>(sum, a[k], cols_at(queries, SPAN, 16 * k, 0));
     wgmma_commit();
@@ -134,8 +135,8 @@ template <int D> struct query_part {
 template <int D> static __device__ void part_load(struct query_part<D> *q) {
 #pragma unroll
     for (int n = 0; n < D / 16; n++)
-        q->before[n] = q->first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f)
-                                : shared_load(q->partial + n * GROUP + threadIdx.x % GROUP);
+        q->before[n] =
+            q->first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : shared_load(q->partial + n * GROUP + threadIdx.x % GROUP);
 }
 template <int D>
 static __device__ void part_store(struct query_part<D> *q, float dq[D / 16][4], const struct attention &a, int64_t t0,
@@ -309,7 +310,8 @@ template <int D> static enum status start(struct ctx *c, const struct attention 
     TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
     for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
         const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
-        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a, *t, p);
+        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a,
+                     *t, p);
     }
     return OK;
 }

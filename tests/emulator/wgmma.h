@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_TESTS_EMULATOR_WGMMA_H
 #define BATON_TESTS_EMULATOR_WGMMA_H
-/* wgmma.h - the words of kernels/wgmma.cuh on the CPU.  A product is done at once, from what shared memory holds then. */
+/* wgmma.h - the words of kernels/wgmma.cuh on the CPU.  A product is done at once, from what shared memory holds then.
+ */
+
+#ifdef __cplusplus
+#include "tests/emulator/device.h"
 
 static inline void wgmma_fence() {}
 static inline void wgmma_commit() {}
@@ -15,7 +19,7 @@ template <int threads> static inline void barrier_arrive() { emulated_barrier();
 
 static inline float emulated_panel(const void *at, int row, int64_t col_bytes) {
     const uintptr_t x = (uintptr_t)at + (uintptr_t)(row / 8 * 1024 + row % 8 * 128) + (uintptr_t)col_bytes;
-    return __uint_as_float((uint32_t)*(const uint16_t *)(x ^ (x >> 7 & 7) << 4) << 16);
+    return __uint_as_float((uint32_t) * (const uint16_t *)(x ^ (x >> 7 & 7) << 4) << 16);
 }
 /* Term k of row (A) or column (B) i. */
 template <bool cols> static inline float emulated_term(const void *at, int lead, int i, int k) {
@@ -56,4 +60,5 @@ static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], opera
                 d[j][e] += left[e / 2][k] * emulated_term<b_cols>(b.at, b.lead, emulated_col(j, e), k);
 }
 #define DYNAMIC_PANELS(name) unsigned char *name = emulated_shared
+#endif
 #endif
