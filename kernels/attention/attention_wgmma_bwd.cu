@@ -276,14 +276,14 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
     store<D>(dv, a.dv, w.u0, (int)threadIdx.x / WARP * 16, (int64_t)w.j * w.P, w.P, factor_v);
 }
 
-/* 65,536 registers: 240 of each of the 256 threads that compute, or 216, and 32 or 80 of the others. */
+/* Threads start with 168 registers each; what two groups have more, the third one has less: 3 168 in all. */
 template <int D>
 __global__ __launch_bounds__(ALL, 1) static void all_gradients(const struct attention a, const struct tables t,
                                                                const struct part p) {
     DYNAMIC_PANELS(shared);
     struct room<D> *const m = (struct room<D> *)shared;
     if (same(threadIdx.x / GROUP) == 2) {
-        registers_down<D == 64 ? 80 : 32>();
+        registers_down<D == 64 ? 72 : 24>();
         bring<D>(m, a, t, work_of(a, t, p));
     } else {
         registers_up<D == 64 ? 216 : 240>();
