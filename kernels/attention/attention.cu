@@ -227,6 +227,7 @@ extern "C" enum status attention_bwd_cuda(struct ctx *c, const struct attention 
 
 extern "C" int64_t attention_work_cuda(const struct ctx *c, const struct attention *a) {
     if (c->real == BF16) {
+        if (attention_shape_bf16(a) != OK) return -1;
         (void)attention_dnn_takes(c, a); /* its plan, before the step */
         return attention_work_bf16(a);
     }
