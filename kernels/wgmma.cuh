@@ -21,26 +21,42 @@
 /* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
 static inline __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
+#ifdef BATON_EMULATED /* tests/emulator/wgmma.h has the rest */
+typedef const bf16_bits *panels; /* where a tile begins */
+static inline panels panels_of(const bf16_bits *tile) { return tile; }
+static inline panels panels_on(panels p, int bytes) { return p + bytes / 2; }
 struct operand {
     const bf16_bits *at;
     int lead; /* BF16 from panel to panel */
 };
-
-/* Terms from k on of the `width` side by side that begin with row r: a tile whose panels have `rows` rows. */
-static inline __device__ struct operand rows_at(const bf16_bits *tile, int rows, int r, int k) {
-    return {tile + k / 64 * rows * 64 + r * 64 + k % 64, 0};
+static inline struct operand operand_at(panels p, int offset, int lead) { return {p + offset, lead}; }
+#else
+/* Where a tile begins, in units of 16 bytes of shared memory; the same for all lanes, so that places in it are made by
+ * adding constants. */
+typedef int panels;
+static inline __device__ panels panels_of(const bf16_bits *tile) {
+    return same((int)((shared_address(tile) & 0x3ffff) >> 4));
 }
-/* Rows k.. of columns n.. */
-static inline __device__ struct operand cols_at(const bf16_bits *tile, int rows, int k, int n) {
-    return {tile + n / 64 * rows * 64 + k * 64 + n % 64, rows * 64};
+static inline __device__ panels panels_on(panels p, int bytes) { return p + bytes / 16; }
+struct operand {
+    uint64_t bits;
+};
+static inline __device__ struct operand operand_at(panels p, int offset, int lead) {
+    const uint32_t low = (uint32_t)(p + offset / 8) | (uint32_t)(lead / 8) << 16, high = 1024 / 16 | 1u << 30;
+    return {(uint64_t)high << 32 | low};
+}
+#endif
+
+/* 16 terms side by side, from column k on, of the rows from r on; the tile's panels have `rows` rows. */
+static inline __device__ struct operand rows_at(panels p, int rows, int r, int k) {
+    return operand_at(p, k / 64 * rows * 64 + r * 64 + k % 64, 0);
+}
+/* 16 terms below each other, from row k on, of the columns from n on. */
+static inline __device__ struct operand cols_at(panels p, int rows, int k, int n) {
+    return operand_at(p, n / 64 * rows * 64 + k * 64 + n % 64, rows * 64);
 }
 
-#ifndef BATON_EMULATED /* tests/emulator/wgmma.h has these */
-static inline __device__ uint64_t operand_bits(struct operand x) {
-    return (uint64_t)((shared_address(x.at) & 0x3ffff) >> 4) | (uint64_t)(x.lead * 2 >> 4) << 16 |
-           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-
+#ifndef BATON_EMULATED
 /* Before the first product of a batch, of registers that others wrote. */
 static inline __device__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 static inline __device__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -66,12 +82,12 @@ static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.s
     asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
                  "k16.f32.bf16.bf16 {" regs "}, " a0 ", " b0 ", p, 1, 1, " ta0 ", " tb0 "; }"                          \
                  : __VA_ARGS__                                                                                         \
-                 : "l"(operand_bits(a)), "l"(operand_bits(b)), "r"((int)add), "n"((int)a_cols), "n"((int)b_cols))
+                 : "l"(a.bits), "l"(b.bits), "r"((int)add), "n"((int)a_cols), "n"((int)b_cols))
 #define WGMMA_REGISTERS(n, regs, r0, r1, r2, r3, b0, add0, tb0, ...)                                                   \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
                  "k16.f32.bf16.bf16 {" regs "}, {" r0 ", " r1 ", " r2 ", " r3 "}, " b0 ", p, 1, 1, " tb0 "; }"         \
                  : __VA_ARGS__                                                                                         \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(operand_bits(b)), "r"(1), "n"((int)b_cols))
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits), "r"(1), "n"((int)b_cols))
 
 /* d (64, N) = a b, or += where `add`; 16 terms. */
 template <int N, bool a_cols, bool b_cols>

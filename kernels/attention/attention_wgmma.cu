@@ -8,7 +8,7 @@
 template <int D> struct room { bf16_bits q[BLOCK * D], k[2][BLOCK * D], v[2][BLOCK * D]; };
 
 /* s (64, BLOCK) of a group: its queries times all keys of a tile.  Under way. */
-template <int D> static __device__ void scores(float s[BLOCK / 8][4], const bf16_bits *q, int m0, const bf16_bits *k) {
+template <int D> static __device__ void scores(float s[BLOCK / 8][4], panels q, int m0, panels k) {
 #pragma unroll
     for (int at = 0; at < D; at += 16)
         wgmma_shared<BLOCK, false, false>(s, rows_at(q, BLOCK, m0, at), rows_at(k, BLOCK, 0, at), at > 0);
@@ -16,7 +16,7 @@ template <int D> static __device__ void scores(float s[BLOCK / 8][4], const bf16
 }
 /* o += weights times values.  Under way. */
 template <int D>
-static __device__ void add_values(float o[D / 8][4], const uint32_t weight[BLOCK / 16][4], const bf16_bits *v) {
+static __device__ void add_values(float o[D / 8][4], const uint32_t weight[BLOCK / 16][4], panels v) {
 #pragma unroll
     for (int k = 0; k < BLOCK / 16; k++) wgmma_registers<D, true>(o, weight[k], cols_at(v, BLOCK, 16 * k, 0));
     wgmma_commit();
@@ -51,6 +51,8 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     const int first = same(span.first), tiles = same((span.last + BLOCK - span.first) / BLOCK);
     float s[N][4], o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, shrink[2];
     uint32_t weight[N / 2][4];
+    const panels q = panels_of(m->q), k = panels_of(m->k[0]), v = panels_of(m->v[0]);
+    constexpr int stage = sizeof m->k[0];
 
     /* Keys of the tile behind tile i, and its own values. */
     const auto fetch_next = [&](int i) {
@@ -67,7 +69,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     arrive();
     fetch_next(0);
     wgmma_fence();
-    scores<D>(s, m->q, group0, m->k[0]);
+    scores<D>(s, q, group0, k);
     wgmma_wait<0>();
     wgmma_settled<N>(s);
     weigh<N>(s, w, first, top, sum, shrink, scale);
@@ -77,8 +79,8 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
         arrive(); /* keys of tile i and values of i - 1; nobody reads those before any more */
         fetch_next(i);
         wgmma_fence();
-        scores<D>(s, m->q, group0, m->k[i % 2]);
-        add_values<D>(o, weight, m->v[(i + 1) % 2]);
+        scores<D>(s, q, group0, panels_on(k, i % 2 * stage));
+        add_values<D>(o, weight, panels_on(v, (i + 1) % 2 * stage));
         wgmma_wait<1>();
         wgmma_settled<N>(s);
         weigh<N>(s, w, first + i * BLOCK, top, sum, shrink, scale);
@@ -89,7 +91,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     }
     arrive();
     wgmma_fence();
-    add_values<D>(o, weight, m->v[(tiles - 1) % 2]);
+    add_values<D>(o, weight, panels_on(v, (tiles - 1) % 2 * stage));
     wgmma_wait<0>();
     wgmma_settled<D / 8>(o);
     finish<D>(a, t0, m0, h, o, top, sum);

@@ -74,7 +74,7 @@ static __device__ void fetch_step(struct stage<D> *to, const struct attention &a
 }
 
 /* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
-template <int D> static __device__ void scores(float s[8][4], const bf16_bits *keys, int r0, const bf16_bits *queries) {
+template <int D> static __device__ void scores(float s[8][4], panels keys, int r0, panels queries) {
 #pragma unroll
     for (int k = 0; k < D; k += 16)
         wgmma_shared<SPAN, false, false>(s, rows_at(keys, BLOCK, r0, k), rows_at(queries, SPAN, 0, k), k > 0);
@@ -111,7 +111,7 @@ static __device__ void weights_back(const float s[8][4], float dp[8][4], const s
 
 /* sum (64 keys, D) += a times the 64 rows of `queries`.  Under way. */
 template <int D>
-static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], const bf16_bits *queries) {
+static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], panels queries) {
 #pragma unroll
     for (int k = 0; k < 4; k++) wgmma_registers<D, true>(sum, a[k], cols_at(queries, SPAN, 16 * k, 0));
     wgmma_commit();
@@ -225,10 +225,14 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
     const int per = w.walk.per, r0 = same(threadIdx.x / GROUP) * 64,
               r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
+    const panels k = panels_of(m->k), v = panels_of(m->v), ds_all = panels_of(m->ds), stage_q = panels_of(m->stages->q),
+                 stage_dout = panels_of(m->stages->dout);
+    constexpr int bytes = sizeof(struct stage<D>);
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 #pragma unroll 1
     for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
         const struct stage<D> *const at = m->stages + i;
+        const panels at_q = panels_on(stage_q, i * bytes), at_dout = panels_on(stage_dout, i * bytes);
         __syncthreads();
         const struct step now = w.now;
         struct query_part<D> q;
@@ -236,8 +240,8 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         uint32_t packed[4][4], ds[4][4];
 
         wgmma_fence();
-        scores<D>(s, m->k, r0, at->q);
-        scores<D>(dp, m->v, r0, at->dout);
+        scores<D>(s, k, r0, at_q);
+        scores<D>(dp, v, r0, at_dout);
         const bool partly = same(w.u0 + r0 < now.sees.first_all || w.u0 + r0 + 63 > now.sees.last_all);
         q.first = same(now.sees.first / BLOCK) == w.key_tile;
         q.last = same(now.sees.last / BLOCK) == w.key_tile;
@@ -251,7 +255,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         wgmma_wait<0>();
         wgmma_settled<8>(dp);
         wgmma_fence();
-        add_rows<D>(dv, packed, at->dout);
+        add_rows<D>(dv, packed, at_dout);
         weights_back(s, dp, at->sums);
         pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
@@ -259,11 +263,11 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         barrier_wait<ALL>(); /* ds of both groups is there, and the turn has come */
         part_load<D>(&q);
         wgmma_fence();
-        add_rows<D>(dk, ds, at->q);
+        add_rows<D>(dk, ds, at_q);
 #pragma unroll
-        for (int k = 0; k < BLOCK; k += 16)
-            wgmma_shared<D / 2, true, true>(dq, cols_at(m->ds, BLOCK, k, 0), cols_at(m->k, BLOCK, k, r0 / 64 * (D / 2)),
-                                            k > 0);
+        for (int key = 0; key < BLOCK; key += 16)
+            wgmma_shared<D / 2, true, true>(dq, cols_at(ds_all, BLOCK, key, 0),
+                                            cols_at(k, BLOCK, key, r0 / 64 * (D / 2)), key > 0);
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settled<D / 16>(dq);
