@@ -3,9 +3,9 @@
 #define BATON_KERNELS_TURNS_CUH
 /* turns.cuh - blocks of threads that add to the same sum, each in its turn, so that two runs have the same bits.
  *
- * A turn counts who has added.  Block n reads the sum after turn_await(turn, n) of one thread and a barrier, and after
- * its stores and another barrier one thread says turn_pass(turn, n + 1, true).  Between blocks the sum is read with
- * shared_load and written with shared_store, past the multiprocessor's own cache.
+ * A turn counts who has added.  Block n adds after turn_await(turn, n) of one thread and a barrier, block 0 stores; after
+ * another barrier one thread says turn_pass(turn, n + 1, true).  sum_add rounds as + does, and since nobody else has the
+ * turn its order is the turns'.
  *
  * Blocks start in the order of their numbers, so a block that waits only for lower ones waits for some that run: no
  * deadlock.  A wait that is in vain all the same ends the kernel with an error after seconds. */
@@ -28,7 +28,11 @@ static inline __device__ void turn_pass(unsigned *turn, unsigned n, bool mine) {
                  "r"((unsigned)mine)
                  : "memory");
 }
-static inline __device__ float4 shared_load(const float4 *p) { return __ldcg(p); }
-static inline __device__ void shared_store(float4 *p, float4 x) { __stcg(p, x); }
+static inline __device__ void sum_store(float4 *p, float4 x) { __stcg(p, x); }
+static inline __device__ void sum_add(float4 *p, float4 x) {
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(x.x), "f"(x.y), "f"(x.z),
+                 "f"(x.w)
+                 : "memory");
+}
 #endif
 #endif

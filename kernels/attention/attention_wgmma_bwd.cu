@@ -11,11 +11,13 @@
  * it.  Blocks start with the longest, of the first keys; all walk the same way, so each finds its turn come.
  *
  *   p = 2^(scale' s - lse')   ds = p (do . v - delta)   dq = scale ds k   dv = p^T do   dk = scale ds^T q */
+#include <stddef.h>
 #include "kernels/attention/attention_bf16.cuh"
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
 constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP, LOADERS = 2 * WARP; /* threads */
+constexpr int REGISTERS = 65536 / ALL / 8 * 8; /* of each thread at the start: 168 */
 constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
 
 /* What comes for a tile of queries of a head: panels of 64 columns. */
@@ -24,10 +26,18 @@ template <int D> struct stage {
     struct row_sums sums[SPAN];
     struct seen seen[SPAN];
 };
+/* What the groups that compute need to know of a step. */
+struct told {
+    int place;  /* of its dq among the unfinished: (tile, head of the part) */
+    int first;  /* nobody has added to it                                   */
+    int partly; /* bit g: not all keys of group g are seen by all queries   */
+    int more;   /* a step follows                                           */
+};
 template <int D> struct room {
     bf16_bits k[BLOCK * D], v[BLOCK * D];
     bf16_bits ds[BLOCK * SPAN]; /* (keys, queries) */
     struct stage<D> stages[2];
+    struct told told[2];
 };
 static_assert(sizeof(struct stage<64>) % 1024 == 0 && sizeof(struct stage<128>) % 1024 == 0, "panels of the next one");
 
@@ -126,34 +136,16 @@ static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int
     }
 }
 
-/* What a block adds to a tile's dq, (64, D / 2) a group. */
-template <int D> struct query_part {
-    float4 *partial;
-    bool first, last;
-    float4 before[D / 16];
-};
-template <int D> static __device__ void part_load(struct query_part<D> *q) {
-#pragma unroll
-    for (int n = 0; n < D / 16; n++)
-        q->before[n] =
-            q->first ? make_float4(0.0f, 0.0f, 0.0f, 0.0f) : shared_load(q->partial + n * GROUP + threadIdx.x % GROUP);
-}
-template <int D>
-static __device__ void part_store(struct query_part<D> *q, float dq[D / 16][4], const struct attention &a, int64_t t0,
-                                  int64_t h) {
-    const int P = (int)a.head_width, half = (int)threadIdx.x / GROUP * (D / 2);
-    const float factor[2] = {(float)a.scale, (float)a.scale};
+/* A group's part of a tile's dq, (64, D / 2), to what blocks before have made. */
+template <int D> static __device__ void part_add(float4 *partial, int place, bool first, const float dq[D / 16][4]) {
+    float4 *const here = partial + (int64_t)place * (D / 16 * GROUP) + threadIdx.x % GROUP;
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
-        dq[n][0] += q->before[n].x;
-        dq[n][1] += q->before[n].y;
-        dq[n][2] += q->before[n].z;
-        dq[n][3] += q->before[n].w;
-        if (!q->last)
-            shared_store(q->partial + n * GROUP + threadIdx.x % GROUP,
-                         make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]));
+        float4 *const at = here + n * GROUP;
+        const float4 x = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
+        if (first) sum_store(at, x);
+        else sum_add(at, x);
     }
-    if (q->last) store<D / 2>(dq, a.dq, t0, (int)threadIdx.x % GROUP / WARP * 16, h * P + half, P - half, factor);
 }
 
 /* Where a step's part of dq stands in line. */
@@ -186,9 +178,17 @@ static __device__ void move_on(struct work *w, const struct tables &t) {
     w->next = step_after(t, w->walk, w->next);
 }
 
+static __device__ int partly(const struct seen_by_tile &sees, int u) { return u < sees.first_all || u + 63 > sees.last_all; }
+static __device__ void tell(struct told *to, const struct work &w, const struct part &p) {
+    const struct step &s = w.now;
+    *to = {(int)((int64_t)s.tile * p.n * w.walk.per + (s.h - p.first * w.walk.per)), s.sees.first / BLOCK == w.key_tile,
+           partly(s.sees, w.u0) | partly(s.sees, w.u0 + 64) << 1, w.next.tile >= w.walk.end};
+}
+
 /* The third group: two warps load, one passes turns on, one waits for them. */
 template <int D>
-static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, struct work w) {
+static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, const struct part &p,
+                             struct work w) {
     const int thread = threadIdx.x - WORKERS, warp = same(thread / WARP);
     struct place before = {0, NULL};
     if (w.now.tile >= w.walk.end) {
@@ -200,6 +200,7 @@ static __device__ void bring(struct room<D> *m, const struct attention &a, const
 #pragma unroll 1
     for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
         const struct place place = place_of(a, t, w.now, w.key_tile);
+        if (thread == 2 * WARP) tell(m->told + i, w, p);
         cp_wait<0>();
         shared_fence();
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
@@ -221,78 +222,93 @@ static __device__ void bring(struct room<D> *m, const struct attention &a, const
 /* The two groups that compute. */
 template <int D>
 static __device__ void compute(struct room<D> *m, const struct attention &a, const struct tables &t,
-                               const struct part &p, struct work w) {
-    const int per = w.walk.per, r0 = same(threadIdx.x / GROUP) * 64,
+                               const struct part &p) {
+    const int key_tile = (int)(blockIdx.x / p.n), group = same(threadIdx.x / GROUP), r0 = group * 64,
               r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
-    const panels k = panels_of(m->k), v = panels_of(m->v), ds_all = panels_of(m->ds), stage_q = panels_of(m->stages->q),
-                 stage_dout = panels_of(m->stages->dout);
-    constexpr int bytes = sizeof(struct stage<D>);
+    const panels k = panels_of(m->k);
+    constexpr int bytes = sizeof(struct stage<D>), dout_at = sizeof m->stages->q;
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+    bool more = same(t.key_tile[key_tile].last) >= 0;
 #pragma unroll 1
-    for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
+    for (int i = 0; more; i ^= 1) {
         const struct stage<D> *const at = m->stages + i;
-        const panels at_q = panels_on(stage_q, i * bytes), at_dout = panels_on(stage_dout, i * bytes);
-        __syncthreads();
-        const struct step now = w.now;
-        struct query_part<D> q;
+        const panels at_q = panels_on(k, (int)offsetof(struct room<D>, stages) + i * bytes);
         float s[8][4], dp[8][4], dq[D / 16][4];
         uint32_t packed[4][4], ds[4][4];
 
+        __syncthreads();
         wgmma_fence();
         scores<D>(s, k, r0, at_q);
-        scores<D>(dp, v, r0, at_dout);
-        const bool partly = same(w.u0 + r0 < now.sees.first_all || w.u0 + r0 + 63 > now.sees.last_all);
-        q.first = same(now.sees.first / BLOCK) == w.key_tile;
-        q.last = same(now.sees.last / BLOCK) == w.key_tile;
-        q.partial = p.partial + ((now.tile * p.n * per + (now.h - p.first * per)) * 2 + r0 / 64) * (D / 16 * GROUP);
-        move_on(&w, t);
+        scores<D>(dp, panels_on(k, sizeof m->k), r0, panels_on(at_q, dout_at));
+        const bool hide = same(m->told[i].partly >> group & 1);
+        more = same(m->told[i].more);
 
         wgmma_wait<1>();
         wgmma_settled<8>(s);
-        weights(s, at->sums, at->seen, w.u0 + r, partly, scale);
+        weights(s, at->sums, at->seen, key_tile * BLOCK + r, hide, scale);
         pack_all<8>(packed, s);
         wgmma_wait<0>();
         wgmma_settled<8>(dp);
         wgmma_fence();
-        add_rows<D>(dv, packed, at_dout);
+        add_rows<D>(dv, packed, panels_on(at_q, dout_at));
         weights_back(s, dp, at->sums);
         pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
         shared_fence();
         barrier_wait<ALL>(); /* ds of both groups is there, and the turn has come */
-        part_load<D>(&q);
         wgmma_fence();
         add_rows<D>(dk, ds, at_q);
 #pragma unroll
         for (int key = 0; key < BLOCK; key += 16)
-            wgmma_shared<D / 2, true, true>(dq, cols_at(ds_all, BLOCK, key, 0),
-                                            cols_at(k, BLOCK, key, r0 / 64 * (D / 2)), key > 0);
+            wgmma_shared<D / 2, true, true>(dq, cols_at(panels_on(k, offsetof(struct room<D>, ds)), BLOCK, key, 0),
+                                            cols_at(k, BLOCK, key, group * (D / 2)), key > 0);
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settled<D / 16>(dq);
-        part_store<D>(&q, dq, a, (int64_t)now.tile * SPAN, now.h);
+        part_add<D>(p.partial, m->told[i].place * 2 + group, same(m->told[i].first), dq);
     }
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
     __syncthreads();
-    store<D>(dk, a.dk, w.u0, (int)threadIdx.x / WARP * 16, (int64_t)w.j * w.P, w.P, factor_k);
-    store<D>(dv, a.dv, w.u0, (int)threadIdx.x / WARP * 16, (int64_t)w.j * w.P, w.P, factor_v);
+    const int64_t column = (p.first + blockIdx.x % p.n) * a.head_width;
+    store<D>(dk, a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_k);
+    store<D>(dv, a.dv, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_v);
 }
 
-/* Threads start with 168 registers each; what two groups have more, the third one has less: 3 168 in all. */
 template <int D>
 __global__ __launch_bounds__(ALL, 1) static void all_gradients(const struct attention a, const struct tables t,
                                                                const struct part p) {
+    constexpr int more = D == 64 ? 216 : 240, less = D == 64 ? 72 : 24;
+    static_assert(2 * more + less <= 3 * REGISTERS, "what two groups have more, the third one has less");
     DYNAMIC_PANELS(shared);
     struct room<D> *const m = (struct room<D> *)shared;
     if (same(threadIdx.x / GROUP) == 2) {
-        registers_down<D == 64 ? 72 : 24>();
-        bring<D>(m, a, t, work_of(a, t, p));
+        registers_down<less>();
+        bring<D>(m, a, t, p, work_of(a, t, p));
     } else {
-        registers_up<D == 64 ? 216 : 240>();
-        compute<D>(m, a, t, p, work_of(a, t, p));
+        registers_up<more>();
+        compute<D>(m, a, t, p);
     }
+}
+
+/* dq of the heads of a part: a block of GROUP threads for a tile, a head and half of its columns. */
+template <int D>
+__global__ __launch_bounds__(GROUP) static void finish_queries(const struct attention a, const struct part p) {
+    const int64_t per = a.heads / a.key_heads, item = blockIdx.x / 2, half = blockIdx.x % 2;
+    const int64_t tile = item / (p.n * per), h = p.first * per + item % (p.n * per);
+    const float factor[2] = {(float)a.scale, (float)a.scale};
+    float dq[D / 16][4];
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+        const float4 x = p.partial[(blockIdx.x * (int64_t)(D / 16) + n) * GROUP + threadIdx.x];
+        dq[n][0] = x.x;
+        dq[n][1] = x.y;
+        dq[n][2] = x.z;
+        dq[n][3] = x.w;
+    }
+    store<D / 2>(dq, a.dq, tile * SPAN, (int)threadIdx.x / WARP * 16, h * a.head_width + half * (D / 2),
+                 (int)(a.head_width - half * (D / 2)), factor);
 }
 
 /* ---- the launches ---- */
@@ -314,8 +330,10 @@ template <int D> static enum status start(struct ctx *c, const struct attention 
     TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
     for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
         const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
+        const int64_t halves = ceil_div(a->q.shape[0], SPAN) * p.n * (a->heads / a->key_heads) * 2;
         LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a,
                      *t, p);
+        LAUNCH(finish_queries<D>, dim3((unsigned)halves), GROUP, *a, p);
     }
     return OK;
 }

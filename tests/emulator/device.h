@@ -155,8 +155,8 @@ static inline void turn_await(const unsigned *turn, unsigned n) {
 static inline void turn_pass(unsigned *turn, unsigned n, bool mine) {
     if (mine) *turn = n;
 }
-static inline float4 shared_load(const float4 *p) { return *p; }
-static inline void shared_store(float4 *p, float4 x) { *p = x; }
+static inline void sum_store(float4 *p, float4 x) { *p = x; }
+static inline void sum_add(float4 *p, float4 x) { *p = {p->x + x.x, p->y + x.y, p->z + x.z, p->w + x.w}; }
 
 #include "tests/emulator/wgmma.h"
 #endif
