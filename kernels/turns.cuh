@@ -3,9 +3,9 @@
 #define BATON_KERNELS_TURNS_CUH
 /* turns.cuh - blocks of threads that add to the same sum, each in its turn, so that two runs have the same bits.
  *
- * A turn counts who has added.  Block n adds after turn_await(turn, n) of one thread and a barrier, block 0 stores; after
- * another barrier one thread says turn_pass(turn, n + 1, true).  sum_add rounds as + does, and since nobody else has the
- * turn its order is the turns'.
+ * A turn counts who has added.  Block n adds after turn_await(turn, n) of one thread and a barrier, block 0 stores;
+ * after another barrier one thread says turn_pass(turn, n + 1, true).  sum_add rounds as + does, and since nobody else
+ * has the turn its order is the turns'.
  *
  * Blocks start in the order of their numbers, so a block that waits only for lower ones waits for some that run: no
  * deadlock.  A wait that is in vain all the same ends the kernel with an error after seconds. */

@@ -21,7 +21,7 @@
 /* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
 static inline __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-#ifdef BATON_EMULATED /* tests/emulator/wgmma.h has the rest */
+#ifdef BATON_EMULATED            /* tests/emulator/wgmma.h has the rest */
 typedef const bf16_bits *panels; /* where a tile begins */
 static inline panels panels_of(const bf16_bits *tile) { return tile; }
 static inline panels panels_on(panels p, int bytes) { return p + bytes / 2; }

@@ -15,8 +15,7 @@ template <int D> static __device__ void scores(float s[BLOCK / 8][4], panels q, 
     wgmma_commit();
 }
 /* o += weights times values.  Under way. */
-template <int D>
-static __device__ void add_values(float o[D / 8][4], const uint32_t weight[BLOCK / 16][4], panels v) {
+template <int D> static __device__ void add_values(float o[D / 8][4], const uint32_t weight[BLOCK / 16][4], panels v) {
 #pragma unroll
     for (int k = 0; k < BLOCK / 16; k++) wgmma_registers<D, true>(o, weight[k], cols_at(v, BLOCK, 16 * k, 0));
     wgmma_commit();

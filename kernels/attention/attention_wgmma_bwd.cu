@@ -16,8 +16,9 @@
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
-constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP, LOADERS = 2 * WARP; /* threads */
-constexpr int REGISTERS = 65536 / ALL / 8 * 8; /* of each thread at the start: 168 */
+constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP; /* threads */
+constexpr int STAGES = 3;                           /* the step that is read, and two that are under way or there */
+constexpr int REGISTERS = 65536 / ALL / 8 * 8;      /* of each thread at the start: 168 */
 constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
 
 /* What comes for a tile of queries of a head: panels of 64 columns. */
@@ -36,8 +37,8 @@ struct told {
 template <int D> struct room {
     bf16_bits k[BLOCK * D], v[BLOCK * D];
     bf16_bits ds[BLOCK * SPAN]; /* (keys, queries) */
-    struct stage<D> stages[2];
-    struct told told[2];
+    struct stage<D> stages[STAGES];
+    struct told told[STAGES];
 };
 static_assert(sizeof(struct stage<64>) % 1024 == 0 && sizeof(struct stage<128>) % 1024 == 0, "panels of the next one");
 
@@ -50,37 +51,47 @@ struct part {
 /* A tile of SPAN queries, and a head; none: a tile before the walk's end. */
 struct step {
     int tile, h;
-    struct seen_by_tile sees;
 };
-/* What key block u0 walks: tiles from `tile` down to `end` that see some of its rows, and the heads [h0, h0 + per). */
+/* What key block u0 walks: tiles from the last one down to `end` that see some of its rows, and the heads from h0 on.
+ */
 struct walk {
     int u0, end, h0, per;
 };
 static __device__ struct step step_at(const struct tables &t, const struct walk &w, int tile) {
-    struct seen_by_tile sees = {0, 0, 0, 0};
-    for (; tile >= w.end; tile--) {
-        sees = t.tile[tile];
-        if (sees.first < w.u0 + BLOCK && sees.last >= w.u0) break;
-    }
-    return {same(tile), w.h0, sees};
+    for (; tile >= w.end; tile--)
+        if (t.tile[tile].first < w.u0 + BLOCK && t.tile[tile].last >= w.u0) break;
+    return {same(tile), w.h0};
 }
 static __device__ struct step step_after(const struct tables &t, const struct walk &w, const struct step &s) {
     if (s.tile < w.end) return s;
-    if (s.h + 1 < w.h0 + w.per) return {s.tile, s.h + 1, s.sees};
+    if (s.h + 1 < w.h0 + w.per) return {s.tile, s.h + 1};
     return step_at(t, w, s.tile - 1);
 }
 
-/* By LOADERS threads. */
+/* `rows` rows into panels by the third group; what lies outside the matrix becomes zero. */
+template <int D, int rows> static __device__ void fetch_rows(bf16_bits *to, const struct rows16 &x, int thread) {
+    constexpr int step = GROUP / (D / 8);
+    static_assert(step % 8 == 0, "a thread's pieces lie in one column");
+    const int first = thread / (D / 8), col = thread % (D / 8) * 8;
+    const bf16_bits *from = x.at + first * x.pitch + col;
+    bf16_bits *piece = tile_piece<64>(to + col / 64 * rows * 64, first, col % 64);
+#pragma unroll 2
+    for (int r = first; r < rows; r += step, from += step * x.pitch, piece += step * 64) {
+        const bool inside = r < x.n && col < x.P;
+        cp_async16_or_zero(piece, inside ? from : x.at, inside);
+    }
+}
+
+/* By the GROUP threads of the third group. */
 template <int D>
 static __device__ void fetch_step(struct stage<D> *to, const struct attention &a, const struct tables &t,
                                   const struct step &s, int thread) {
-    static_assert(LOADERS == SPAN, "half of them copy two sums each, the others two queries' bounds");
     const int64_t t0 = (int64_t)s.tile * SPAN;
     const int P = (int)a.head_width;
-    fetch_panels<D, SPAN, LOADERS>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P), thread);
-    fetch_panels<D, SPAN, LOADERS>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P), thread);
+    fetch_rows<D, SPAN>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P), thread);
+    fetch_rows<D, SPAN>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P), thread);
     if (thread < SPAN / 2) cp_async16(to->sums + 2 * thread, t.sums + s.h * t.queries + t0 + 2 * thread);
-    else cp_async16(to->seen + 2 * thread - SPAN, t.query + t0 + 2 * thread - SPAN);
+    else if (thread < SPAN) cp_async16(to->seen + 2 * thread - SPAN, t.query + t0 + 2 * thread - SPAN);
 }
 
 /* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
@@ -120,8 +131,7 @@ static __device__ void weights_back(const float s[8][4], float dp[8][4], const s
 }
 
 /* sum (64 keys, D) += a times the 64 rows of `queries`.  Under way. */
-template <int D>
-static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], panels queries) {
+template <int D> static __device__ void add_rows(float sum[D / 8][4], const uint32_t a[4][4], panels queries) {
 #pragma unroll
     for (int k = 0; k < 4; k++) wgmma_registers<D, true>(sum, a[k], cols_at(queries, SPAN, 16 * k, 0));
     wgmma_commit();
@@ -155,63 +165,71 @@ struct place {
 };
 static __device__ struct place place_of(const struct attention &a, const struct tables &t, const struct step &s,
                                         int key_tile) {
-    return {(unsigned)(key_tile - s.sees.first / BLOCK), t.turn + s.tile * a.heads + s.h};
+    return {(unsigned)(key_tile - t.tile[s.tile].first / BLOCK), t.turn + s.tile * a.heads + s.h};
 }
 
 /* What a block works on. */
 struct work {
     int key_tile, j, u0, P;
     struct walk walk;
-    struct step now, next;
+    struct step now, next, later;
 };
 static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
     const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
               j = (int)(p.first + blockIdx.x % p.n), u0 = key_tile * BLOCK;
     const struct seen by = t.key_tile[key_tile];
-    struct work w = {key_tile, j, u0, (int)a.head_width, {u0, same(by.last < 0 ? 0 : by.first), j * per, per}, {}, {}};
+    struct work w = {key_tile, j,  u0, (int)a.head_width, {u0, same(by.last < 0 ? 0 : by.first), j * per, per},
+                     {},       {}, {}};
     w.now = step_at(t, w.walk, same(by.last));
     w.next = step_after(t, w.walk, w.now);
+    w.later = step_after(t, w.walk, w.next);
     return w;
 }
 static __device__ void move_on(struct work *w, const struct tables &t) {
     w->now = w->next;
-    w->next = step_after(t, w->walk, w->next);
+    w->next = w->later;
+    w->later = step_after(t, w->walk, w->later);
 }
 
-static __device__ int partly(const struct seen_by_tile &sees, int u) { return u < sees.first_all || u + 63 > sees.last_all; }
-static __device__ void tell(struct told *to, const struct work &w, const struct part &p) {
-    const struct step &s = w.now;
-    *to = {(int)((int64_t)s.tile * p.n * w.walk.per + (s.h - p.first * w.walk.per)), s.sees.first / BLOCK == w.key_tile,
-           partly(s.sees, w.u0) | partly(s.sees, w.u0 + 64) << 1, w.next.tile >= w.walk.end};
+static __device__ int partly(const struct seen_by_tile &sees, int u) {
+    return u < sees.first_all || u + 63 > sees.last_all;
+}
+static __device__ void tell(struct told *to, const struct tables &t, const struct work &w, const struct part &p) {
+    const struct seen_by_tile sees = t.tile[w.now.tile];
+    to->place = (int)((int64_t)w.now.tile * p.n * w.walk.per + (w.now.h - p.first * w.walk.per));
+    to->first = sees.first / BLOCK == w.key_tile;
+    to->partly = partly(sees, w.u0) | partly(sees, w.u0 + 64) << 1;
+    to->more = w.next.tile >= w.walk.end;
 }
 
-/* The third group: two warps load, one passes turns on, one waits for them. */
+/* The third group loads, two steps ahead; a thread of it waits for turns, one passes them on. */
 template <int D>
 static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, const struct part &p,
                              struct work w) {
     const int thread = threadIdx.x - WORKERS, warp = same(thread / WARP);
     struct place before = {0, NULL};
+    const auto fetch = [&](const struct step &s, int stage) {
+        if (s.tile >= w.walk.end) fetch_step<D>(m->stages + stage, a, t, s, thread);
+        cp_commit(); /* an empty one too: they are counted */
+    };
     if (w.now.tile >= w.walk.end) {
-        fetch_panels<D, BLOCK, GROUP>(m->k, rows_of(a.k, w.u0, (int64_t)w.j * w.P, w.P), thread);
-        fetch_panels<D, BLOCK, GROUP>(m->v, rows_of(a.v, w.u0, (int64_t)w.j * w.P, w.P), thread);
-        if (thread < LOADERS) fetch_step<D>(m->stages, a, t, w.now, thread);
-        cp_commit();
+        fetch_rows<D, BLOCK>(m->k, rows_of(a.k, w.u0, (int64_t)w.j * w.P, w.P), thread);
+        fetch_rows<D, BLOCK>(m->v, rows_of(a.v, w.u0, (int64_t)w.j * w.P, w.P), thread);
+        fetch(w.now, 0);
+        fetch(w.next, 1);
     }
 #pragma unroll 1
-    for (int i = 0; w.now.tile >= w.walk.end; i ^= 1) {
+    for (int i = 0; w.now.tile >= w.walk.end; i = i == STAGES - 1 ? 0 : i + 1) {
         const struct place place = place_of(a, t, w.now, w.key_tile);
-        if (thread == 2 * WARP) tell(m->told + i, w, p);
-        cp_wait<0>();
+        if (thread == 2 * WARP) tell(m->told + i, t, w, p);
+        cp_wait<1>();
         shared_fence();
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
-        if (thread < LOADERS && w.next.tile >= w.walk.end) {
-            fetch_step<D>(m->stages + (i ^ 1), a, t, w.next, thread);
-            cp_commit();
-        }
         if (thread == GROUP - 1 && place.order > 0) turn_await(place.turn, place.order);
         __syncwarp();
         barrier_arrive<ALL>(); /* the turn has come */
         if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
+        fetch(w.later, i == 0 ? STAGES - 1 : i - 1);
         before = place;
         move_on(&w, t);
     }
@@ -231,7 +249,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     bool more = same(t.key_tile[key_tile].last) >= 0;
 #pragma unroll 1
-    for (int i = 0; more; i ^= 1) {
+    for (int i = 0; more; i = i == STAGES - 1 ? 0 : i + 1) {
         const struct stage<D> *const at = m->stages + i;
         const panels at_q = panels_on(k, (int)offsetof(struct room<D>, stages) + i * bytes);
         float s[8][4], dp[8][4], dq[D / 16][4];
