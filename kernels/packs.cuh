@@ -60,11 +60,17 @@ template <int n> static inline __device__ void put(bf16_bits *to, const float fr
             make_uint4(pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]), pack(from[6], from[7]));
 }
 
-/* A BF16 pack as it lies in memory: half the registers, opened where it is used. */
-static inline __device__ uint4 pack_of(const bf16_bits *from) { return *(const uint4 *)from; }
-static inline __device__ void open(float to[PACK], const uint4 &v) {
-    const uint32_t u[] = {v.x, v.y, v.z, v.w};
-    unpack<PACK>(to, u);
+/* n BF16 as they lie in memory: half the registers, opened where they are used. */
+template <int n> struct alignas(2 * n) folded { uint32_t u[n / 2]; };
+template <int n> static inline __device__ struct folded<n> fold(const bf16_bits *from) {
+    return *(const struct folded<n> *)from;
+} template <int n> static inline __device__ void open(float to[n], const struct folded<n> &v) {
+    unpack<n>(to, v.u);
+}
+
+/* sigmoid to some 2^-21, for results that become BF16: two instructions of the special function unit. */
+static inline __device__ float sigmoid_fast(float x) {
+    return reciprocal_fast(1.0f + exp2_fast(-1.4426950408889634f * x));
 }
 
 /* One element. */
@@ -97,15 +103,36 @@ static inline bool packs_fit(struct tensor t) {
     } while (0)
 
 /* ---- a team of threads for a stretch of up to team x packs x PACK channels, all kept in registers between a sum over
- * them and what needs it ---- */
+ * them and what needs it.  Lane l of the team has the packs l, l + team, ...  The teams walk down the rows in step,
+ * each with its next row under way. ---- */
 
 #define TEAM_MOST (THREADS * 4 * PACK)
 
-template <int team> static inline __device__ double team_sum(double x, double *room) {
-    if constexpr (team == WARP) return warp_sum(x);
-    else return block_sum(x, room);
+static constexpr __host__ __device__ int team_block(int team) { return team == WARP ? 4 * WARP : team; }
+#define FOR_TEAM_PACKS(p, i, width)                                                                                    \
+    _Pragma("unroll") for (int p = 0; p < packs; p++) if (const int64_t i = ((int64_t)p * team + lane) * PACK;         \
+                                                          i < (width))
+
+/* Every thread of the team gets the same bits.  `turn` counts the rows of a block: the rooms alternate, so that one
+ * barrier a row will do. */
+template <int team> static inline __device__ double team_sum(float x, int64_t turn) {
+    const double sum = warp_sum((double)x);
+    if constexpr (team == WARP) return sum;
+    __shared__ double room[2][team / WARP];
+    room[turn % 2][threadIdx.x / WARP] = sum;
+    __syncthreads();
+    double all = 0.0;
+    for (int i = 0; i < team / WARP; i++) all += room[turn % 2][i];
+    return all;
 }
-/* Items that teams own: f<team, packs>(...) is called with what fits the width. */
+
+template <int packs> struct row_packs { struct folded<PACK> at[packs]; };
+template <int team, int packs>
+static inline __device__ void fetch(struct row_packs<packs> &to, const bf16_bits *from, int lane, int64_t width) {
+    FOR_TEAM_PACKS(p, i, width) to.at[p] = fold<PACK>(from + i);
+}
+
+/* f<team, packs>(...) with what fits the width. */
 #define FOR_TEAM(f, width, ...)                                                                                        \
     do {                                                                                                               \
         const int64_t width_ = (width);                                                                                \
@@ -117,15 +144,27 @@ template <int team> static inline __device__ double team_sum(double x, double *r
         else TRY((f<THREADS, 4>(__VA_ARGS__)));                                                                        \
     } while (0)
 
-/* Rows are cut into parts, each walked by one team that keeps its sums over rows in F32 registers and leaves them as a
- * line: as many teams as a GPU of 132 multiprocessors likes, and less where rows are few. */
-static inline int64_t team_rows(int64_t n_rows, int64_t width, int64_t groups) {
-    const int64_t teams = width <= WARP * PACK * 4 ? 132 * 16 : 132 * 4;
-    return most(1, ceil_div(n_rows, most(1, teams / groups)));
+/* Blocks of teams for n_rows rows of `groups` stretches: as many as a GPU of 132 multiprocessors holds at once, or few
+ * where rows are few; block b works on the stretch b mod groups. */
+static inline int64_t team_parts(int64_t n_rows, int64_t width, int64_t groups) {
+    const int64_t rows = width <= WARP * PACK * 4 ? 4 : 1; /* that a block has in hand */
+    return least(ceil_div(n_rows, rows), ceil_div(132 * 4, groups));
 }
 static inline int64_t team_lines_bytes(int64_t n_rows, int64_t width, int64_t groups) {
-    if (n_rows == 0 || width == 0) return 0;
-    return arena_round(ceil_div(n_rows, team_rows(n_rows, width, groups)) * groups * width * (int64_t)sizeof(float));
+    return arena_round(team_parts(n_rows, width, groups) * groups * width * (int64_t)sizeof(float));
+}
+
+/* The sums that a block's threads hold, by channel, into its line. */
+template <int team, int packs>
+static inline __device__ void put_team_line(const float sum[packs][PACK], float *line, int lane, int64_t width) {
+    if constexpr (team > WARP) {
+        FOR_TEAM_PACKS(p, i, width) put<PACK>(line + i, sum[p]);
+    } else {
+        __shared__ float room[4][packs * WARP * PACK];
+        for (int p = 0; p < packs; p++) put<PACK>(room[threadIdx.x / WARP] + (p * WARP + lane) * PACK, sum[p]);
+        __syncthreads();
+        for (int i = threadIdx.x; i < width; i += 4 * WARP) line[i] = room[0][i] + room[1][i] + room[2][i] + room[3][i];
+    }
 }
 
 /* ---- the sum of F32 lines: in F64, every 32nd line by one warp, the warps' sums ascending ---- */

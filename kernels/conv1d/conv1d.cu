@@ -6,6 +6,11 @@
 #include "kernels/conv1d/conv1d_packs.cuh"
 
 #define MAX_TAPS 16
+/* Channels of a thread and rows under way, forward and backward: as many as leave room for 16 warps' registers. */
+#define N_FORWARD      8
+#define AHEAD_FORWARD  4
+#define N_BACKWARD     4
+#define AHEAD_BACKWARD 4
 
 /* x_{t-k}, in the range r that begins at row `begin`, or before it. */
 template <typename real>
@@ -128,9 +133,10 @@ static bool in_packs(const struct conv1d *a) {
 extern "C" enum status conv1d_fwd_cuda(struct ctx *c, const struct conv1d *a) {
     TRY(check(c, a, false));
     const int64_t T = a->x.shape[0], C = a->x.shape[1];
-    const dim3 runs((unsigned)ceil_div(C, RUN_THREADS * PACK), (unsigned)run_count(T));
+    constexpr int n = N_FORWARD;
     if (REAL == F32) LAUNCH_CELLS(forward_cells<float>, T, C, *a);
-    else if (in_packs(a)) LAUNCH(forward_runs<PACK>, runs, RUN_THREADS, *a);
+    else if (in_packs(a))
+        LAUNCH((forward_runs<n, AHEAD_FORWARD>), run_grid(T, C, n), dim3(WARP, RUNS), *a, run_rows(T, C, n));
     else LAUNCH_CELLS(forward_cells<bf16_bits>, T, C, *a);
     return OK;
 }
@@ -149,14 +155,14 @@ template <typename real> static enum status backward(struct ctx *c, const struct
 }
 
 static enum status backward_packs(struct ctx *c, const struct conv1d *a) {
-    constexpr int n = 4; /* channels of a thread: eight would leave too few threads their registers */
+    constexpr int n = N_BACKWARD;
     const int64_t T = a->x.shape[0], C = a->x.shape[1], rows = (a->range.shape[0] - 1) * (TAPS - 1);
+    const dim3 grid = run_grid(T, C, n);
     void *lines;
-    TRY(arena_take(c->work, run_bytes(T, C), &lines));
-    const dim3 runs((unsigned)ceil_div(C, RUN_THREADS * n), (unsigned)run_count(T));
-    LAUNCH(backward_runs<n>, runs, RUN_THREADS, *a, (float *)lines);
+    TRY(arena_take(c->work, run_bytes(T, C, n), &lines));
+    LAUNCH((backward_runs<n, AHEAD_BACKWARD>), grid, dim3(WARP, RUNS), *a, (float *)lines, run_rows(T, C, n));
     LAUNCH_CELLS(dbefore_cells<bf16_bits>, rows, C, *a, rows);
-    if (T > 0) LAUNCH_LINE_SUMS(struct conv1d, add_line, *a, (const float *)lines, run_count(T), (TAPS + 1) * C);
+    if (T > 0) LAUNCH_LINE_SUMS(struct conv1d, add_line, *a, (const float *)lines, (int64_t)grid.y, (TAPS + 1) * C);
     return OK;
 }
 
@@ -172,5 +178,5 @@ extern "C" enum status conv1d_bwd_cuda(struct ctx *c, const struct conv1d *a) {
 
 extern "C" int64_t conv1d_work_cuda(const struct ctx *c, const struct conv1d *a) {
     const int64_t T = a->x.shape[0], C = a->x.shape[1], plain = lines_bytes(T, (a->w.shape[1] + 1) * C);
-    return REAL == F32 ? plain : most(plain, run_bytes(T, C));
+    return REAL == F32 ? plain : most(plain, run_bytes(T, C, N_BACKWARD));
 }

@@ -45,92 +45,93 @@ template <typename real> static __device__ float weight_gradient(const struct rm
 
 /* ---- BF16 in packs ---- */
 
-static inline __device__ void get_weight(float w[PACK], const struct rmsnorm &a, int64_t i) {
-    for (int k = 0; k < PACK; k++) w[k] = 1.0f;
-    if (a.w.data) get<PACK>(w, (const float *)a.w.data + i);
+/* Of the channels of a team's lane, kept over all rows. */
+template <int team, int packs>
+static inline __device__ void get_weights(float w[packs][PACK], const struct rmsnorm &a, int lane) {
+    for (int p = 0; p < packs; p++)
+        for (int k = 0; k < PACK; k++) w[p][k] = 1.0f;
+    if (!a.w.data) return;
+    FOR_TEAM_PACKS(p, i, a.x.shape[1]) get<PACK>(w[p], (const float *)a.w.data + i);
 }
 
-template <int team, int packs> __global__ __launch_bounds__(THREADS) static void forward_teams(const struct rmsnorm a) {
-    __shared__ double room[WARPS];
-    const int64_t T = a.x.shape[0], D = a.x.shape[1];
+template <int team, int packs>
+__global__ __launch_bounds__(team_block(team)) static void forward_teams(const struct rmsnorm a) {
+    constexpr int teams = team_block(team) / team;
+    const int64_t T = a.x.shape[0], D = a.x.shape[1], step = (int64_t)gridDim.x * teams;
     const int lane = threadIdx.x % team;
-    for (int64_t t = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team; t < T;
-         t += (int64_t)gridDim.x * (THREADS / team)) {
-        uint4 x_at[packs] = {};
-        float sum = 0.0f;
+    const double share = 1.0 / (double)D;
+    float w[packs][PACK];
+    struct row_packs<packs> now = {}, next = {};
+    int64_t t = (int64_t)blockIdx.x * teams + threadIdx.x / team, turn = 0;
+    get_weights<team, packs>(w, a, lane);
+    if (t < T) fetch<team, packs>(now, row_of<bf16_bits>(a.x, t), lane, D);
+    for (; t < T; t += step, turn++) {
+        float sum = 0.0f, x[PACK];
+        if (t + step < T) fetch<team, packs>(next, row_of<bf16_bits>(a.x, t + step), lane, D);
 #pragma unroll
         for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i < D) x_at[p] = pack_of(row_of<bf16_bits>(a.x, t) + i);
-        }
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            float x[PACK];
-            open(x, x_at[p]);
+            open<PACK>(x, now.at[p]);
             for (int k = 0; k < PACK; k++) sum = fmaf(x[k], x[k], sum);
         }
-        const float r = (float)(1.0 / sqrt(team_sum<team>((double)sum, room) / (double)D + a.eps));
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], w[PACK];
-            if (i >= D) continue;
-            open(x, x_at[p]), get_weight(w, a, i);
-            for (int k = 0; k < PACK; k++) x[k] = x[k] * r * w[k];
+        const float r = 1.0f / sqrtf((float)(team_sum<team>(sum, turn) * share + a.eps));
+        FOR_TEAM_PACKS(p, i, D) {
+            open<PACK>(x, now.at[p]);
+            for (int k = 0; k < PACK; k++) x[k] *= r * w[p][k];
             put<PACK>(row_of<bf16_bits>(a.y, t) + i, x);
         }
         if (lane == 0) *row(a.r, t) = r;
+        now = next;
     }
 }
 
-/* A team walks `per` rows; its sums of dw stay in registers.  dx may be dy: a thread reads what it writes over. */
+/* What a lane has of one row. */
+template <int packs> struct in_hand {
+    struct row_packs<packs> x, dy, dx;
+    float r;
+};
 template <int team, int packs>
-__global__ __launch_bounds__(THREADS) static void backward_teams(const struct rmsnorm a, float *lines, int64_t per,
-                                                                 int64_t n_parts) {
-    __shared__ double room[WARPS];
-    const int64_t T = a.x.shape[0], D = a.x.shape[1];
-    const int64_t part = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team;
+static inline __device__ void fetch_row(struct in_hand<packs> &to, const struct rmsnorm &a, int64_t t, int lane) {
+    const int64_t D = a.x.shape[1];
+    if (t >= a.x.shape[0]) return;
+    fetch<team, packs>(to.x, row_of<bf16_bits>(a.x, t), lane, D);
+    fetch<team, packs>(to.dy, row_of<bf16_bits>(a.dy, t), lane, D);
+    if (a.dx_add) fetch<team, packs>(to.dx, row_of<bf16_bits>(a.dx, t), lane, D);
+    to.r = *row(a.r, t);
+}
+
+/* The sums of dw stay in registers over all rows of a team.  dx may be dy: a thread reads what it writes over. */
+template <int team, int packs>
+__global__ __launch_bounds__(team_block(team)) static void backward_teams(const struct rmsnorm a, float *lines) {
+    constexpr int teams = team_block(team) / team;
+    const int64_t T = a.x.shape[0], D = a.x.shape[1], step = (int64_t)gridDim.x * teams;
     const int lane = threadIdx.x % team;
-    float dw[packs][PACK] = {};
-    for (int64_t t = part * per; t < least(T, (part + 1) * per); t++) {
-        const float r = *row(a.r, t);
-        float sum = 0.0f;
-        uint4 x_at[packs] = {}, dy_at[packs] = {};
+    const double share = 1.0 / (double)D;
+    float w[packs][PACK], dw[packs][PACK] = {};
+    struct in_hand<packs> now = {}, next = {};
+    int64_t t = (int64_t)blockIdx.x * teams + threadIdx.x / team, turn = 0;
+    get_weights<team, packs>(w, a, lane);
+    fetch_row<team, packs>(now, a, t, lane);
+    for (; t < T; t += step, turn++) {
+        float sum = 0.0f, x[PACK], dy[PACK], dx[PACK];
+        fetch_row<team, packs>(next, a, t + step, lane);
 #pragma unroll
         for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i < D)
-                x_at[p] = pack_of(row_of<bf16_bits>(a.x, t) + i), dy_at[p] = pack_of(row_of<bf16_bits>(a.dy, t) + i);
-        }
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], dy[PACK], w[PACK];
-            if (i >= D) continue;
-            open(x, x_at[p]), open(dy, dy_at[p]), get_weight(w, a, i);
+            open<PACK>(x, now.x.at[p]), open<PACK>(dy, now.dy.at[p]);
             for (int k = 0; k < PACK; k++) {
                 const float xdy = x[k] * dy[k];
-                dw[p][k] = fmaf(xdy, r, dw[p][k]);
-                sum = fmaf(xdy, w[k], sum);
+                dw[p][k] = fmaf(xdy, now.r, dw[p][k]);
+                sum = fmaf(xdy, w[p][k], sum);
             }
         }
-        const float pull = (float)(team_sum<team>((double)sum, room) / (double)D * (double)r * (double)r);
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], dy[PACK], w[PACK], dx[PACK] = {};
-            if (i >= D) continue;
-            open(x, x_at[p]), open(dy, dy_at[p]), get_weight(w, a, i);
-            if (a.dx_add) get<PACK>(dx, row_of<bf16_bits>(a.dx, t) + i);
-            for (int k = 0; k < PACK; k++) dx[k] += r * (dy[k] * w[k] - x[k] * pull);
+        const float pull = (float)(team_sum<team>(sum, turn) * share * (double)now.r * (double)now.r);
+        FOR_TEAM_PACKS(p, i, D) {
+            open<PACK>(x, now.x.at[p]), open<PACK>(dy, now.dy.at[p]), open<PACK>(dx, now.dx.at[p]);
+            for (int k = 0; k < PACK; k++) dx[k] = fmaf(now.r, dy[k] * w[p][k] - x[k] * pull, dx[k]);
             put<PACK>(row_of<bf16_bits>(a.dx, t) + i, dx);
         }
+        now = next;
     }
-#pragma unroll
-    for (int p = 0; p < packs; p++) {
-        const int64_t i = ((int64_t)p * team + lane) * PACK;
-        if (i < D && lines && part < n_parts) put<PACK>(lines + part * D + i, dw[p]);
-    }
+    if (lines) put_team_line<team, packs>(dw, lines + (int64_t)blockIdx.x * D, lane, D);
 }
 
 static __device__ void add_weight(const struct rmsnorm &a, int64_t i, float sum) { ((float *)a.dw.data)[i] += sum; }
@@ -142,17 +143,16 @@ static bool in_packs(const struct rmsnorm *a) {
 }
 
 template <int team, int packs> static enum status launch_forward(struct ctx *c, const struct rmsnorm *a) {
-    const int64_t blocks = ceil_div(a->x.shape[0], THREADS / team);
-    LAUNCH((forward_teams<team, packs>), dim3((unsigned)least(blocks, 1 << 20)), THREADS, *a);
+    const int64_t parts = team_parts(a->x.shape[0], a->x.shape[1], 1);
+    LAUNCH((forward_teams<team, packs>), dim3((unsigned)parts), team_block(team), *a);
     return OK;
 }
 
 template <int team, int packs>
 static enum status launch_backward(struct ctx *c, const struct rmsnorm *a, float *lines) {
-    const int64_t T = a->x.shape[0], D = a->x.shape[1], per = team_rows(T, D, 1), n_parts = ceil_div(T, per);
-    LAUNCH((backward_teams<team, packs>), dim3((unsigned)ceil_div(n_parts, THREADS / team)), THREADS, *a, lines, per,
-           n_parts);
-    if (lines && T > 0) LAUNCH_LINE_SUMS(struct rmsnorm, add_weight, *a, (const float *)lines, n_parts, D);
+    const int64_t T = a->x.shape[0], D = a->x.shape[1], parts = team_parts(T, D, 1);
+    LAUNCH((backward_teams<team, packs>), dim3((unsigned)parts), team_block(team), *a, lines);
+    if (lines && T > 0) LAUNCH_LINE_SUMS(struct rmsnorm, add_weight, *a, (const float *)lines, parts, D);
     return OK;
 }
 

@@ -81,6 +81,10 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
     return all;
 }
+static inline int atomicAdd(int *p, int x) { /* blocks and threads take turns */
+    *p += x;
+    return *p - x;
+}
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
@@ -105,6 +109,7 @@ static inline uint32_t emulated_bf16(float x) {
 }
 static inline uint32_t pack(float low, float high) { return emulated_bf16(low) | emulated_bf16(high) << 16; }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 static inline void emulated_matrices(uint32_t r[4], const void *row, bool trans) {
     const char(*rows)[32] = emulated_exchange(&row, sizeof row);
