@@ -54,6 +54,10 @@ static inline uint32_t __float_as_uint(float f) {
 #define __expf expf
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
+static inline void sincospif(float x, float *sine, float *cosine) {
+    *sine = (float)sin(M_PI * (double)x);
+    *cosine = (float)cos(M_PI * (double)x);
+}
 static inline float normcdff(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
 template <typename T> static inline T emulated_from(const char (*lanes)[32], int lane) {
