@@ -63,10 +63,13 @@ static inline dim3 cells_grid(int64_t n, int64_t width) {
     return dim3((unsigned)least(ceil_div(width, block.x), 1 << 20), (unsigned)least(ceil_div(n, block.y), 1 << 15));
 }
 #define LAUNCH_CELLS(kernel, n, width, ...) LAUNCH(kernel, cells_grid((n), (width)), cells_block(width), __VA_ARGS__)
+/* Loops that most threads enter once: unrolled, they would begin with a division of 64 bits. */
+#define NO_UNROLL _Pragma("unroll 1")
 #define FOR_CELLS(t, i, n, width)                                                                                      \
-    for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n); t += (int64_t)gridDim.y * blockDim.y)    \
-        for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (width);                                  \
-             i += (int64_t)gridDim.x * blockDim.x)
+    NO_UNROLL for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n);                                \
+                   t += (int64_t)gridDim.y * blockDim.y)                                                               \
+        NO_UNROLL for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (width);                        \
+                       i += (int64_t)gridDim.x * blockDim.x)
 
 /* ---- one warp per item: blocks of (WARP, WARPS) threads ---- */
 

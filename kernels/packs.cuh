@@ -28,8 +28,9 @@ template <int n> static inline __device__ void get(float to[n], const float *fro
         }
 }
 template <int n> static inline __device__ void get(float to[n], const bf16_bits *from) {
-    static_assert(n == 1 || n == 4 || n == 8, "2, 8 or 16 bytes");
+    static_assert(n == 1 || n == 2 || n == 4 || n == 8, "2, 4, 8 or 16 bytes");
     if constexpr (n == 1) to[0] = bf16_float(*from);
+    if constexpr (n == 2) unpack<2>(to, (const uint32_t *)from);
     if constexpr (n == 4) {
         const uint2 v = *(const uint2 *)from;
         const uint32_t u[] = {v.x, v.y};
@@ -42,22 +43,22 @@ template <int n> static inline __device__ void get(float to[n], const bf16_bits 
     }
 }
 
+/* To memory of the device. */
 template <int n> static inline __device__ void put(float *to, const float from[n]) {
     if constexpr (n == 1) *to = from[0];
     else
         for (int i = 0; i < n; i += 4)
-            *(float4 *)(to + i) = make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+            store_whole(to + i, make_uint4(__float_as_uint(from[i]), __float_as_uint(from[i + 1]),
+                                           __float_as_uint(from[i + 2]), __float_as_uint(from[i + 3])));
 }
 template <int n> static inline __device__ void put(bf16_bits *to, const float from[n]) {
+    static_assert(n == 1 || n == 2 || n == 4 || n == 8, "2, 4, 8 or 16 bytes");
     if constexpr (n == 1) *to = (bf16_bits)pack(from[0], 0.0f);
-    if constexpr (n == 4) {
-        uint2 v;
-        v.x = pack(from[0], from[1]), v.y = pack(from[2], from[3]);
-        *(uint2 *)to = v;
-    }
+    if constexpr (n == 2) *(uint32_t *)to = pack(from[0], from[1]);
+    if constexpr (n == 4) store_whole(to, make_uint2(pack(from[0], from[1]), pack(from[2], from[3])));
     if constexpr (n == 8)
-        *(uint4 *)to =
-            make_uint4(pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]), pack(from[6], from[7]));
+        store_whole(to, make_uint4(pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]),
+                                   pack(from[6], from[7])));
 }
 
 /* n BF16 as they lie in memory: half the registers, opened where they are used. */
@@ -88,10 +89,10 @@ static inline bool packs_fit(struct tensor t) {
 /* ---- elementwise: kernel<real, n>, one pack a thread at a time ---- */
 
 #define FOR_PACKS(t, i, n_rows, width, n)                                                                              \
-    for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n_rows);                                     \
-         t += (int64_t)gridDim.y * blockDim.y)                                                                         \
-        for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * (n); i < (width);                          \
-             i += (int64_t)gridDim.x * blockDim.x * (n))
+    NO_UNROLL for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n_rows);                           \
+                   t += (int64_t)gridDim.y * blockDim.y)                                                               \
+        NO_UNROLL for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * (n); i < (width);                \
+                       i += (int64_t)gridDim.x * blockDim.x * (n))
 
 /* `fit`: every tensor's packs_fit.  `kernel` may be a template of further arguments behind, (kernel<A, B, x>). */
 #define LAUNCH_PACKS(kernel, type, fit, n_rows, width, ...)                                                            \
@@ -103,8 +104,7 @@ static inline bool packs_fit(struct tensor t) {
     } while (0)
 
 /* ---- a team of threads for a stretch of up to team x packs x PACK channels, all kept in registers between a sum over
- * them and what needs it.  Lane l of the team has the packs l, l + team, ...  The teams walk down the rows in step,
- * each with its next row under way. ---- */
+ * them and what needs it.  Lane l of the team has the packs l, l + team, ... ---- */
 
 #define TEAM_MOST (THREADS * 4 * PACK)
 
@@ -138,17 +138,19 @@ static inline __device__ void fetch(struct row_packs<packs> &to, const bf16_bits
         const int64_t width_ = (width);                                                                                \
         if (width_ <= WARP * PACK) TRY((f<WARP, 1>(__VA_ARGS__)));                                                     \
         else if (width_ <= WARP * PACK * 2) TRY((f<WARP, 2>(__VA_ARGS__)));                                            \
-        else if (width_ <= WARP * PACK * 4) TRY((f<WARP, 4>(__VA_ARGS__)));                                            \
-        else if (width_ <= THREADS * PACK) TRY((f<THREADS, 1>(__VA_ARGS__)));                                          \
+        else if (width_ <= WARP * PACK * 4) TRY((f<WARP * 2, 2>(__VA_ARGS__)));                                        \
+        else if (width_ <= WARP * PACK * 8) TRY((f<WARP * 4, 2>(__VA_ARGS__)));                                        \
         else if (width_ <= THREADS * PACK * 2) TRY((f<THREADS, 2>(__VA_ARGS__)));                                      \
         else TRY((f<THREADS, 4>(__VA_ARGS__)));                                                                        \
     } while (0)
 
-/* Blocks of teams for n_rows rows of `groups` stretches: as many as a GPU of 132 multiprocessors holds at once, or few
- * where rows are few; block b works on the stretch b mod groups. */
+/* Where teams keep sums over rows, they walk down the rows in step, each with its next row under way: as many blocks
+ * as the registers of 132 multiprocessors hold at once, a multiple of `groups`; block b works on stretch b mod groups.
+ * This is one stretch's share of them. */
 static inline int64_t team_parts(int64_t n_rows, int64_t width, int64_t groups) {
-    const int64_t rows = width <= WARP * PACK * 4 ? 4 : 1; /* that a block has in hand */
-    return least(ceil_div(n_rows, rows), ceil_div(132 * 4, groups));
+    const int64_t teams = width <= WARP * PACK * 2 ? 4 : 1; /* of a block */
+    const int64_t blocks = width <= WARP * PACK ? 6 : width <= WARP * PACK * 2 ? 4 : most(1, 8192 / width);
+    return least(ceil_div(n_rows, teams), most(1, 132 * least(8, blocks) / groups));
 }
 static inline int64_t team_lines_bytes(int64_t n_rows, int64_t width, int64_t groups) {
     return arena_round(team_parts(n_rows, width, groups) * groups * width * (int64_t)sizeof(float));
@@ -161,28 +163,29 @@ static inline __device__ void put_team_line(const float sum[packs][PACK], float 
         FOR_TEAM_PACKS(p, i, width) put<PACK>(line + i, sum[p]);
     } else {
         __shared__ float room[4][packs * WARP * PACK];
-        for (int p = 0; p < packs; p++) put<PACK>(room[threadIdx.x / WARP] + (p * WARP + lane) * PACK, sum[p]);
+        for (int p = 0; p < packs; p++)
+            for (int k = 0; k < PACK; k++) room[threadIdx.x / WARP][(p * WARP + lane) * PACK + k] = sum[p][k];
         __syncthreads();
         for (int i = threadIdx.x; i < width; i += 4 * WARP) line[i] = room[0][i] + room[1][i] + room[2][i] + room[3][i];
     }
 }
 
-/* ---- the sum of F32 lines: in F64, every 32nd line by one warp, the warps' sums ascending ---- */
+/* ---- the sum of F32 lines: in F64, every eighth line by one warp, the warps' sums ascending ---- */
 
 /* add(a, i, sum): what becomes of column i's sum. */
 template <typename args, void (*add)(const args &, int64_t, float)>
 __global__ static void line_sums(const args a, const float *lines, int64_t n_lines, int64_t width) {
-    __shared__ double part[WARP][WARP + 1];
+    __shared__ double part[WARPS][WARP + 1];
     const int64_t i = (int64_t)blockIdx.x * WARP + threadIdx.x;
     double sum = 0.0;
-    for (int64_t l = threadIdx.y; l < n_lines && i < width; l += WARP) sum += (double)lines[l * width + i];
+    for (int64_t l = threadIdx.y; l < n_lines && i < width; l += WARPS) sum += (double)lines[l * width + i];
     part[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y > 0 || i >= width) return;
-    for (int w = 1; w < WARP; w++) sum += part[w][threadIdx.x];
+    for (int w = 1; w < WARPS; w++) sum += part[w][threadIdx.x];
     add(a, i, (float)sum);
 }
 #define LAUNCH_LINE_SUMS(args, add, a, lines, n_lines, width)                                                          \
-    LAUNCH((line_sums<args, add>), dim3((unsigned)ceil_div((width), WARP)), dim3(WARP, WARP), (a), (lines), (n_lines), \
-           (width))
+    LAUNCH((line_sums<args, add>), dim3((unsigned)ceil_div((width), WARP)), dim3(WARP, WARPS), (a), (lines),           \
+           (n_lines), (width))
 #endif

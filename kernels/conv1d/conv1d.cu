@@ -7,8 +7,8 @@
 
 #define MAX_TAPS 16
 /* Channels of a thread and rows under way, forward and backward: as many as leave room for 16 warps' registers. */
-#define N_FORWARD      8
-#define AHEAD_FORWARD  4
+#define N_FORWARD      4
+#define AHEAD_FORWARD  8
 #define N_BACKWARD     4
 #define AHEAD_BACKWARD 4
 
@@ -135,8 +135,10 @@ extern "C" enum status conv1d_fwd_cuda(struct ctx *c, const struct conv1d *a) {
     const int64_t T = a->x.shape[0], C = a->x.shape[1];
     constexpr int n = N_FORWARD;
     if (REAL == F32) LAUNCH_CELLS(forward_cells<float>, T, C, *a);
+    else if (in_packs(a) && a->silu)
+        LAUNCH((forward_runs<true, n, AHEAD_FORWARD>), run_grid(T, C, n), dim3(WARP, RUNS), *a, run_rows(T, C, n));
     else if (in_packs(a))
-        LAUNCH((forward_runs<n, AHEAD_FORWARD>), run_grid(T, C, n), dim3(WARP, RUNS), *a, run_rows(T, C, n));
+        LAUNCH((forward_runs<false, n, AHEAD_FORWARD>), run_grid(T, C, n), dim3(WARP, RUNS), *a, run_rows(T, C, n));
     else LAUNCH_CELLS(forward_cells<bf16_bits>, T, C, *a);
     return OK;
 }
@@ -160,7 +162,9 @@ static enum status backward_packs(struct ctx *c, const struct conv1d *a) {
     const dim3 grid = run_grid(T, C, n);
     void *lines;
     TRY(arena_take(c->work, run_bytes(T, C, n), &lines));
-    LAUNCH((backward_runs<n, AHEAD_BACKWARD>), grid, dim3(WARP, RUNS), *a, (float *)lines, run_rows(T, C, n));
+    const int64_t run = run_rows(T, C, n);
+    if (a->silu) LAUNCH((backward_runs<true, n, AHEAD_BACKWARD>), grid, dim3(WARP, RUNS), *a, (float *)lines, run);
+    else LAUNCH((backward_runs<false, n, AHEAD_BACKWARD>), grid, dim3(WARP, RUNS), *a, (float *)lines, run);
     LAUNCH_CELLS(dbefore_cells<bf16_bits>, rows, C, *a, rows);
     if (T > 0) LAUNCH_LINE_SUMS(struct conv1d, add_line, *a, (const float *)lines, (int64_t)grid.y, (TAPS + 1) * C);
     return OK;

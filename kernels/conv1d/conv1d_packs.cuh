@@ -25,17 +25,6 @@ static inline int64_t run_bytes(int64_t n_rows, int64_t C, int n) {
     return arena_round(run_grid(n_rows, C, n).y * (TAPS + 1) * C * (int64_t)sizeof(float));
 }
 
-/* tap[k][c]: the weight of x_{t-k} of channel i + c. */
-template <int n>
-static inline __device__ void get_taps(float tap[TAPS][n], float bias[n], const struct conv1d &a, int64_t i) {
-    for (int c = 0; c < n; c++) {
-        float w[TAPS];
-        get<TAPS>(w, (const float *)a.w.data + (i + c) * TAPS);
-        for (int k = 0; k < TAPS; k++) tap[k][c] = w[TAPS - 1 - k];
-        bias[c] = a.b.data ? ((const float *)a.b.data)[i + c] : 0.0f;
-    }
-}
-
 /* Where row t - k lies in a ring, t being row j of its group; groups begin at multiples of TAPS. */
 static constexpr __device__ int ring(int j, int k) { return (j - k + TAPS) % TAPS; }
 
@@ -50,142 +39,172 @@ static inline __device__ void get_window(float x[TAPS][n], const struct conv1d &
     }
 }
 
-/* u of row j of a group from the ring of its x. */
-template <bool plain, int n>
-static inline __device__ void pre_activations(float u[n], const float tap[TAPS][n], const float x[TAPS][n],
-                                              const float bias[n], int j, int64_t pos) {
-    for (int c = 0; c < n; c++) u[c] = bias[c];
-    for (int k = TAPS - 1; k >= 0; k--)
-        if (plain || k <= pos)
-            for (int c = 0; c < n; c++) u[c] = fmaf(tap[k][c], x[ring(j, k)][c], u[c]);
-}
+template <int n> struct weights { float tap[TAPS][n], bias[n]; };
 
-/* Rows [t, end) of range r, as many as a group has. */
-template <bool plain, int n, int ahead>
-static inline __device__ void forward_group(const struct conv1d &a, struct folded<n> next[ahead], float x[TAPS][n],
-                                            const float tap[TAPS][n], const float bias[n], int64_t t, int64_t end,
-                                            int64_t i) {
-#pragma unroll
-    for (int j = 0; j < ahead; j++) {
-        if (!plain && t + j >= end) break;
-        float u[n];
-        open<n>(x[ring(j, 0)], next[j]);
-        if (t + j + ahead < end) next[j] = fold<n>(row_of<bf16_bits>(a.x, t + j + ahead) + i);
-        pre_activations<plain, n>(u, tap, x, bias, j, plain ? 0 : long_at(a.pos, t + j));
-        if (a.silu)
-            for (int c = 0; c < n; c++) u[c] *= sigmoid_fast(u[c]);
-        put<n>(row_of<bf16_bits>(a.y, t + j) + i, u);
+/* tap[k][c]: the weight of x_{t-k} of channel i + c. */
+template <int n> static inline __device__ void get_weights(struct weights<n> &w, const struct conv1d &a, int64_t i) {
+    for (int c = 0; c < n; c++) {
+        float of_channel[TAPS];
+        get<TAPS>(of_channel, (const float *)a.w.data + (i + c) * TAPS);
+        for (int k = 0; k < TAPS; k++) w.tap[k][c] = of_channel[TAPS - 1 - k];
+        w.bias[c] = a.b.data ? ((const float *)a.b.data)[i + c] : 0.0f;
     }
 }
 
-/* pos of the last row of the group at t, which tells of all its rows; -1: the group is not whole. */
-template <int ahead> static inline __device__ int64_t last_pos(const struct conv1d &a, int64_t t, int64_t end) {
-    return t + ahead <= end ? long_at(a.pos, t + ahead - 1) : -1;
+/* u of row j of a group from the ring of its x. */
+template <bool plain, int n>
+static inline __device__ void pre_activations(float u[n], const struct weights<n> &w, const float x[TAPS][n], int j,
+                                              int64_t pos) {
+    for (int c = 0; c < n; c++) u[c] = w.bias[c];
+    for (int k = TAPS - 1; k >= 0; k--)
+        if (plain || k <= pos)
+            for (int c = 0; c < n; c++) u[c] = fmaf(w.tap[k][c], x[ring(j, k)][c], u[c]);
 }
 
+/* Rows read one after another, `ahead` of them under way. */
+template <int n, int ahead> struct rows {
+    struct folded<n> next[ahead];
+    const bf16_bits *at; /* the row behind those under way */
+    int64_t pitch;
+};
 template <int n, int ahead>
-__global__ __launch_bounds__(WARP *RUNS) static void forward_runs(const struct conv1d a, int64_t run) {
+static inline __device__ void rows_begin(struct rows<n, ahead> &r, const struct tensor &x, int64_t t, int64_t i,
+                                         int n_rows) {
+    r.at = row_of<bf16_bits>(x, t) + i, r.pitch = x.pitch;
+#pragma unroll
+    for (int j = 0; j < ahead; j++, r.at += r.pitch)
+        if (j < n_rows) r.next[j] = fold<n>(r.at);
+}
+template <int n, int ahead>
+static inline __device__ void rows_take(struct rows<n, ahead> &r, float to[n], int j, bool more) {
+    open<n>(to, r.next[j]);
+    if (more) r.next[j] = fold<n>(r.at);
+    r.at += r.pitch;
+}
+
+/* Of a stretch of rows, all of one range: `pos` of its first row, how many there are, and where the results go. */
+struct walk {
+    const int64_t *pos;
+    int n_rows;
+    bf16_bits *to;
+    int64_t pitch;
+};
+/* pos of the last row of the group at t, which tells of all its rows; -1: the group is not whole. */
+template <int ahead> static inline __device__ int64_t last_pos(const struct walk &v, int t) {
+    return t + ahead <= v.n_rows ? v.pos[t + ahead - 1] : -1;
+}
+
+template <bool plain, bool silu, int n, int ahead>
+static inline __device__ void forward_group(struct walk &v, struct rows<n, ahead> &in, float x[TAPS][n],
+                                            const struct weights<n> &w, int t) {
+#pragma unroll
+    for (int j = 0; j < ahead; j++) {
+        if (!plain && t + j >= v.n_rows) break;
+        float u[n];
+        rows_take<n, ahead>(in, x[ring(j, 0)], j, t + j + ahead < v.n_rows);
+        pre_activations<plain, n>(u, w, x, j, plain ? 0 : v.pos[t + j]);
+        for (int c = 0; c < n && silu; c++) u[c] *= sigmoid_fast(u[c]);
+        put<n>(v.to, u);
+        v.to += v.pitch;
+    }
+}
+
+#ifndef TUNE_BLOCKS
+#define TUNE_BLOCKS
+#endif
+template <bool silu, int n, int ahead>
+__global__ __launch_bounds__(WARP *RUNS TUNE_BLOCKS) static void forward_runs(const struct conv1d a, int64_t run) {
     static_assert(ahead % TAPS == 0, "the ring turns whole in a group");
     const int64_t i = ((int64_t)blockIdx.x * WARP + threadIdx.x) * n;
     if (i >= a.x.shape[1]) return;
-    float tap[TAPS][n], bias[n], x[TAPS][n];
-    get_taps<n>(tap, bias, a, i);
+    struct weights<n> w;
+    get_weights<n>(w, a, i);
     const int64_t at = (int64_t)blockIdx.y * RUNS + threadIdx.y, stop = least(a.x.shape[0], (at + 1) * run);
     for (int64_t t = at * run; t < stop;) {
         const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
-        struct folded<n> next[ahead];
+        struct walk v = {(const int64_t *)a.pos.data + t, (int)(end - t), row_of<bf16_bits>(a.y, t) + i, a.y.pitch};
+        struct rows<n, ahead> in;
+        float x[TAPS][n];
         get_window<n>(x, a, r, long_at(a.range, r), t, i);
-#pragma unroll
-        for (int j = 0; j < ahead; j++)
-            if (t + j < end) next[j] = fold<n>(row_of<bf16_bits>(a.x, t + j) + i);
-        int64_t pos = last_pos<ahead>(a, t, end);
-        for (; t < end; t += ahead) {
+        rows_begin<n, ahead>(in, a.x, t, i, v.n_rows);
+        int64_t pos = last_pos<ahead>(v, 0);
+        for (int k = 0; k < v.n_rows; k += ahead) {
             const bool plain = pos >= ahead + TAPS - 2;
-            pos = last_pos<ahead>(a, t + ahead, end);
-            if (plain) forward_group<true, n, ahead>(a, next, x, tap, bias, t, end, i);
-            else forward_group<false, n, ahead>(a, next, x, tap, bias, t, end, i);
+            pos = last_pos<ahead>(v, k + ahead);
+            if (plain) forward_group<true, silu, n, ahead>(v, in, x, w, k);
+            else forward_group<false, silu, n, ahead>(v, in, x, w, k);
         }
         t = end;
     }
 }
 
 template <int n> struct sums { float dx[TAPS][n], dw[TAPS][n], db[n]; };
-/* Rows [first, end) of a run, all of one range, and up to `last`: three rows more, whose du reaches back into them. */
-struct stretch {
-    int64_t first, end, last;
-};
 
 /* du of row j of a group goes into the gradients of x of it and three rows before, of which the oldest is done then,
- * and into dw and db where the row is of the stretch itself. */
-template <bool plain, int n>
-static inline __device__ void backward_row(const struct conv1d &a, struct sums<n> &s, const float tap[TAPS][n],
-                                           const float bias[n], const float x[TAPS][n], const struct folded<n> &dy,
-                                           const struct stretch &w, int j, int64_t t, int64_t i) {
-    const int64_t pos = plain ? 0 : long_at(a.pos, t);
-    const bool mine = plain || t < w.end;
-    float u[n], du[n];
-    pre_activations<plain, n>(u, tap, x, bias, j, pos);
-    open<n>(du, dy);
-    for (int c = 0; c < n && a.silu; c++) {
+ * and into dw and db where the row is of the stretch itself, t < n_rows. */
+template <bool plain, bool silu, int n>
+static inline __device__ void backward_row(const struct walk &v, struct sums<n> &s, const struct weights<n> &w,
+                                           const float x[TAPS][n], float du[n], int j, int t) {
+    const int64_t pos = plain ? 0 : v.pos[t];
+    const bool mine = plain || t < v.n_rows;
+    float u[n];
+    pre_activations<plain, n>(u, w, x, j, pos);
+    for (int c = 0; c < n && silu; c++) {
         const float g = sigmoid_fast(u[c]);
         du[c] *= fmaf(u[c] * g, 1.0f - g, g);
     }
-    for (int c = 0; c < n; c++) s.dx[ring(j, 0)][c] = 0.0f;
-    for (int k = 0; k < TAPS; k++) {
+    for (int c = 0; c < n; c++) s.dx[ring(j, 0)][c] = w.tap[0][c] * du[c];
+    for (int c = 0; c < n && mine; c++) s.dw[0][c] = fmaf(du[c], x[ring(j, 0)][c], s.dw[0][c]);
+    for (int k = 1; k < TAPS; k++) {
         if (!plain && k > pos) continue;
-        for (int c = 0; c < n; c++) s.dx[ring(j, k)][c] = fmaf(tap[k][c], du[c], s.dx[ring(j, k)][c]);
+        for (int c = 0; c < n; c++) s.dx[ring(j, k)][c] = fmaf(w.tap[k][c], du[c], s.dx[ring(j, k)][c]);
         for (int c = 0; c < n && mine; c++) s.dw[k][c] = fmaf(du[c], x[ring(j, k)][c], s.dw[k][c]);
     }
     for (int c = 0; c < n && mine; c++) s.db[c] += du[c];
-    if (plain || t - (TAPS - 1) >= w.first)
-        put<n>(row_of<bf16_bits>(a.dx, t - (TAPS - 1)) + i, s.dx[ring(j, TAPS - 1)]);
+    if (plain || t >= TAPS - 1) put<n>(v.to, s.dx[ring(j, TAPS - 1)]);
 }
 
-template <int n, int ahead> struct window {
-    float x[TAPS][n];
-    struct folded<n> next[ahead], dy[ahead];
-};
-
-template <bool plain, int n, int ahead>
-static inline __device__ void backward_group(const struct conv1d &a, struct sums<n> &s, const float tap[TAPS][n],
-                                             const float bias[n], struct window<n, ahead> &v, const struct stretch &w,
-                                             int64_t t, int64_t i) {
+/* v.to follows three rows behind.  `n_all`: three rows more than n_rows, whose du reaches back, where there are any. */
+template <bool plain, bool silu, int n, int ahead>
+static inline __device__ void backward_group(struct walk &v, struct sums<n> &s, const struct weights<n> &w,
+                                             struct rows<n, ahead> &in, struct rows<n, ahead> &dy, float x[TAPS][n],
+                                             int t, int n_all) {
 #pragma unroll
     for (int j = 0; j < ahead; j++) {
-        if (!plain && t + j >= w.last) break;
-        const struct folded<n> dy = v.dy[j];
-        open<n>(v.x[ring(j, 0)], v.next[j]);
-        if (t + j + ahead < w.last) {
-            v.next[j] = fold<n>(row_of<bf16_bits>(a.x, t + j + ahead) + i);
-            v.dy[j] = fold<n>(row_of<bf16_bits>(a.dy, t + j + ahead) + i);
-        }
-        backward_row<plain, n>(a, s, tap, bias, v.x, dy, w, j, t + j, i);
+        if (!plain && t + j >= n_all) break;
+        const bool more = t + j + ahead < n_all;
+        float du[n];
+        rows_take<n, ahead>(in, x[ring(j, 0)], j, more);
+        rows_take<n, ahead>(dy, du, j, more);
+        backward_row<plain, silu, n>(v, s, w, x, du, j, t + j);
+        v.to += v.pitch;
     }
 }
 
-template <int n, int ahead>
-static inline __device__ void backward_stretch(const struct conv1d &a, struct sums<n> &s, const float tap[TAPS][n],
-                                               const float bias[n], int64_t r, const struct stretch &w, int64_t i) {
-    struct window<n, ahead> v;
-    get_window<n>(v.x, a, r, long_at(a.range, r), w.first, i);
-#pragma unroll
-    for (int j = 0; j < ahead; j++)
-        if (w.first + j < w.last) {
-            v.next[j] = fold<n>(row_of<bf16_bits>(a.x, w.first + j) + i);
-            v.dy[j] = fold<n>(row_of<bf16_bits>(a.dy, w.first + j) + i);
-        }
+/* Rows [t, end) of a run, all of range r. */
+template <bool silu, int n, int ahead>
+static inline __device__ void backward_stretch(const struct conv1d &a, struct sums<n> &s, const struct weights<n> &w,
+                                               int64_t r, int64_t t, int64_t end, int64_t i) {
+    bf16_bits *const dx = row_of<bf16_bits>(a.dx, t) + i;
+    struct walk v = {(const int64_t *)a.pos.data + t, (int)(end - t), dx - (TAPS - 1) * a.dx.pitch, a.dx.pitch};
+    const int n_all = (int)(least(long_at(a.range, r + 1), end + TAPS - 1) - t);
+    struct rows<n, ahead> in, dy;
+    float x[TAPS][n];
+    get_window<n>(x, a, r, long_at(a.range, r), t, i);
+    rows_begin<n, ahead>(in, a.x, t, i, n_all);
+    rows_begin<n, ahead>(dy, a.dy, t, i, n_all);
     for (int k = 0; k < TAPS; k++)
         for (int c = 0; c < n; c++) s.dx[k][c] = 0.0f;
     int64_t pos = -1; /* the first rows finish none of the stretch's */
-    for (int64_t t = w.first; t < w.last; t += ahead) {
+    for (int k = 0; k < n_all; k += ahead) {
         const bool plain = pos >= ahead + TAPS - 2;
-        pos = last_pos<ahead>(a, t + ahead, w.end);
-        if (plain) backward_group<true, n, ahead>(a, s, tap, bias, v, w, t, i);
-        else backward_group<false, n, ahead>(a, s, tap, bias, v, w, t, i);
+        pos = last_pos<ahead>(v, k + ahead);
+        if (plain) backward_group<true, silu, n, ahead>(v, s, w, in, dy, x, k, n_all);
+        else backward_group<false, silu, n, ahead>(v, s, w, in, dy, x, k, n_all);
     }
     for (int k = 0; k < TAPS; k++) { /* the range ends before du could reach its last rows again */
-        const int64_t t = w.last - 1 - ((w.last - 1 - w.first - k) & (TAPS - 1));
-        if (t >= w.first && t < w.end && t > w.last - TAPS) put<n>(row_of<bf16_bits>(a.dx, t) + i, s.dx[k]);
+        const int row = n_all - 1 - ((n_all - 1 - k) & (TAPS - 1));
+        if (row >= 0 && row < v.n_rows && row > n_all - TAPS) put<n>(dx + row * a.dx.pitch, s.dx[k]);
     }
 }
 
@@ -202,18 +221,18 @@ template <int n> static inline __device__ void put_lines(const struct sums<n> &s
     }
 }
 
-template <int n, int ahead>
-__global__ __launch_bounds__(WARP *RUNS) static void backward_runs(const struct conv1d a, float *lines, int64_t run) {
+template <bool silu, int n, int ahead>
+__global__ __launch_bounds__(WARP *RUNS TUNE_BLOCKS) static void backward_runs(const struct conv1d a, float *lines,
+                                                                               int64_t run) {
     static_assert(ahead % TAPS == 0, "the ring turns whole in a group");
     const int64_t C = a.x.shape[1], i = ((int64_t)blockIdx.x * WARP + threadIdx.x) * n;
     const int64_t at = (int64_t)blockIdx.y * RUNS + threadIdx.y, stop = least(a.x.shape[0], (at + 1) * run);
     struct sums<n> s = {};
-    float tap[TAPS][n], bias[n];
-    if (i < C) get_taps<n>(tap, bias, a, i);
+    struct weights<n> w;
+    if (i < C) get_weights<n>(w, a, i);
     for (int64_t t = at * run; t < stop && i < C;) {
-        const int64_t r = range_of(a.range, t), after = long_at(a.range, r + 1), end = least(stop, after);
-        const struct stretch w = {t, end, least(after, end + TAPS - 1)};
-        backward_stretch<n, ahead>(a, s, tap, bias, r, w, i);
+        const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
+        backward_stretch<silu, n, ahead>(a, s, w, r, t, end, i);
         t = end;
     }
     put_lines<n>(s, lines, C, i);

@@ -36,6 +36,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline int4 make_int4(int a, int b, int c, int d) { return {a, b, c, d}; }
 static inline float2 make_float2(float a, float b) { return {a, b}; }
 static inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
@@ -112,6 +113,8 @@ static inline uint32_t emulated_bf16(float x) {
     return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
 }
 static inline uint32_t pack(float low, float high) { return emulated_bf16(low) | emulated_bf16(high) << 16; }
+static inline void store_whole(void *to, uint4 v) { *(uint4 *)to = v; }
+static inline void store_whole(void *to, uint2 v) { *(uint2 *)to = v; }
 static inline float exp2_fast(float x) { return exp2f(x); }
 static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
