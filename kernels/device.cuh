@@ -51,10 +51,11 @@ static inline __host__ __device__ int64_t most(int64_t a, int64_t b) { return a 
 static inline __device__ float *row(const struct tensor &t, int64_t i) { return (float *)t.data + i * t.pitch; }
 static inline __device__ int64_t long_at(const struct tensor &t, int64_t i) { return ((const int64_t *)t.data)[i]; }
 
-/* ---- elementwise work on n rows of `width` elements: threads of a warp side by side along a row ---- */
+/* ---- elementwise work on n rows of `width` elements: threads of a warp side by side along a row, or along
+ * several short ones ---- */
 
 static inline dim3 cells_block(int64_t width) {
-    unsigned x = WARP;
+    unsigned x = 1;
     while (x < THREADS && x < width) x *= 2;
     return dim3(x, THREADS / x);
 }
