@@ -101,31 +101,45 @@ __global__ static void rank_ids(const struct embedding a, struct picks p) {
     }
 }
 
-/* A warp owns PARTS packs a lane of one picked row. */
+/* The record that `at` is, or one that begins no group. */
+static __device__ struct pick head_at(const struct picks &p, int64_t at, int64_t n) {
+    return at < n ? p.at[at] : pick{0, 0, 1, 0};
+}
+
+/* n elements as they lie in memory. */
+template <typename real, int n> struct alignas(n * sizeof(real)) as_read { real at[n]; };
+
+/* A warp owns PARTS packs a lane of picked rows, the next record under way. */
 template <typename real, int n>
-__global__ __launch_bounds__(THREADS) static void add_rows(const struct embedding a, const struct picks p) {
-    const int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.y, D = a.dw.shape[1];
+__global__ __launch_bounds__(THREADS, 3) static void add_rows(const struct embedding a, const struct picks p) {
+    const int64_t D = a.dw.shape[1], n_picks = p.count[a.dw.shape[0]], step = (int64_t)gridDim.x * WARPS;
     const int64_t i = ((int64_t)blockIdx.y * PARTS * WARP + threadIdx.x) * n;
-    if (at >= p.count[a.dw.shape[0]]) return;
-    const struct pick my = p.at[at];
-    if (my.rank != 0) return;
-    float sum[PARTS][n] = {};
-    for (int q = 0; q < PARTS; q++)
-        if (i + q * WARP * n < D) get<n>(sum[q], row(a.dw, my.id) + i + q * WARP * n);
-    for (int32_t k = 0; k < my.n; k += ADDS) {
-        float dy[ADDS][PARTS][n];
+    int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.y;
+    struct pick my, next = head_at(p, at, n_picks);
+    for (; at < n_picks; at += step) {
+        my = next;
+        next = head_at(p, at + step, n_picks);
+        if (my.rank != 0) continue;
+        float sum[PARTS][n] = {};
+        for (int q = 0; q < PARTS; q++)
+            if (i + q * WARP * n < D) get<n>(sum[q], row(a.dw, my.id) + i + q * WARP * n);
+        for (int32_t k = 0; k < my.n; k += ADDS) {
+            struct as_read<real, n> dy[ADDS][PARTS];
 #pragma unroll
-        for (int j = 0; j < ADDS; j++)
-            for (int q = 0; q < PARTS; q++)
-                if (k + j < my.n && i + q * WARP * n < D)
-                    get<n>(dy[j][q], row_of<real>(a.dy, p.at[at + k + j].t) + i + q * WARP * n);
+            for (int j = 0; j < ADDS; j++) {
+                if (k + j >= my.n) continue;
+                const real *from = row_of<real>(a.dy, k + j ? p.at[at + k + j].t : my.t) + i;
+                for (int q = 0; q < PARTS; q++)
+                    if (i + q * WARP * n < D) dy[j][q] = *(const struct as_read<real, n> *)(from + q * WARP * n);
+            }
 #pragma unroll
-        for (int j = 0; j < ADDS; j++)
-            for (int q = 0; q < PARTS; q++)
-                for (int c = 0; c < n && k + j < my.n; c++) sum[q][c] += dy[j][q][c];
+            for (int j = 0; j < ADDS; j++)
+                for (int q = 0; q < PARTS; q++)
+                    for (int c = 0; c < n && k + j < my.n; c++) sum[q][c] += one(&dy[j][q].at[c]);
+        }
+        for (int q = 0; q < PARTS; q++)
+            if (i + q * WARP * n < D) put<n>(row(a.dw, my.id) + i + q * WARP * n, sum[q]);
     }
-    for (int q = 0; q < PARTS; q++)
-        if (i + q * WARP * n < D) put<n>(row(a.dw, my.id) + i + q * WARP * n, sum[q]);
 }
 
 extern "C" enum status embedding_fwd_cuda(struct ctx *c, const struct embedding *a) {
@@ -157,12 +171,12 @@ static enum status backward(struct ctx *c, const struct embedding *a) {
     LAUNCH_CELLS(list_ids, 1, T, *a, p);
     LAUNCH_CELLS(rank_ids, 1, T, *a, p);
     const bool fit = packs_fit(a->dy) && packs_fit(a->dw) && D % PACK == 0;
-    const unsigned rows = (unsigned)ceil_div(T, WARPS);
-    const dim3 packs(rows, (unsigned)ceil_div(D, PARTS * WARP * ROW_PACK));
-    const dim3 single(rows, (unsigned)ceil_div(D, PARTS * WARP)), block(WARP, WARPS);
-    if (REAL == F32) LAUNCH((add_rows<float, 1>), single, block, *a, p);
-    else if (fit) LAUNCH((add_rows<bf16_bits, ROW_PACK>), packs, block, *a, p);
-    else LAUNCH((add_rows<bf16_bits, 1>), single, block, *a, p);
+    const int64_t strips = ceil_div(D, PARTS * WARP * (REAL == BF16 && fit ? ROW_PACK : 1));
+    const int64_t blocks = most(1, 132 * 3 * 4 / strips); /* some rounds of what 132 multiprocessors hold */
+    const dim3 grid((unsigned)least(ceil_div(T, WARPS), blocks), (unsigned)strips), block(WARP, WARPS);
+    if (REAL == F32) LAUNCH((add_rows<float, 1>), grid, block, *a, p);
+    else if (fit) LAUNCH((add_rows<bf16_bits, ROW_PACK>), grid, block, *a, p);
+    else LAUNCH((add_rows<bf16_bits, 1>), grid, block, *a, p);
     return OK;
 }
 

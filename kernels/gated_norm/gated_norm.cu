@@ -60,7 +60,7 @@ template <typename real> static __device__ float weight_gradient(const struct ga
 
 /* ---- BF16 in packs ---- */
 
-template <int team, int packs>
+template <bool norm_first, int team, int packs>
 __global__ __launch_bounds__(team_block(team)) static void forward_teams(const struct gated_norm a) {
     constexpr int teams = team_block(team) / team;
     const int64_t groups = a.r.shape[1], n = a.group, item = (int64_t)blockIdx.x * teams + threadIdx.x / team;
@@ -77,7 +77,7 @@ __global__ __launch_bounds__(team_block(team)) static void forward_teams(const s
         open<PACK>(y, row_y.at[p]), open<PACK>(z, row_z.at[p]);
         for (int k = 0; k < PACK; k++) {
             gated[p][k] = y[k] * (z[k] * sigmoid_fast(z[k]));
-            const float v = a.norm_first ? y[k] : gated[p][k];
+            const float v = norm_first ? y[k] : gated[p][k];
             sum = fmaf(v, v, sum);
         }
     }
@@ -92,15 +92,16 @@ __global__ __launch_bounds__(team_block(team)) static void forward_teams(const s
 }
 
 /* One pack of a row's group: gradients from the group's pull. */
-static inline __device__ void pack_gradients(const struct gated_norm &a, float r, float pull, const float *w,
-                                             const float *dout, float *y, float *z) {
+template <bool norm_first>
+static inline __device__ void pack_gradients(float r, float pull, const float *w, const float *dout, float *y,
+                                             float *z) {
 #pragma unroll
     for (int k = 0; k < PACK; k++) {
         const float yi = y[k], zi = z[k], s = sigmoid_fast(zi), gate = zi * s;
         const float slope = fmaf(gate, 1.0f - s, s), wd = w[k] * dout[k];
         const float du = r * (wd - yi * gate * pull);
-        y[k] = a.norm_first ? r * (wd * gate - yi * pull) : du * gate;
-        z[k] = a.norm_first ? wd * yi * r * slope : du * yi * slope;
+        y[k] = norm_first ? r * (wd * gate - yi * pull) : du * gate;
+        z[k] = norm_first ? wd * yi * r * slope : du * yi * slope;
     }
 }
 
@@ -131,7 +132,7 @@ static inline __device__ void fetch_row(struct in_hand<packs> &to, const struct 
 }
 
 /* The sums of dw stay in registers over all rows of a team. */
-template <int team, int packs>
+template <bool norm_first, int team, int packs>
 __global__ __launch_bounds__(team_block(team)) static void backward_teams(const struct gated_norm a, float *lines) {
     const struct place my = place_of<team>(a);
     const int64_t T = a.y.shape[0], n = a.group;
@@ -157,7 +158,7 @@ __global__ __launch_bounds__(team_block(team)) static void backward_teams(const 
         FOR_TEAM_PACKS(p, i, n) {
             open<PACK>(y, now.y.at[p]), open<PACK>(z, now.z.at[p]), open<PACK>(dout, now.dout.at[p]);
             get<PACK>(w, (const float *)a.w.data + my.at + i);
-            pack_gradients(a, now.r, pull, w, dout, y, z);
+            pack_gradients<norm_first>(now.r, pull, w, dout, y, z);
             put<PACK>(row_of<bf16_bits>(a.dy, t) + my.at + i, y);
             put<PACK>(row_of<bf16_bits>(a.dz, t) + my.at + i, z);
         }
@@ -176,7 +177,8 @@ static bool in_packs(const struct gated_norm *a) {
 
 template <int team, int packs> static enum status launch_forward(struct ctx *c, const struct gated_norm *a) {
     const int64_t blocks = ceil_div(a->y.shape[0] * a->r.shape[1], team_block(team) / team);
-    LAUNCH((forward_teams<team, packs>), dim3((unsigned)blocks), team_block(team), *a);
+    if (a->norm_first) LAUNCH((forward_teams<true, team, packs>), dim3((unsigned)blocks), team_block(team), *a);
+    else LAUNCH((forward_teams<false, team, packs>), dim3((unsigned)blocks), team_block(team), *a);
     return OK;
 }
 
@@ -184,7 +186,9 @@ template <int team, int packs>
 static enum status launch_backward(struct ctx *c, const struct gated_norm *a, float *lines) {
     const int64_t T = a->y.shape[0], C = a->y.shape[1], groups = a->r.shape[1];
     const int64_t parts = team_parts(T, a->group, groups);
-    LAUNCH((backward_teams<team, packs>), dim3((unsigned)(parts * groups)), team_block(team), *a, lines);
+    const dim3 grid((unsigned)(parts * groups));
+    if (a->norm_first) LAUNCH((backward_teams<true, team, packs>), grid, team_block(team), *a, lines);
+    else LAUNCH((backward_teams<false, team, packs>), grid, team_block(team), *a, lines);
     if (lines && T > 0) LAUNCH_LINE_SUMS(struct gated_norm, add_weight, *a, (const float *)lines, parts, C);
     return OK;
 }

@@ -4,25 +4,38 @@
 
 #define TABLE 1024 /* sines of a block: those of some tokens' pairs */
 
-/* A block turns all heads of `rows` tokens: first their cosines and sines, then n pairs a thread at a time.  A half
- * turn is the unit of angles, so that what is left of one after whole turns is exact in F64 and small.  Moves 8 bytes
- * an element that turns in F32, 4 in BF16. */
+/* What turns a pair, the same for all tokens: 2^(slope i + shift) half turns a token.  A half turn is the unit of
+ * angles, so that what is left of one after whole turns is exact in F64 and small. */
+struct turning {
+    double slope, shift;
+    float direction;
+    int rows; /* tokens of a block */
+};
+
+/* The block's threads share pairs among them, each with its own for all tokens. */
+static __device__ void fill_table(float *cosine, float *sine, const int64_t *pos, const struct turning &r,
+                                  int64_t first, int width, int rows) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+    const int lanes = min(width, threads), step = threads / lanes;
+    for (int i = thread % lanes; i < width && thread / lanes < step; i += lanes) {
+        const double speed = exp2(r.slope * (double)(first + i) + r.shift);
+        for (int t = thread / lanes; t < rows; t += step) {
+            const double turned = (double)pos[t] * speed;
+            sincospif((float)(turned - 2.0 * rint(0.5 * turned)), &sine[t * width + i], &cosine[t * width + i]);
+        }
+    }
+}
+
+/* A block turns all heads of some tokens: first their cosines and sines, then n pairs a thread at a time.  Moves 8
+ * bytes an element that turns in F32, 4 in BF16. */
 template <typename real, int n>
 __global__ __launch_bounds__(THREADS) static void turn_tiles(const struct rope a, const struct tensor x,
-                                                             float direction, int rows) {
-    __shared__ double speed[TABLE]; /* half turns a token */
+                                                             const struct turning r) {
     alignas(16) __shared__ float cosine[TABLE], sine[TABLE];
-    const int64_t half = a.rot / 2, P = x.shape[1] / a.heads, t0 = (int64_t)blockIdx.x * rows;
+    const int64_t half = a.rot / 2, P = x.shape[1] / a.heads, t0 = (int64_t)blockIdx.x * r.rows;
     const int64_t first = (int64_t)blockIdx.y * TABLE;
-    const int width = (int)least(TABLE, half - first), here = (int)least(rows, x.shape[0] - t0), H = (int)a.heads;
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-    for (int i = thread; i < width; i += threads)
-        speed[i] = pow(a.theta, -2.0 * (double)(first + i) / (double)a.rot) / 3.14159265358979323846;
-    __syncthreads();
-    for (int e = thread; e < here * width; e += threads) {
-        const double turned = (double)long_at(a.pos, t0 + e / width) * speed[e % width];
-        sincospif((float)(turned - 2.0 * rint(0.5 * turned)), &sine[e], &cosine[e]);
-    }
+    const int width = (int)least(TABLE, half - first), here = (int)least(r.rows, x.shape[0] - t0), H = (int)a.heads;
+    fill_table(cosine, sine, (const int64_t *)a.pos.data + t0, r, first, width, here);
     __syncthreads();
     for (int e = threadIdx.y; e < here * H; e += blockDim.y) {
         const int t = e / H, h = e % H;
@@ -32,8 +45,8 @@ __global__ __launch_bounds__(THREADS) static void turn_tiles(const struct rope a
             get<n>(x0, at + i), get<n>(x1, at + half + i);
             get<n>(c, cosine + t * width + i), get<n>(s, sine + t * width + i);
             for (int k = 0; k < n; k++) {
-                y0[k] = x0[k] * c[k] - direction * x1[k] * s[k];
-                y1[k] = x1[k] * c[k] + direction * x0[k] * s[k];
+                y0[k] = x0[k] * c[k] - r.direction * x1[k] * s[k];
+                y1[k] = x1[k] * c[k] + r.direction * x0[k] * s[k];
             }
             put<n>(at + i, y0), put<n>(at + half + i, y1);
         }
@@ -45,7 +58,9 @@ static enum status launch(struct ctx *c, const struct rope *a, struct tensor x, 
     const int64_t half = a->rot / 2, rows = most(1, TABLE / half), packs = ceil_div(least(half, TABLE), n);
     const unsigned across = (unsigned)least(packs, THREADS);
     const dim3 grid((unsigned)ceil_div(x.shape[0], rows), (unsigned)ceil_div(half, TABLE));
-    LAUNCH((turn_tiles<real, n>), grid, dim3(across, THREADS / across), *a, x, direction, (int)rows);
+    const struct turning r = {-2.0 / (double)a->rot * log2(a->theta), -log2(3.14159265358979323846), direction,
+                              (int)rows};
+    LAUNCH((turn_tiles<real, n>), grid, dim3(across, THREADS / across), *a, x, r);
     return OK;
 }
 
