@@ -3,26 +3,33 @@
 #define BATON_KERNELS_CONV1D_PACKS_CUH
 /* conv1d_packs.cuh - four taps in BF16: a thread owns n channels of a run of rows and walks down them, the rows that
  * the taps still need in a ring of registers, `ahead` rows under way, so every element is read once (and three rows
- * more a run).  Forward moves 4 T C bytes, backward 6 T C and the lines of dw and db, 20 C bytes a block of runs.
- * A row whose document began less than three rows before, and those at the ends of a run, take the careful way:
- * `plain` says that a whole group of `ahead` rows has none of them. */
+ * more a run, six of x and three of dy in backward).  Forward moves 4 T C bytes, backward 6 T C and the lines of dw and
+ * db, 20 C bytes a run.  A row whose document began less than three rows before, and those at the ends of a run, take
+ * the careful way: `plain` says that a whole group of `ahead` rows has none of them. */
 #include "kernels/conv1d/conv1d.h"
 #include "kernels/packs.cuh"
 #include "kernels/ranges.cuh"
 
-#define TAPS 4
-#define RUNS 4 /* of a block: a warp each, side by side in time */
+#define TAPS      4
+#define RUN_BLOCK 64 /* threads, side by side along a row */
 
-/* Rows of a run: runs enough for five rounds of a GPU of 132 multiprocessors with 16 warps each, but few lines. */
-static inline int64_t run_rows(int64_t n_rows, int64_t C, int n) {
-    const int64_t rows = n_rows * ceil_div(C, WARP * n) / (132 * 16 * 5);
-    return least(256, most(32, rows / 8 * 8));
+/* How a pass is cut: blocks of a multiprocessor say how many registers a thread may have. */
+#define N               4
+#define AHEAD_FORWARD   8
+#define BLOCKS_FORWARD  10
+#define AHEAD_BACKWARD  4
+#define BLOCKS_BACKWARD 8
+
+/* Rows of a run: as long as 132 multiprocessors then all have one, but for what F32 can add up. */
+static inline int64_t run_rows(int64_t n_rows, int64_t C, int blocks) {
+    const int64_t parts = most(1, 132 * blocks / most(1, ceil_div(C, RUN_BLOCK * N)));
+    return least(1024, most(16, ceil_div(ceil_div(n_rows, parts), TAPS) * TAPS));
 }
-static inline dim3 run_grid(int64_t n_rows, int64_t C, int n) {
-    return dim3((unsigned)ceil_div(C, WARP * n), (unsigned)ceil_div(n_rows, RUNS * run_rows(n_rows, C, n)));
+static inline dim3 run_grid(int64_t n_rows, int64_t C, int blocks) {
+    return dim3((unsigned)ceil_div(C, RUN_BLOCK * N), (unsigned)ceil_div(n_rows, run_rows(n_rows, C, blocks)));
 }
-static inline int64_t run_bytes(int64_t n_rows, int64_t C, int n) {
-    return arena_round(run_grid(n_rows, C, n).y * (TAPS + 1) * C * (int64_t)sizeof(float));
+static inline int64_t run_bytes(int64_t n_rows, int64_t C) {
+    return arena_round(run_grid(n_rows, C, BLOCKS_BACKWARD).y * (TAPS + 1) * C * (int64_t)sizeof(float));
 }
 
 /* Where row t - k lies in a ring, t being row j of its group; groups begin at multiples of TAPS. */
@@ -109,18 +116,15 @@ static inline __device__ void forward_group(struct walk &v, struct rows<n, ahead
     }
 }
 
-#ifndef TUNE_BLOCKS
-#define TUNE_BLOCKS
-#endif
 template <bool silu, int n, int ahead>
-__global__ __launch_bounds__(WARP *RUNS TUNE_BLOCKS) static void forward_runs(const struct conv1d a, int64_t run) {
+__global__ __launch_bounds__(RUN_BLOCK, BLOCKS_FORWARD) static void forward_runs(const struct conv1d a, int64_t run) {
     static_assert(ahead % TAPS == 0, "the ring turns whole in a group");
-    const int64_t i = ((int64_t)blockIdx.x * WARP + threadIdx.x) * n;
+    const int64_t i = ((int64_t)blockIdx.x * RUN_BLOCK + threadIdx.x) * n;
     if (i >= a.x.shape[1]) return;
     struct weights<n> w;
     get_weights<n>(w, a, i);
-    const int64_t at = (int64_t)blockIdx.y * RUNS + threadIdx.y, stop = least(a.x.shape[0], (at + 1) * run);
-    for (int64_t t = at * run; t < stop;) {
+    const int64_t stop = least(a.x.shape[0], (blockIdx.y + 1) * run);
+    for (int64_t t = blockIdx.y * run; t < stop;) {
         const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
         struct walk v = {(const int64_t *)a.pos.data + t, (int)(end - t), row_of<bf16_bits>(a.y, t) + i, a.y.pitch};
         struct rows<n, ahead> in;
@@ -208,34 +212,25 @@ static inline __device__ void backward_stretch(const struct conv1d &a, struct su
     }
 }
 
-/* Lines of dw by tap, then db, of a block's runs together: (blocks, TAPS + 1, C). */
-template <int n> static inline __device__ void put_lines(const struct sums<n> &s, float *lines, int64_t C, int64_t i) {
-    __shared__ float room[RUNS][(TAPS + 1) * n][WARP];
-    for (int k = 0; k <= TAPS; k++)
-        for (int c = 0; c < n; c++) room[threadIdx.y][k * n + c][threadIdx.x] = k < TAPS ? s.dw[k][c] : s.db[c];
-    __syncthreads();
-    for (int q = threadIdx.y; q < (TAPS + 1) * n && i < C; q += RUNS) {
-        float sum = room[0][q][threadIdx.x];
-        for (int w = 1; w < RUNS; w++) sum += room[w][q][threadIdx.x];
-        lines[((int64_t)blockIdx.y * (TAPS + 1) + q / n) * C + i + q % n] = sum;
-    }
-}
-
+/* Lines of dw by tap, then db: (runs, TAPS + 1, C). */
 template <bool silu, int n, int ahead>
-__global__ __launch_bounds__(WARP *RUNS TUNE_BLOCKS) static void backward_runs(const struct conv1d a, float *lines,
-                                                                               int64_t run) {
+__global__ __launch_bounds__(RUN_BLOCK, BLOCKS_BACKWARD) static void backward_runs(const struct conv1d a, float *lines,
+                                                                                   int64_t run) {
     static_assert(ahead % TAPS == 0, "the ring turns whole in a group");
-    const int64_t C = a.x.shape[1], i = ((int64_t)blockIdx.x * WARP + threadIdx.x) * n;
-    const int64_t at = (int64_t)blockIdx.y * RUNS + threadIdx.y, stop = least(a.x.shape[0], (at + 1) * run);
+    const int64_t C = a.x.shape[1], i = ((int64_t)blockIdx.x * RUN_BLOCK + threadIdx.x) * n;
+    if (i >= C) return;
     struct sums<n> s = {};
     struct weights<n> w;
-    if (i < C) get_weights<n>(w, a, i);
-    for (int64_t t = at * run; t < stop && i < C;) {
+    get_weights<n>(w, a, i);
+    const int64_t stop = least(a.x.shape[0], (blockIdx.y + 1) * run);
+    for (int64_t t = blockIdx.y * run; t < stop;) {
         const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
         backward_stretch<silu, n, ahead>(a, s, w, r, t, end, i);
         t = end;
     }
-    put_lines<n>(s, lines, C, i);
+    float *line = lines + (int64_t)blockIdx.y * (TAPS + 1) * C + i;
+    for (int k = 0; k < TAPS; k++) put<n>(line + k * C, s.dw[k]);
+    put<n>(line + TAPS * C, s.db);
 }
 
 /* Column at of a line: tap at / C of channel at % C, or its bias. */
