@@ -20,9 +20,9 @@
 #define AHEAD_BACKWARD  4
 #define BLOCKS_BACKWARD 8
 
-/* Rows of a run: as long as 132 multiprocessors then all have one, but for what F32 can add up. */
+/* Rows of a run: so long that 132 multiprocessors have two rounds of them, but no longer than F32 adds up well. */
 static inline int64_t run_rows(int64_t n_rows, int64_t C, int blocks) {
-    const int64_t parts = most(1, 132 * blocks / most(1, ceil_div(C, RUN_BLOCK * N)));
+    const int64_t parts = most(1, 2 * 132 * blocks / most(1, ceil_div(C, RUN_BLOCK * N)));
     return least(1024, most(16, ceil_div(ceil_div(n_rows, parts), TAPS) * TAPS));
 }
 static inline dim3 run_grid(int64_t n_rows, int64_t C, int blocks) {
@@ -48,17 +48,27 @@ static inline __device__ void get_window(float x[TAPS][n], const struct conv1d &
 
 template <int n> struct weights { float tap[TAPS][n], bias[n]; };
 
+/* With SiLU, weights carry the factor of the exponential, 1 / c, c = -ln 2, so that u / c = v comes out of the taps:
+ * sigmoid(u) = 1 / (1 + 2^v). */
+#define SCALE     (-0.693147180559945309f)
+#define PER_SCALE (-1.442695040888963407f)
+/* c sigmoid(u) */
+static inline __device__ float scaled_sigmoid(float v) {
+    return reciprocal_fast(fmaf(exp2_fast(v), PER_SCALE, PER_SCALE));
+}
+
 /* tap[k][c]: the weight of x_{t-k} of channel i + c. */
-template <int n> static inline __device__ void get_weights(struct weights<n> &w, const struct conv1d &a, int64_t i) {
+template <bool silu, int n>
+static inline __device__ void get_weights(struct weights<n> &w, const struct conv1d &a, int64_t i) {
     for (int c = 0; c < n; c++) {
         float of_channel[TAPS];
         get<TAPS>(of_channel, (const float *)a.w.data + (i + c) * TAPS);
-        for (int k = 0; k < TAPS; k++) w.tap[k][c] = of_channel[TAPS - 1 - k];
-        w.bias[c] = a.b.data ? ((const float *)a.b.data)[i + c] : 0.0f;
+        for (int k = 0; k < TAPS; k++) w.tap[k][c] = of_channel[TAPS - 1 - k] * (silu ? PER_SCALE : 1.0f);
+        w.bias[c] = a.b.data ? ((const float *)a.b.data)[i + c] * (silu ? PER_SCALE : 1.0f) : 0.0f;
     }
 }
 
-/* u of row j of a group from the ring of its x. */
+/* u, or v, of row j of a group from the ring of its x. */
 template <bool plain, int n>
 static inline __device__ void pre_activations(float u[n], const struct weights<n> &w, const float x[TAPS][n], int j,
                                               int64_t pos) {
@@ -110,7 +120,7 @@ static inline __device__ void forward_group(struct walk &v, struct rows<n, ahead
         float u[n];
         rows_take<n, ahead>(in, x[ring(j, 0)], j, t + j + ahead < v.n_rows);
         pre_activations<plain, n>(u, w, x, j, plain ? 0 : v.pos[t + j]);
-        for (int c = 0; c < n && silu; c++) u[c] *= sigmoid_fast(u[c]);
+        for (int c = 0; c < n && silu; c++) u[c] *= scaled_sigmoid(u[c]);
         put<n>(v.to, u);
         v.to += v.pitch;
     }
@@ -122,7 +132,7 @@ __global__ __launch_bounds__(RUN_BLOCK, BLOCKS_FORWARD) static void forward_runs
     const int64_t i = ((int64_t)blockIdx.x * RUN_BLOCK + threadIdx.x) * n;
     if (i >= a.x.shape[1]) return;
     struct weights<n> w;
-    get_weights<n>(w, a, i);
+    get_weights<silu, n>(w, a, i);
     const int64_t stop = least(a.x.shape[0], (blockIdx.y + 1) * run);
     for (int64_t t = blockIdx.y * run; t < stop;) {
         const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
@@ -144,8 +154,8 @@ __global__ __launch_bounds__(RUN_BLOCK, BLOCKS_FORWARD) static void forward_runs
 
 template <int n> struct sums { float dx[TAPS][n], dw[TAPS][n], db[n]; };
 
-/* du of row j of a group goes into the gradients of x of it and three rows before, of which the oldest is done then,
- * and into dw and db where the row is of the stretch itself, t < n_rows. */
+/* du, or c du, of row j of a group goes into the gradients of x of it and three rows before, of which the oldest is
+ * done then, and into dw and db where the row is of the stretch itself, t < n_rows. */
 template <bool plain, bool silu, int n>
 static inline __device__ void backward_row(const struct walk &v, struct sums<n> &s, const struct weights<n> &w,
                                            const float x[TAPS][n], float du[n], int j, int t) {
@@ -153,9 +163,9 @@ static inline __device__ void backward_row(const struct walk &v, struct sums<n> 
     const bool mine = plain || t < v.n_rows;
     float u[n];
     pre_activations<plain, n>(u, w, x, j, pos);
-    for (int c = 0; c < n && silu; c++) {
-        const float g = sigmoid_fast(u[c]);
-        du[c] *= fmaf(u[c] * g, 1.0f - g, g);
+    for (int c = 0; c < n && silu; c++) { /* c du = c dy sigmoid (1 + u (1 - sigmoid)) */
+        const float g = scaled_sigmoid(u[c]);
+        du[c] *= fmaf(u[c] * g, SCALE - g, g);
     }
     for (int c = 0; c < n; c++) s.dx[ring(j, 0)][c] = w.tap[0][c] * du[c];
     for (int c = 0; c < n && mine; c++) s.dw[0][c] = fmaf(du[c], x[ring(j, 0)][c], s.dw[0][c]);
@@ -221,12 +231,16 @@ __global__ __launch_bounds__(RUN_BLOCK, BLOCKS_BACKWARD) static void backward_ru
     if (i >= C) return;
     struct sums<n> s = {};
     struct weights<n> w;
-    get_weights<n>(w, a, i);
+    get_weights<silu, n>(w, a, i);
     const int64_t stop = least(a.x.shape[0], (blockIdx.y + 1) * run);
     for (int64_t t = blockIdx.y * run; t < stop;) {
         const int64_t r = range_of(a.range, t), end = least(stop, long_at(a.range, r + 1));
         backward_stretch<silu, n, ahead>(a, s, w, r, t, end, i);
         t = end;
+    }
+    for (int c = 0; c < n && silu; c++) {
+        for (int k = 0; k < TAPS; k++) s.dw[k][c] *= PER_SCALE;
+        s.db[c] *= PER_SCALE;
     }
     float *line = lines + (int64_t)blockIdx.y * (TAPS + 1) * C + i;
     for (int k = 0; k < TAPS; k++) put<n>(line + k * C, s.dw[k]);

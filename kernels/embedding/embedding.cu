@@ -109,16 +109,16 @@ static __device__ struct pick head_at(const struct picks &p, int64_t at, int64_t
 /* n elements as they lie in memory. */
 template <typename real, int n> struct alignas(n * sizeof(real)) as_read { real at[n]; };
 
-/* A warp owns PARTS packs a lane of picked rows, the next record under way. */
+/* A block owns picked rows, or as much of them as its warps with PARTS packs a lane reach; the next record is under
+ * way. */
 template <typename real, int n>
 __global__ __launch_bounds__(THREADS, 3) static void add_rows(const struct embedding a, const struct picks p) {
-    const int64_t D = a.dw.shape[1], n_picks = p.count[a.dw.shape[0]], step = (int64_t)gridDim.x * WARPS;
-    const int64_t i = ((int64_t)blockIdx.y * PARTS * WARP + threadIdx.x) * n;
-    int64_t at = (int64_t)blockIdx.x * WARPS + threadIdx.y;
-    struct pick my, next = head_at(p, at, n_picks);
-    for (; at < n_picks; at += step) {
+    const int64_t D = a.dw.shape[1], n_picks = p.count[a.dw.shape[0]];
+    const int64_t i = (((int64_t)blockIdx.y * blockDim.y + threadIdx.y) * PARTS * WARP + threadIdx.x) * n;
+    struct pick my, next = head_at(p, blockIdx.x, n_picks);
+    for (int64_t at = blockIdx.x; at < n_picks; at += gridDim.x) {
         my = next;
-        next = head_at(p, at + step, n_picks);
+        next = head_at(p, at + gridDim.x, n_picks);
         if (my.rank != 0) continue;
         float sum[PARTS][n] = {};
         for (int q = 0; q < PARTS; q++)
@@ -172,8 +172,9 @@ static enum status backward(struct ctx *c, const struct embedding *a) {
     LAUNCH_CELLS(rank_ids, 1, T, *a, p);
     const bool fit = packs_fit(a->dy) && packs_fit(a->dw) && D % PACK == 0;
     const int64_t strips = ceil_div(D, PARTS * WARP * (REAL == BF16 && fit ? ROW_PACK : 1));
-    const int64_t blocks = most(1, 132 * 3 * 4 / strips); /* some rounds of what 132 multiprocessors hold */
-    const dim3 grid((unsigned)least(ceil_div(T, WARPS), blocks), (unsigned)strips), block(WARP, WARPS);
+    const int64_t warps = least(WARPS, strips), along = ceil_div(strips, warps);
+    const int64_t blocks = most(1, 132 * 24 * 4 / (warps * along)); /* some rounds of what 132 multiprocessors hold */
+    const dim3 grid((unsigned)least(T, blocks), (unsigned)along), block(WARP, (unsigned)warps);
     if (REAL == F32) LAUNCH((add_rows<float, 1>), grid, block, *a, p);
     else if (fit) LAUNCH((add_rows<bf16_bits, ROW_PACK>), grid, block, *a, p);
     else LAUNCH((add_rows<bf16_bits, 1>), grid, block, *a, p);

@@ -5,7 +5,7 @@
 
 #define LANES      16
 #define GROUP      (THREADS / LANES) /* blocks of elements of a block of threads: a power of two        */
-#define AHEAD      64                /* numbers that a lane has under way                               */
+#define AHEAD      32                /* numbers that a lane has under way                               */
 #define TREE       2048              /* sums of a block of threads, one level of the tree between pairs */
 #define TREE_BLOCK (TREE / 2)
 
