@@ -16,7 +16,7 @@
 
 /* A bad id cannot fail here without waiting for the device: its row becomes NaN, which the step report shows. */
 template <typename real, int n> __global__ static void pick_cells(const struct embedding a, int64_t n_groups) {
-    const int64_t T = a.y.shape[0], V = a.w.shape[0];
+    const int64_t T = a.y.shape[0], V = a.w.shape[0], all = a.vocab > 0 ? a.vocab : V;
     FOR_PACKS(group, i, n_groups, a.y.shape[1], n) {
         float w[PICKS][n];
         int64_t id[PICKS];
@@ -25,8 +25,10 @@ template <typename real, int n> __global__ static void pick_cells(const struct e
             id[k] = group * PICKS + k < T ? ((const int32_t *)a.ids.data)[group * PICKS + k] : -1;
 #pragma unroll
         for (int k = 0; k < PICKS; k++) {
-            for (int c = 0; c < n; c++) w[k][c] = nanf("");
-            if (id[k] >= 0 && id[k] < V) get<n>(w[k], row_of<real>(a.w, id[k]) + i);
+            const bool bad = id[k] < 0 || id[k] >= all;
+            const int64_t at = id[k] - a.first;
+            for (int c = 0; c < n; c++) w[k][c] = bad ? nanf("") : 0.0f;
+            if (!bad && at >= 0 && at < V) get<n>(w[k], row_of<real>(a.w, at) + i);
         }
 #pragma unroll
         for (int k = 0; k < PICKS; k++)
@@ -45,8 +47,9 @@ struct picks {
     int32_t *count, *first; /* (V + 1) tokens of an id; count[V]: of all; where its group begins */
 };
 
+/* The row of dw that token t picked; false: another rank's. */
 static __device__ bool id_of(const struct embedding &a, int64_t t, int32_t *id) {
-    *id = ((const int32_t *)a.ids.data)[t];
+    *id = (int32_t)(((const int32_t *)a.ids.data)[t] - a.first);
     return *id >= 0 && *id < a.dw.shape[0];
 }
 
