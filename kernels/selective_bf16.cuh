@@ -3,6 +3,7 @@
 #define BATON_KERNELS_SELECTIVE_BF16_CUH
 /* selective_bf16.cuh - what both halves of the selective scan in BF16 share: a thread owns a pair of channels with all
  * their states, tokens come STEP at a time into registers, rows of B and C in F32 through shared memory. */
+#include "kernels/packs.cuh"
 #include "kernels/selective.cuh"
 
 enum { STEP = 4, TILE_ROWS = 32, QUADS = STATES / 4, PAIRS = CHANNELS };
@@ -69,7 +70,6 @@ static inline __device__ float softplus_fast(float v, float *e) {
     p = fmaf(p, q, 2.0f);
     return fmaf(s, p, fmaxf(v, 0.0f));
 }
-static inline __device__ float sigmoid_fast(float x) { return reciprocal_fast(1.0f + exp2_fast(-x * LOG2_E)); }
 
 /* Rows [t, t + TILE_ROWS) of B or C, zeros from `end` on; the block calls. */
 static inline __device__ void tile_rows(float4 (*to)[QUADS], const struct tensor &from, int64_t t, int64_t end) {
