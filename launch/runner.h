@@ -66,9 +66,11 @@ struct runner_numbers {
 /* Not movable once made: ctx and batch point into it. */
 struct runner {
     struct runner_spec spec;
-    struct shard_map map; /* of one micro-batch over the sequence axis  */
-    int seq_index;        /* my place on that axis                      */
-    struct wide wide;     /* with several ranks of seq                  */
+    struct shard_map map;       /* of one micro-batch over the sequence axis  */
+    int seq_index;              /* my place on that axis                      */
+    struct wide wide;           /* with several ranks of seq                  */
+    struct guests guests;       /* of expert                                  */
+    struct comm expert, counts; /* of that axis: over the ops' memory; the host's */
     struct sharding shards;
     struct seams_mesh mesh;
     struct exact exact;
@@ -137,8 +139,9 @@ void runner_own_ranges(const struct runner *r, int64_t *range);
 /* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */
 enum status runner_mesh_shape(struct runner *r);
 enum status runner_mesh_shards(struct runner *r);
+enum status runner_mesh_experts(struct runner *r);
 enum status runner_mesh_seams(struct runner *r);
-struct seams_mesh_bytes runner_mesh_bytes(const struct runner *r);
+struct seams_mesh_bytes runner_mesh_bytes(struct runner *r);
 /* Exact mode: what it wants, and the memory of its trees (runner_exact.c). */
 enum status runner_exact_check(const struct runner *r);
 int64_t runner_exact_bytes(const struct runner *r);
