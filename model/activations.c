@@ -128,7 +128,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     memcpy(a->carry, p.carry, sizeof a->carry);
     a->attend_numbers = p.attend_numbers;
     a->total_numbers = p.total_numbers;
-    a->own_numbers = size->n_own * D;
+    a->own_numbers = size->n_own * most(D, p.own_columns);
     a->routed = p.routed;
     return OK;
 }

@@ -2,6 +2,7 @@
 #include "model/layer.h"
 #include <stdio.h>
 #include <string.h>
+#include "model/seams.h"
 
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p) {
     ASSERT(slot >= 0 && slot < LAYER_PARAMS);
@@ -18,6 +19,12 @@ struct tensor layer_w(const struct step *s, const struct layer *l, int slot) {
 
 struct tensor layer_b(const struct step *s, const struct layer *l, int slot) {
     return l->split.at[SPLIT_TENSOR] > 0 ? (struct tensor){0} : layer_w(s, l, slot);
+}
+
+enum status layer_sum(struct step *s, const struct layer *l, struct tensor t, struct tensor own) {
+    if (layer_ranks(l) == 1) return OK;
+    TRY(s->seams->leave(s, t, own));
+    return s->seams->enter(s, own, t);
 }
 
 int layer_ranks(const struct layer *l) { return split_n(&l->split, SPLIT_TENSOR); }
@@ -99,6 +106,12 @@ void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum 
 
 void plan_total(struct plan *p, int64_t numbers) {
     if (numbers > p->total_numbers) p->total_numbers = numbers;
+}
+
+void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns) {
+    if (layer_ranks(l) == 1) return;
+    plan_slot(p, slot, "own rows", KEEP_SCRATCH, p->n_own, columns, 1, 1);
+    if (columns > p->own_columns) p->own_columns = columns;
 }
 
 void plan_work(struct plan *p, int64_t bytes) {

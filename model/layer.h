@@ -152,6 +152,8 @@ enum status layer_param(struct layer *l, struct params *ps, int slot, struct par
 /* A parameter's weight and gradient during a pass. */
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot);
+/* t = its sum over the ranks of tensor, through own (plan_sum): a rank's share of the rows. */
+enum status layer_sum(struct step *s, const struct layer *l, struct tensor t, struct tensor own);
 /* A bias behind a sum over tensor: one rank adds it. */
 struct tensor layer_b(const struct step *s, const struct layer *l, int slot);
 /* Whether a slot still holds what the first forward wrote, so that its op need not run again (nor must what rotates it
@@ -185,6 +187,7 @@ struct plan {
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t total_numbers;  /* most numbers of one total over ranks */
+    int64_t own_columns;    /* most of what enters or leaves         */
     int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
     struct routed_most routed;
 };
@@ -193,6 +196,8 @@ void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_
                int64_t d3);
 void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
+/* Where several ranks of tensor split the layer: the scratch of layer_sum over tensors of so many columns. */
+void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns);
 /* Of another type. */
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
 void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */

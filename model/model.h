@@ -34,7 +34,8 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
 
 /* What stays from a layer's forward to its backward, by the tags of its slots (layer.h).  All else lies in one region
  * that layers share and is computed again before the layer's backward: by the same code, with seams that answer from
- * what was kept, so that nothing is sent and every policy gives the same bits.
+ * what was kept, so that nothing is sent (but the rows that the tensor axis splits enter again) and every policy gives
+ * the same bits.
  *
  *   all      everything
  *   gemm     all but CHEAP: no product and no attention runs again

@@ -2,10 +2,11 @@
 #include "model/routed.h"
 #include <math.h>
 
-/* Every token goes to as many experts of one rank as there are. */
+/* Every token goes to as many experts of one rank as there are.  Not none: rounds are counted by it. */
 static int64_t worst_rows(const struct guests *g, int64_t experts, int64_t top_k) {
     const int64_t here = experts / g->n_ranks;
-    return g->tokens * (top_k < here ? top_k : here);
+    const int64_t rows = g->tokens * (top_k < here ? top_k : here);
+    return rows > 0 ? rows : 1;
 }
 
 int64_t routed_rows(const struct guests *g, int64_t experts, int64_t top_k) {

@@ -20,16 +20,11 @@ static enum status attend_kept(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-/* All rows that entered are kept. */
-static enum status enter_kept(struct step *s, struct tensor own, struct tensor all) {
-    (void)s, (void)own, (void)all;
-    return OK;
-}
-
-static enum status leave_refused(struct step *s, struct tensor all, struct tensor own) {
+/* The frame enters by the seams of the run; what is summed over ranks of tensor is kept. */
+static enum status tensor_refused(struct step *s, struct tensor a, struct tensor b) {
     (void)s;
-    FAIL_UNLESS(all.data == own.data, ERR_ARG,
-                "a sum over ranks of tensor is to be computed again, which would send: set train.keep_every=1");
+    FAIL_UNLESS(a.data == b.data, ERR_ARG,
+                "a sum over ranks of tensor is to be computed again, which would send; keep it in a BOUNDARY slot");
     return OK;
 }
 
@@ -53,8 +48,8 @@ const struct seams seams_replay = {
     .attend_end = attend_kept,
     .routed_begin = routed_here,
     .routed_end = routed_here,
-    .enter = enter_kept,
-    .leave = leave_refused,
+    .enter = tensor_refused,
+    .leave = tensor_refused,
     .total = total_refused,
     .need = block_refused,
     .done = block_refused,

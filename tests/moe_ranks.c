@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: cpu threads */
 /* Training layers of experts over ranks: losses, gradient norms, loads, auxiliary losses and selection biases of five
- * steps agree with those of one rank, for any mesh of data x seq, any micro-batch and any sharding; and the bias takes
- * one step towards even load after each step of the optimizer. */
+ * steps agree with those of one rank, for any mesh of data x seq, experts here or spread over them, any micro-batch and
+ * any sharding; and the bias takes one step towards even load after each step of the optimizer. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "tests/small_run.h"
@@ -126,9 +126,13 @@ int main(void) {
                                           "mesh.data=2 mesh.seq=2",
                                           "mesh.data=4 mesh.shard=parameters",
                                           "mesh.seq=3 mesh.shard=gradients train.keep=inputs train.threads=2",
-                                          "mesh.data=2 train.keep=gemm mesh.shard=none"};
+                                          "mesh.data=2 train.keep=gemm mesh.shard=none",
+                                          "mesh.seq=2 mesh.expert=2",
+                                          "mesh.data=2 mesh.seq=2 mesh.expert=2 mesh.expert_room=0.3",
+                                          "mesh.data=2 mesh.expert=2 mesh.shard=parameters train.keep=inputs"};
     static const char *const by_sequence[] = {"train.micro_batch=4", "train.micro_batch=2 mesh.seq=3",
-                                              "train.micro_batch=2 mesh.data=2 mesh.layout=zigzag mesh.seq=2"};
+                                              "train.micro_batch=2 mesh.data=2 mesh.layout=zigzag mesh.seq=2 "
+                                              "mesh.expert=2"};
     char folder[] = "/tmp/baton_moe_ranks_XXXXXX", words[240];
     struct outcome one, all;
     if (!mkdtemp(folder) || chdir(folder) != 0) SKIP("no temporary folder can be made");

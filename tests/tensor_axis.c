@@ -33,7 +33,7 @@ static const struct axis_case models[] = {
                                 "hidden: 12, aux_loss: 0.02, z_loss: 0.001}, -: {kind: mlp, hidden: 12}}}"},
     {"experts of Nemotron's rule, shared and latent",
      "{" ENDS "tied: true, pattern: \"EE\", layers: {E: {kind: moe, experts: 8, top_k: 3, hidden: 12, shared: 8, "
-     "latent: 10, scores: sigmoid, renormalise: true, scale: 2.5, bias: true, activation: relu2, aux_loss: 0.01, "
+     "latent: 12, scores: sigmoid, renormalise: true, scale: 2.5, bias: true, activation: relu2, aux_loss: 0.01, "
      "aux_over: sequence}}}"},
 };
 static const char every[] =

@@ -46,10 +46,13 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
-/* Whole experts over the expert axis, their width over tensor; router and latent projections are on every rank. */
+/* Whole experts over the expert axis; over tensor their width, and that of the projections to and from the latent
+ * vector; the vector itself is whole, as is the router. */
 static enum status split(void *config, const struct split *s) {
     struct moe_config *c = config;
+    int64_t mine = 0;
     TRY(split_experts(s, c->experts));
+    if (c->latent > 0) TRY(split_units(s, "latent", c->latent, false, &mine));
     TRY(split_units(s, "hidden", c->hidden, false, &c->hidden));
     return c->shared > 0 ? split_units(s, "shared", c->shared, false, &c->shared) : OK;
 }
@@ -59,7 +62,8 @@ static enum status matrix(struct layer *l, struct params *ps, int slot, const ch
     struct param p = {.shape = {rows, cols}, .n_dims = 2, .init = init, .product = true, .decay = true};
     const int n = layer_ranks(l);
     snprintf(p.name, sizeof p.name, "%s", name);
-    if (slot == W_SHARED_DOWN) p.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = n};
+    if (slot == W_LATENT_IN) p.cut[SPLIT_TENSOR].parts = n;
+    if (slot == W_SHARED_DOWN || slot == W_LATENT_OUT) p.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = n};
     if (slot == W_SHARED_UP && moe_gated(l->config)) {
         p.n_sections = 2;
         p.section[0] = section_cut("gate", rows / 2, n);

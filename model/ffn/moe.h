@@ -20,35 +20,10 @@ struct moe_config {
     double scale, bias_rate, aux_loss, z_loss;
 };
 enum { W_ROUTER, W_BIAS, W_GATE, W_UP, W_DOWN, W_SHARED_UP, W_SHARED_DOWN, W_LATENT_IN, W_LATENT_OUT };
-enum {
-    S_LOGITS,
-    S_W,
-    S_IDS,
-    S_ROW,
-    S_OFFSET,
-    S_LOAD,
-    S_LATENT,
-    S_X,
-    S_UP,
-    S_ACT,
-    S_Y,
-    S_SUM,
-    S_SHARED_UP,
-    S_SHARED_ACT,
-    S_DLOGITS,
-    S_DW,
-    S_DLATENT,
-    S_DSUM,
-    S_DX,
-    S_DUP,
-    S_DACT,
-    S_DY,
-    S_SHARED_DUP,
-    S_SHARED_DACT,
-    S_GUEST_OFFSET,
-    S_GUEST_DY,
-    S_GUEST_DX
-};
+/* Slots: of forward, then of backward alone. */
+enum { S_LOGITS, S_W, S_IDS, S_ROW, S_OFFSET, S_LOAD, S_LATENT, S_X, S_UP, S_ACT, S_Y, S_SUM, S_SHARED_UP };
+enum { S_SHARED_ACT = S_SHARED_UP + 1, S_GUEST_OFFSET, S_DLOGITS, S_DW, S_DLATENT, S_DSUM, S_DX, S_DUP, S_DACT, S_DY };
+enum { S_SHARED_DUP = S_DY + 1, S_SHARED_DACT, S_GUEST_DY, S_GUEST_DX, S_SHARE };
 
 static inline bool moe_gated(const struct moe_config *c) { return c->activation == ACT_SWIGLU; }
 static inline int64_t moe_width(const struct moe_config *c, int64_t D) { return c->latent ? c->latent : D; }

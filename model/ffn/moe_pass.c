@@ -2,6 +2,7 @@
 #include "model/ffn/moe.h"
 #include "kernels/balance/balance.h"
 #include "kernels/combine/combine.h"
+#include "kernels/fill/fill.h"
 #include "kernels/group/group.h"
 #include "kernels/grouped_linear/grouped_linear.h"
 #include "kernels/linear/linear.h"
@@ -89,13 +90,19 @@ static void narrow(struct moe *m, const struct saved *v) {
     if (tensor_has(r->offsets)) r->guest.offset = tensor_rows(r->offsets, r->round * S, S);
 }
 
+/* This rank's columns of a latent tensor. */
+static struct tensor mine(const struct layer *l, struct tensor t) {
+    const int64_t n = t.shape[1] / layer_ranks(l);
+    return t.shape[0] > 0 ? tensor_cols(t, l->split.at[SPLIT_TENSOR] * n, n) : t;
+}
+
 static void expert_args(struct moe *m, const struct step *s, const struct layer *l, const struct flow *f,
                         const struct saved *v) {
     const struct moe_config *c = l->config;
     const struct saved_slot *t = v->slot;
     const bool latent = c->latent > 0;
-    m->latent_in = linear_of(s, l, W_LATENT_IN, f->h, t[S_LATENT].t, t[S_DLATENT].t, f->dh);
-    m->latent_out = linear_of(s, l, W_LATENT_OUT, t[S_SUM].t, f->y, f->dy, t[S_DSUM].t);
+    m->latent_in = linear_of(s, l, W_LATENT_IN, f->h, mine(l, t[S_LATENT].t), mine(l, t[S_DLATENT].t), f->dh);
+    m->latent_out = linear_of(s, l, W_LATENT_OUT, mine(l, t[S_SUM].t), f->y, f->dy, mine(l, t[S_DSUM].t));
     m->latent_in.dx_add = true;
     m->latent_out.add = c->shared > 0; /* y begins with the shared experts' */
     rows_args(m, f, v);
@@ -192,13 +199,16 @@ static void plan_guests(struct plan *p, const struct moe_config *c, int64_t rows
     plan_routed(p, (struct routed_most){c->experts, n * cols, (rows > home ? rows : home) * W});
 }
 
-static void plan_experts(struct plan *p, const struct moe_config *c, int64_t D) {
+static void plan_experts(struct plan *p, const struct layer *l) {
+    const struct moe_config *c = l->config;
     const struct guests *g = p->flow->shard->guests;
-    const int64_t T = p->n_tokens, N = T * c->top_k, W = moe_width(c, D), F = c->hidden, S = c->shared;
+    const bool ranks = layer_ranks(l) > 1;
+    const int64_t T = p->n_tokens, N = T * c->top_k, W = moe_width(c, l->width), F = c->hidden, S = c->shared;
     const int64_t M = g ? routed_rows(g, c->experts, c->top_k) : N;
     if (c->latent) {
-        plan_slot(p, S_LATENT, "latent", KEEP_GEMM, T, W, 1, 1);
-        plan_slot(p, S_SUM, "sum", KEEP_CHEAP, T, W, 1, 1);
+        plan_slot(p, S_LATENT, "latent", ranks ? KEEP_BOUNDARY : KEEP_GEMM, T, W, 1, 1);
+        plan_slot(p, S_SUM, "sum", ranks ? KEEP_BOUNDARY : KEEP_CHEAP, T, W, 1, 1);
+        plan_sum(p, l, S_SHARE, W);
         plan_slot(p, S_DLATENT, "dlatent", KEEP_SCRATCH, T, W, 1, 1);
         plan_slot(p, S_DSUM, "dsum", KEEP_SCRATCH, T, W, 1, 1);
     }
@@ -223,7 +233,7 @@ enum status moe_plan(struct plan *p, const struct layer *l) {
     const struct moe_config *c = l->config;
     struct moe m;
     plan_router(p, c);
-    plan_experts(p, c, l->width);
+    plan_experts(p, l);
     moe_args(&m, p->step, l, p->flow, p->saved);
     const struct grouped_linear gate = up_args(p->step, l, &m, W_GATE), up = up_args(p->step, l, &m, W_UP),
                                 down = down_args(p->step, l, &m);
@@ -270,6 +280,14 @@ static enum status choose(struct step *s, const struct layer *l, const struct sa
     if (!count) return OK;
     TRY(s->seams->total(s, m->balance.load, AXIS_SEQ));
     return tensor_has(s->aux) ? ops->balance_fwd(s->ctx, &m->balance) : OK;
+}
+
+/* A latent tensor is made of the ranks' columns. */
+static enum status latent_op(struct step *s, const struct layer *l, const struct saved *v, struct tensor t,
+                             const struct linear *a, enum status (*op)(struct ctx *, const struct linear *)) {
+    if (layer_ranks(l) > 1) TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = t, .value = 0.0}));
+    TRY(op(s->ctx, a));
+    return layer_sum(s, l, t, v->slot[S_SHARE].t);
 }
 
 static enum status experts_inner(struct step *s, const struct layer *l, const struct saved *v, const struct moe *m) {
@@ -329,13 +347,17 @@ enum status moe_forward(struct step *s, const struct layer *l, struct flow *f, s
     moe_args(&m, s, l, f, v);
     TRY(choose(s, l, v, &m));
     TRY(s->seams->routed_begin(s, l, f, &m.rows, ROUTED_COUNTS));
-    if (c->latent && !layer_has(s, v, S_LATENT)) TRY(ops->linear_fwd(s->ctx, &m.latent_in));
+    if (c->latent && !layer_has(s, v, S_LATENT))
+        TRY(latent_op(s, l, v, v->slot[S_LATENT].t, &m.latent_in, ops->linear_fwd));
     if (!s->again || !f->shard->guests) TRY(ops->combine_bwd(s->ctx, &m.spread));
     TRY(s->seams->routed_end(s, l, f, &m.rows, ROUTED_COUNTS));
     TRY(rounds(s, l, f, v, &m));
     v->n_rounds = m.rows.n_rounds;
     v->n_guests = m.rows.n_rows;
-    if (c->latent || !s->y_unused) TRY(ops->combine_fwd(s->ctx, &m.gather));
+    if (c->latent ? !layer_has(s, v, S_SUM) : !s->y_unused) {
+        TRY(ops->combine_fwd(s->ctx, &m.gather));
+        if (c->latent) TRY(layer_sum(s, l, v->slot[S_SUM].t, v->slot[S_SHARE].t));
+    }
     return c->latent && !s->y_unused ? ops->linear_fwd(s->ctx, &m.latent_out) : OK;
 }
 
@@ -396,9 +418,11 @@ enum status moe_backward(struct step *s, const struct layer *l, struct flow *f, 
     const struct ops *ops = s->ctx->ops;
     struct moe m;
     moe_args(&m, s, l, f, v);
-    if (c->latent) TRY(ops->linear_bwd(s->ctx, &m.latent_out));
+    if (c->latent) TRY(latent_op(s, l, v, v->slot[S_DSUM].t, &m.latent_out, ops->linear_bwd));
     TRY(ops->combine_bwd(s->ctx, &m.gather));
     TRY(rounds_back(s, l, f, v, &m));
     TRY(ops->combine_fwd(s->ctx, &m.spread));
-    return c->latent ? ops->linear_bwd(s->ctx, &m.latent_in) : OK;
+    if (!c->latent) return OK;
+    TRY(layer_sum(s, l, v->slot[S_DLATENT].t, v->slot[S_SHARE].t));
+    return ops->linear_bwd(s->ctx, &m.latent_in);
 }

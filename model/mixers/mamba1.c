@@ -29,7 +29,7 @@ enum { W_DT = W_C_NORM + 1, W_DT_BIAS, W_A_LOG, W_D, W_OUT, W_OUT_BIAS };
 enum { S_XZ, S_CONV, S_DT_B_C, S_NORMED, S_R_DT, S_R_B, S_R_C, S_DT, S_STATES, S_TIME, S_OUT };
 enum { S_BEFORE = S_OUT + 1, S_S_IN, S_RANGE_TIME, S_TAIL, S_STATE };
 enum { S_DOUT = S_STATE + 1, S_DXZ, S_DCONV, S_DDT_B_C, S_DNORMED, S_DDT, S_DSTATES, S_DSTATE, S_DS_OUT };
-enum { S_DS_IN = S_DS_OUT + 1, S_DBEFORE, S_DTAIL };
+enum { S_DS_IN = S_DS_OUT + 1, S_DBEFORE, S_DTAIL, S_SHARE };
 enum { CARRY_CONV, CARRY_STATE };
 enum { PART_DT, PART_B, PART_C, N_PARTS };
 
@@ -332,7 +332,7 @@ static void plan_slots(struct plan *p, const struct layer *l) {
     plan_slot(p, S_CONV, "conv", KEEP_CHEAP, T, D, 1, 1);
     const bool summed = layer_ranks(l) > 1; /* over ranks */
     plan_slot(p, S_DT_B_C, "dtBC", summed ? KEEP_BOUNDARY : KEEP_GEMM, T, all, 1, 1);
-    if (summed) plan_total(p, T * all);
+    plan_sum(p, l, S_SHARE, all);
     plan_slot(p, S_DT, "dt", KEEP_GEMM, T, D, 1, 1);
     plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, D, 1, N);
     plan_slot(p, S_TIME, "time", KEEP_CHEAP, chunks, D, 1, 1);
@@ -379,11 +379,6 @@ static enum status plan(struct plan *p, const struct layer *l) {
 
 /* ---- passes ---- */
 
-/* dt | B | C and its gradient: every rank has the share of its channels. */
-static enum status sum_over_ranks(struct step *s, const struct layer *l, struct tensor dt_b_c) {
-    return layer_ranks(l) > 1 ? s->seams->total(s, dt_b_c, AXIS_TENSOR) : OK;
-}
-
 /* conv -> dt | B | C, normed, and dt of every channel. */
 static enum status steps_forward(struct step *s, const struct layer *l, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
@@ -391,7 +386,7 @@ static enum status steps_forward(struct step *s, const struct layer *l, struct s
     const bool norms = ((const struct mamba1_config *)l->config)->norms != NORMS_NONE;
     if (!layer_has(s, v, S_DT_B_C)) {
         TRY(ops->linear_fwd(s->ctx, &x));
-        TRY(sum_over_ranks(s, l, x.y));
+        TRY(layer_sum(s, l, x.y, v->slot[S_SHARE].t)); /* every rank has the share of its channels */
     }
     for (int i = 0; norms && i < N_PARTS; i++) {
         const struct rmsnorm norm = norm_args(s, l, v, i);
@@ -405,7 +400,7 @@ static enum status steps_backward(struct step *s, const struct layer *l, struct 
     const struct linear x = x_args(s, l, v), dt = dt_args(s, l, v);
     const bool norms = ((const struct mamba1_config *)l->config)->norms != NORMS_NONE;
     TRY(ops->linear_bwd(s->ctx, &dt));
-    TRY(sum_over_ranks(s, l, dnormed(l, v)));
+    TRY(layer_sum(s, l, dnormed(l, v), v->slot[S_SHARE].t));
     for (int i = 0; norms && i < N_PARTS; i++) {
         const struct rmsnorm norm = norm_args(s, l, v, i);
         TRY(ops->rmsnorm_bwd(s->ctx, &norm));
