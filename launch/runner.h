@@ -92,7 +92,7 @@ struct runner {
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
     double aux;          /* auxiliary losses of routers: += in a pass with backward                      */
-    struct tensor load;  /* (layers, most experts) F64: tokens that experts got, += likewise; or absent  */
+    struct tensor load;  /* (layers, most experts + 1) F64: of struct step, += likewise; or absent       */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
@@ -157,6 +157,8 @@ enum status runner_load_begin(struct runner *r);
 enum status runner_load_end(struct runner *r);
 /* The most loaded expert of any layer over the mean of its layer; NAN: there are none. */
 double runner_load_most(const struct runner *r);
+/* Choices that no expert took, in all layers that have a capacity; NAN: there are none. */
+double runner_load_dropped(const struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);
 #endif

@@ -99,7 +99,8 @@ struct step {
     bool again;         /* forward once more, to fill the shared slots: seams are seams_replay */
     bool y_unused;      /* with again: nobody reads flow->y                                    */
     double token_scale; /* 1 / tokens of the optimizer step, all ranks and micro-batches: of auxiliary losses */
-    struct tensor load; /* (layers, most experts) F64 +=: tokens that each expert got here; absent: not counted */
+    struct tensor load; /* (layers, most experts + 1) F64 +=: tokens that chose each expert here, and in the last column
+                         * those dropped; absent: not counted */
     struct tensor aux;  /* (1) F64 +=: auxiliary losses of the tokens here; absent: not wanted                  */
     const int *stop;    /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
 };
@@ -137,6 +138,7 @@ struct layer {
     int64_t width;              /* D */
     double norm_eps;
     int64_t n_experts;       /* whose load is counted; 0: none */
+    bool drops;              /* tokens of experts that are full */
     int norm;                /* parameter index of the norm's weight          */
     int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };

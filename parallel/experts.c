@@ -38,6 +38,7 @@ static int64_t member_sections(const struct seams_mesh *m, int i) {
 /* ---- tables: a layer's offsets of all ranks, (sections of all, E + 1) ---- */
 
 static int64_t *table_of(const struct seams_mesh *m, const struct layer *l) {
+    ASSERT(l->index < m->spec.n_layers);
     return m->table + l->index * m->table_numbers;
 }
 
@@ -80,10 +81,12 @@ static int64_t visit(const struct visit *v, int to) {
 static enum status counts_begin(struct step *s, const struct layer *l, const struct routed *r) {
     struct seams_mesh *m = mesh_of(s);
     int64_t first = 0;
-    const int64_t bytes = tensor_count(r->home.offset) * 8;
-    ASSERT(r->home.offset.shape[0] == member_sections(m, m->spec.expert->index));
+    const struct tensor from = r->home.offset;
+    ASSERT(from.shape[0] == member_sections(m, m->spec.expert->index) && from.shape[1] == l->n_experts + 1);
     for (int i = 0; i < m->spec.expert->index; i++) first += member_sections(m, i);
-    TRY(space_send(s->ctx, table_of(m, l) + first * (l->n_experts + 1), r->home.offset.data, bytes));
+    int64_t *const to = table_of(m, l) + first * from.shape[1];
+    for (int64_t i = 0; i < from.shape[0]; i++)
+        TRY(space_send(s->ctx, to + i * from.shape[1], tensor_rows(from, i, 1).data, from.shape[1] * 8));
     return space_mark(s->ctx);
 }
 

@@ -15,10 +15,13 @@
     "{" ENDS "tied: true, pattern: \"EE\", layers: {E: {kind: moe, experts: 8, top_k: 3, hidden: 12, shared: 8, "      \
     "latent: 10, scores: sigmoid, renormalise: true, scale: 2.5, bias: true, activation: relu2, aux_loss: 0.01, "      \
     "aux_over: sequence}}}"
+#define CAPACITY                                                                                                       \
+    "{" ENDS "tied: true, pattern: \"EE\", layers: {E: {kind: moe, experts: 8, top_k: 3, hidden: 12, shared: 8, "      \
+    "latent: 10, capacity: 7, aux_loss: 0.01}}}"
 #define EVERY                                                                                                          \
     "{" ENDS "tied: false, pattern: \"ME*e\", layers: {M: {kind: mamba2, heads: 4, head_width: 8, state: 6, groups: "  \
     "2, chunk: 2}, \"*\": {kind: attention, heads: 4, kv_heads: 2, head_width: 6}, E: {kind: moe, experts: 4, top_k: " \
-    "2, hidden: 8, shared: 8}, e: {kind: moe, experts: 8, top_k: 1, hidden: 6, activation: relu2}}}"
+    "2, hidden: 8, shared: 8}, e: {kind: moe, experts: 8, top_k: 1, hidden: 6, activation: relu2, capacity: 4}}}"
 
 /* All scores are equal: the first top_k experts have all tokens, the others none. */
 static enum status equal_scores(struct trainer *t) {
@@ -41,6 +44,8 @@ static const struct axis_case {
     {"Jamba's rule", JAMBA, NULL},
     {"Nemotron's rule, shared and latent", NEMOTRON, NULL},
     {"two layers of other sizes, among other mixers", EVERY, NULL},
+    {"a capacity", CAPACITY, NULL},
+    {"a capacity, equal scores", CAPACITY, equal_scores},
     {"equal scores", JAMBA, equal_scores},
     {"equal scores, latent", NEMOTRON, equal_scores},
     {"every expert for every token",

@@ -30,7 +30,7 @@ static const char yaml[] =
 struct outcome {
     struct config *config;
     pthread_mutex_t lock;
-    double loss[STEPS], norm[STEPS], load[STEPS], aux[STEPS], bias[STEPS][E], valid;
+    double loss[STEPS], norm[STEPS], load[STEPS], aux[STEPS], dropped[STEPS], bias[STEPS][E], valid;
 };
 
 /* The bias lies with one rank. */
@@ -72,6 +72,7 @@ static enum status run_rank(struct rank *rank, void *arg) {
         take_bias(o, &t, i);
         CHECK(r.experts && !r.skipped, "step %d", i);
         o->loss[i] = r.loss, o->norm[i] = r.grad_norm, o->load[i] = r.expert_load, o->aux[i] = r.aux_loss;
+        o->dropped[i] = r.drops ? r.dropped : -1.0;
         if (rank_size(rank) == 1) check_bias(o, &t, i);
         pthread_mutex_unlock(&o->lock);
     }
@@ -114,6 +115,8 @@ static void compare(const char *words, const struct outcome *one) {
         close_to(words, "gradient norm", i, o.norm[i], one->norm[i]);
         close_to(words, "auxiliary loss", i, o.aux[i], one->aux[i]);
         CHECK(o.load[i] == one->load[i], "%s: step %d: load %g and %g", words, i, o.load[i], one->load[i]);
+        CHECK(o.dropped[i] == one->dropped[i], "%s: step %d: %g dropped, %g on one rank", words, i, o.dropped[i],
+              one->dropped[i]);
         CHECK(!memcmp(o.bias[i], one->bias[i], sizeof o.bias[i]), "%s: step %d: other biases", words, i);
     }
     close_to(words, "validation", STEPS, o.valid, one->valid);
@@ -144,6 +147,13 @@ int main(void) {
     run_case(&one, "model.layers.b.aux_over=sequence");
     for (size_t i = 0; i < sizeof by_sequence / sizeof *by_sequence; i++) {
         snprintf(words, sizeof words, "model.layers.b.aux_over=sequence %s", by_sequence[i]);
+        compare(words, &one);
+    }
+    CHECK(one.dropped[0] == -1.0, "%g dropped where nobody drops", one.dropped[0]);
+    run_case(&one, "model.layers.n.capacity=9");
+    CHECK(one.dropped[0] > 100.0, "%g dropped", one.dropped[0]);
+    for (size_t i = 0; i < sizeof micro_1 / sizeof *micro_1; i++) {
+        snprintf(words, sizeof words, "model.layers.n.capacity=9 %s", micro_1[i]);
         compare(words, &one);
     }
     run_case(&all, "train.micro_batch=4");

@@ -5,6 +5,7 @@
 #include "kernels/fill/fill.h"
 #include "kernels/group/group.h"
 #include "kernels/grouped_linear/grouped_linear.h"
+#include "kernels/limit/limit.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/route/route.h"
@@ -20,8 +21,6 @@ struct moe {
     struct routed rows;
     struct activation act, shared_act;
 };
-
-static bool balances(const struct moe_config *c) { return c->aux_loss > 0.0 || c->z_loss > 0.0; }
 
 static struct linear linear_of(const struct step *s, const struct layer *l, int slot, struct tensor x, struct tensor y,
                                struct tensor dy, struct tensor dx) {
@@ -54,20 +53,23 @@ static void router_args(struct moe *m, const struct step *s, const struct layer 
                                   .load = t[S_LOAD].t,
                                   .loss = s->aux,
                                   .dlogits = t[S_DLOGITS].t};
-    m->group = (struct group){.ids = t[S_IDS].t, .row = t[S_ROW].t, .offset = t[S_OFFSET].t};
+    m->group =
+        (struct group){.ids = c->capacity ? t[S_TAKEN].t : t[S_IDS].t, .row = t[S_ROW].t, .offset = t[S_OFFSET].t};
     if (s->ctx->exact) m->group.range = f->shard->range;
 }
 
 /* Rows of my tokens, and of my experts.  Tokens' rows stay where their gradients will be: a round's are gone when those
- * come.  What the experts say of a round leaves before its gradients come. */
-static void rows_args(struct moe *m, const struct flow *f, const struct saved *v) {
+ * come (but rows that nobody takes stay, and their gradients are zero).  What the experts say of a round leaves before
+ * its gradients come. */
+static void rows_args(struct moe *m, const struct moe_config *c, const struct flow *f, const struct saved *v) {
     const struct saved_slot *t = v->slot;
     struct routed *r = &m->rows;
-    *r = (struct routed){.home = {t[S_OFFSET].t, t[S_X].t, t[S_Y].t, t[S_DY].t, t[S_DX].t}, .n_rounds = 1};
+    const struct tensor offset = tensor_cols(t[S_OFFSET].t, 0, c->experts + 1);
+    *r = (struct routed){.home = {offset, t[S_X].t, t[S_Y].t, t[S_DY].t, t[S_DX].t}, .n_rounds = 1};
     r->guest = r->home;
     r->rows_most = r->n_rows = t[S_X].t.shape[0];
     if (!f->shard->guests) return;
-    r->home.x = t[S_DX].t;
+    r->home.x = c->capacity ? t[S_HOME_X].t : t[S_DX].t;
     r->guest.y = r->guest.dy = t[S_GUEST_DY].t;
     r->guest.dx = t[S_GUEST_DX].t;
     r->offsets = t[S_GUEST_OFFSET].t;
@@ -105,7 +107,7 @@ static void expert_args(struct moe *m, const struct step *s, const struct layer 
     m->latent_out = linear_of(s, l, W_LATENT_OUT, mine(l, t[S_SUM].t), f->y, f->dy, mine(l, t[S_DSUM].t));
     m->latent_in.dx_add = true;
     m->latent_out.add = c->shared > 0; /* y begins with the shared experts' */
-    rows_args(m, f, v);
+    rows_args(m, c, f, v);
     m->spread = (struct combine){.x = m->rows.home.dx,
                                  .row = t[S_ROW].t,
                                  .y = latent ? t[S_DLATENT].t : f->dh,
@@ -168,72 +170,11 @@ static struct grouped_linear down_args(const struct step *s, const struct layer 
 
 /* ---- plan ---- */
 
-static int64_t n_sequences(const struct plan *p) {
-    const struct wide *w = p->flow->shard->wide;
-    return w ? w->range.shape[0] - 1 : p->n_ranges;
-}
-
-static void plan_router(struct plan *p, const struct moe_config *c) {
-    const int64_t T = p->n_tokens, E = c->experts, k = c->top_k;
-    const int64_t sections = p->ctx->exact ? p->n_ranges : 1;
-    const int64_t G = c->aux_over == OVER_SEQUENCE ? n_sequences(p) : 1;
-    plan_slot(p, S_LOGITS, "logits", KEEP_GEMM, T, E, 1, 1);
-    plan_slot(p, S_W, "w", KEEP_CHEAP, T, k, 1, 1);
-    plan_typed(p, S_IDS, "ids", KEEP_CHEAP, I32, T, k);
-    plan_typed(p, S_ROW, "row", KEEP_CHEAP, I64, T, k);
-    plan_typed(p, S_OFFSET, "offset", KEEP_CHEAP, I64, sections, E + 1);
-    plan_slot(p, S_DLOGITS, "dlogits", KEEP_SCRATCH, T, E, 1, 1);
-    plan_slot(p, S_DW, "dw", KEEP_SCRATCH, T, k, 1, 1);
-    if (!balances(c)) return;
-    plan_typed(p, S_LOAD, "load", KEEP_BOUNDARY, F64, G, E);
-    plan_total(p, G * E);
-}
-
-static void plan_guests(struct plan *p, const struct moe_config *c, int64_t rows, int64_t W) {
-    const struct guests *g = p->flow->shard->guests;
-    const int64_t n = routed_rounds(g, c->experts, c->top_k) * g->sections, cols = c->experts / g->n_ranks + 1;
-    const int64_t home = p->n_tokens * c->top_k;
-    plan_slot(p, S_GUEST_DY, "guests' ddown", KEEP_SCRATCH, rows, W, 1, 1);
-    plan_slot(p, S_GUEST_DX, "guests' drows", KEEP_SCRATCH, rows, W, 1, 1);
-    plan_typed(p, S_GUEST_OFFSET, "guests' offset", KEEP_BOUNDARY, I64, n, cols);
-    plan_routed(p, (struct routed_most){c->experts, n * cols, (rows > home ? rows : home) * W});
-}
-
-static void plan_experts(struct plan *p, const struct layer *l) {
-    const struct moe_config *c = l->config;
-    const struct guests *g = p->flow->shard->guests;
-    const bool ranks = layer_ranks(l) > 1;
-    const int64_t T = p->n_tokens, N = T * c->top_k, W = moe_width(c, l->width), F = c->hidden, S = c->shared;
-    const int64_t M = g ? routed_rows(g, c->experts, c->top_k) : N;
-    if (c->latent) {
-        plan_slot(p, S_LATENT, "latent", ranks ? KEEP_BOUNDARY : KEEP_GEMM, T, W, 1, 1);
-        plan_slot(p, S_SUM, "sum", ranks ? KEEP_BOUNDARY : KEEP_CHEAP, T, W, 1, 1);
-        plan_sum(p, l, S_SHARE, W);
-        plan_slot(p, S_DLATENT, "dlatent", KEEP_SCRATCH, T, W, 1, 1);
-        plan_slot(p, S_DSUM, "dsum", KEEP_SCRATCH, T, W, 1, 1);
-    }
-    plan_slot(p, S_X, "rows", g ? KEEP_BOUNDARY : KEEP_CHEAP, M, W, 1, 1);
-    plan_slot(p, S_UP, "up", KEEP_GEMM, M, moe_up_columns(c, F), 1, 1);
-    plan_slot(p, S_ACT, "act", KEEP_CHEAP, M, F, 1, 1);
-    plan_slot(p, S_Y, "down", g ? KEEP_BOUNDARY : KEEP_GEMM, N, W, 1, 1);
-    plan_slot(p, S_DY, "ddown", KEEP_SCRATCH, N, W, 1, 1);
-    plan_slot(p, S_DACT, "dact", KEEP_SCRATCH, M, F, 1, 1);
-    plan_slot(p, S_DUP, "dup", KEEP_SCRATCH, M, moe_up_columns(c, F), 1, 1);
-    plan_slot(p, S_DX, "drows", KEEP_SCRATCH, N, W, 1, 1);
-    if (g) plan_guests(p, c, M, W);
-    if (!S) return;
-    plan_slot(p, S_SHARED_UP, "shared up", KEEP_GEMM, T, moe_up_columns(c, S), 1, 1);
-    plan_slot(p, S_SHARED_ACT, "shared act", KEEP_CHEAP, T, S, 1, 1);
-    plan_slot(p, S_SHARED_DUP, "shared dup", KEEP_SCRATCH, T, moe_up_columns(c, S), 1, 1);
-    plan_slot(p, S_SHARED_DACT, "shared dact", KEEP_SCRATCH, T, S, 1, 1);
-}
-
 #define WORK(op, args) plan_work(p, p->ctx->ops->op##_work(p->ctx, (args)))
 enum status moe_plan(struct plan *p, const struct layer *l) {
     const struct moe_config *c = l->config;
     struct moe m;
-    plan_router(p, c);
-    plan_experts(p, l);
+    moe_plan_slots(p, l);
     moe_args(&m, p->step, l, p->flow, p->saved);
     const struct grouped_linear gate = up_args(p->step, l, &m, W_GATE), up = up_args(p->step, l, &m, W_UP),
                                 down = down_args(p->step, l, &m);
@@ -246,7 +187,7 @@ enum status moe_plan(struct plan *p, const struct layer *l) {
     WORK(grouped_linear, &up);
     WORK(grouped_linear, &down);
     WORK(activation, &m.act);
-    if (balances(c)) WORK(balance, &m.balance);
+    if (moe_balances(c)) WORK(balance, &m.balance);
     if (c->latent) {
         WORK(linear, &m.latent_in);
         WORK(linear, &m.latent_out);
@@ -266,36 +207,86 @@ static struct tensor load_row(const struct step *s, const struct layer *l) {
     return tensor_1d((double *)t.data + l->index * t.pitch, F64, ((const struct moe_config *)l->config)->experts);
 }
 
+/* Of this layer's counts: the experts', or the number of dropped choices behind them. */
+static struct tensor dropped_here(const struct step *s, const struct layer *l) {
+    struct tensor t = s->load;
+    if (s->again || s->forward_only || !tensor_has(t)) return (struct tensor){0};
+    t.data = (double *)t.data + l->index * t.pitch + t.shape[1] - 1;
+    return tensor_like(t, t.data, 1, 1);
+}
+
+/* Experts take the first tokens of a sequence: what they got in the ranges before this one is a sum, carried on. */
+static enum status limit(struct step *s, const struct layer *l, struct flow *f, const struct saved *v) {
+    const struct ops *ops = s->ctx->ops;
+    const struct saved_slot *t = v->slot;
+    const int64_t R = t[S_COUNT].t.shape[0], E = t[S_COUNT].t.shape[3];
+    struct limit a = {.capacity = ((const struct moe_config *)l->config)->capacity,
+                      .ids = t[S_IDS].t,
+                      .range = f->shard->range,
+                      .count = tensor_like(t[S_COUNT].t, t[S_COUNT].t.data, R, E)};
+    struct carry c = {.op = CARRY_AFFINE,
+                      .to = CARRY_FORWARD,
+                      .decay = tensor_like(t[S_DECAY].t, t[S_DECAY].t.data, R, 1),
+                      .state = t[S_COUNT].t,
+                      .entering = t[S_BEFORE].t};
+    if (!s->again) {
+        TRY(ops->limit_fwd(s->ctx, &a));
+        TRY(ops->fill_fwd(s->ctx, &(struct fill){.x = c.decay, .value = 1.0}));
+        TRY(s->seams->carry_begin(s, l, f, &c));
+        TRY(s->seams->carry_end(s, l, f, &c));
+    }
+    a.entering = tensor_like(t[S_BEFORE].t, t[S_BEFORE].t.data, R, E);
+    a.taken = t[S_TAKEN].t;
+    a.dropped = dropped_here(s, l);
+    return ops->limit_fwd(s->ctx, &a);
+}
+
 /* Choices, and their rows.  The counts of whole sequences are what other ranks add: they are kept, not counted again.
  */
-static enum status choose(struct step *s, const struct layer *l, const struct saved *v, struct moe *m) {
+static enum status choose(struct step *s, const struct layer *l, struct flow *f, const struct saved *v, struct moe *m) {
     const struct ops *ops = s->ctx->ops;
-    const bool count = balances(l->config) && !s->forward_only && !s->again;
+    const bool count = moe_balances(l->config) && !s->forward_only && !s->again;
     if (!layer_has(s, v, S_LOGITS)) TRY(ops->linear_fwd(s->ctx, &m->router));
     m->route.load = load_row(s, l);
     m->route.load.space = s->ctx->space;
     if (count) m->route.count = m->balance.load;
     TRY(ops->route_fwd(s->ctx, &m->route));
+    if (((const struct moe_config *)l->config)->capacity) TRY(limit(s, l, f, v));
     TRY(ops->group_fwd(s->ctx, &m->group));
     if (!count) return OK;
     TRY(s->seams->total(s, m->balance.load, AXIS_SEQ));
     return tensor_has(s->aux) ? ops->balance_fwd(s->ctx, &m->balance) : OK;
 }
 
+static enum status zero(struct step *s, struct tensor x) {
+    return s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = x, .value = 0.0});
+}
+
 /* A latent tensor is made of the ranks' columns. */
 static enum status latent_op(struct step *s, const struct layer *l, const struct saved *v, struct tensor t,
                              const struct linear *a, enum status (*op)(struct ctx *, const struct linear *)) {
-    if (layer_ranks(l) > 1) TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = t, .value = 0.0}));
+    if (layer_ranks(l) > 1) TRY(zero(s, t));
     TRY(op(s->ctx, a));
     return layer_sum(s, l, t, v->slot[S_SHARE].t);
+}
+
+/* Section by section where the expert that does not exist stands between them. */
+static enum status grouped_fwd(struct step *s, const struct grouped_linear *a) {
+    struct grouped_linear one = *a;
+    if (tensor_packed(a->offset)) return s->ctx->ops->grouped_linear_fwd(s->ctx, a);
+    for (int64_t i = 0; i < a->offset.shape[0]; i++) {
+        one.offset = tensor_rows(a->offset, i, 1);
+        TRY(s->ctx->ops->grouped_linear_fwd(s->ctx, &one));
+    }
+    return OK;
 }
 
 static enum status experts_inner(struct step *s, const struct layer *l, const struct saved *v, const struct moe *m) {
     const struct ops *ops = s->ctx->ops;
     const struct grouped_linear gate = up_args(s, l, m, W_GATE), up = up_args(s, l, m, W_UP);
     if (!layer_has(s, v, S_UP)) {
-        if (moe_gated(l->config)) TRY(ops->grouped_linear_fwd(s->ctx, &gate));
-        TRY(ops->grouped_linear_fwd(s->ctx, &up));
+        if (moe_gated(l->config)) TRY(grouped_fwd(s, &gate));
+        TRY(grouped_fwd(s, &up));
     }
     return ops->activation_fwd(s->ctx, &m->act);
 }
@@ -303,7 +294,7 @@ static enum status experts_inner(struct step *s, const struct layer *l, const st
 static enum status experts(struct step *s, const struct layer *l, const struct saved *v, const struct moe *m) {
     const struct grouped_linear down = down_args(s, l, m);
     TRY(experts_inner(s, l, v, m));
-    return layer_has(s, v, S_Y) ? OK : s->ctx->ops->grouped_linear_fwd(s->ctx, &down);
+    return layer_has(s, v, S_Y) ? OK : grouped_fwd(s, &down);
 }
 
 static enum status shared_inner(struct step *s, const struct layer *l, const struct saved *v, const struct moe *m) {
@@ -345,12 +336,13 @@ enum status moe_forward(struct step *s, const struct layer *l, struct flow *f, s
     const struct ops *ops = s->ctx->ops;
     struct moe m;
     moe_args(&m, s, l, f, v);
-    TRY(choose(s, l, v, &m));
+    TRY(choose(s, l, f, v, &m));
     TRY(s->seams->routed_begin(s, l, f, &m.rows, ROUTED_COUNTS));
     if (c->latent && !layer_has(s, v, S_LATENT))
         TRY(latent_op(s, l, v, v->slot[S_LATENT].t, &m.latent_in, ops->linear_fwd));
     if (!s->again || !f->shard->guests) TRY(ops->combine_bwd(s->ctx, &m.spread));
     TRY(s->seams->routed_end(s, l, f, &m.rows, ROUTED_COUNTS));
+    if (c->capacity && !layer_has(s, v, S_Y)) TRY(zero(s, m.rows.home.y));
     TRY(rounds(s, l, f, v, &m));
     v->n_rounds = m.rows.n_rounds;
     v->n_guests = m.rows.n_rows;
@@ -381,7 +373,7 @@ static enum status shared_back(struct step *s, const struct layer *l, const stru
 
 static enum status router_back(struct step *s, const struct layer *l, const struct moe *m) {
     TRY(s->ctx->ops->route_bwd(s->ctx, &m->route));
-    if (balances(l->config) && l->split.at[SPLIT_TENSOR] == 0) /* what each has whole counts once in the sum */
+    if (moe_balances(l->config) && l->split.at[SPLIT_TENSOR] == 0) /* what each has whole counts once in the sum */
         TRY(s->ctx->ops->balance_bwd(s->ctx, &m->balance));
     return s->ctx->ops->linear_bwd(s->ctx, &m->router);
 }
@@ -420,6 +412,7 @@ enum status moe_backward(struct step *s, const struct layer *l, struct flow *f, 
     moe_args(&m, s, l, f, v);
     if (c->latent) TRY(latent_op(s, l, v, v->slot[S_DSUM].t, &m.latent_out, ops->linear_bwd));
     TRY(ops->combine_bwd(s->ctx, &m.gather));
+    if (c->capacity) TRY(zero(s, m.rows.home.dx));
     TRY(rounds_back(s, l, f, v, &m));
     TRY(ops->combine_fwd(s->ctx, &m.spread));
     if (!c->latent) return OK;
