@@ -4,7 +4,8 @@
 # timeout: 300
 # Logits, loss and every gradient of reference models, computed over ranks, within 1e-9 of an independent
 # implementation: 48 tokens over 1, 2, 3 and 5 ranks (heads do not divide by 3, tokens do not divide by 5), both
-# layouts, every carry; over 2 and 4 ranks of tensor, and with seq; as threads and as processes of mpirun.
+# layouts, every carry; over 2 and 4 ranks of tensor, and with seq; experts over 2 and 4 ranks of theirs; as threads and
+# as processes of mpirun.
 set -u
 shared=${BATON_SHARED:-../shared}
 [ -d "$shared/goldens" ] || { echo "skipped: there is no $shared/goldens"; exit 77; }

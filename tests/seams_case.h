@@ -68,6 +68,8 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
     const struct seams_mesh_spec seams = {.seq = &s->seq,
                                           .tokens = &s->tokens,
                                           .tensor = &s->tensor,
+                                          .expert = spec->routed.experts > 0 ? &s->expert : NULL,
+                                          .counts = &s->expert,
                                           .map = &s->map,
                                           .pos = spec->pos,
                                           .way = spec->way,
@@ -78,8 +80,6 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .total_numbers = spec->total_numbers,
                                           .own_numbers = spec->own_numbers,
                                           .swap = spec->swap,
-                                          .expert = spec->routed.experts > 0 ? &s->expert : NULL,
-                                          .counts = &s->expert,
                                           .n_layers = spec->routed.experts > 0,
                                           .routed = spec->routed};
     const struct seams_mesh_bytes bytes = seams_mesh_bytes(&seams);

@@ -2,7 +2,8 @@
 #include "kernels/limit/limit.h"
 #include "kernels/device.cuh"
 
-/* A thread has one expert of one range and reads all ids of the range: those of a warp come with one load. */
+/* A thread has one expert of one range and reads all ids of the range: those of a warp come with one load.  Every
+ * THREADS experts read 4 T k bytes; together they write as many. */
 __global__ static void limit_experts(const struct limit a) {
     const int64_t k = a.ids.shape[1], E = a.count.shape[1], r = blockIdx.y;
     const int64_t e = blockIdx.x * (int64_t)THREADS + threadIdx.x, at = r * E + e;
