@@ -119,7 +119,8 @@ static __device__ void segment_forward(const struct tile *m, const struct own &o
                                        float (*past)[OWN]) {
 #pragma unroll
     for (int i = 0; i < SEGMENT; i++) {
-        const float2 step = *(const float2 *)&m->step[i][o.channel]; /* the half that is needed */
+        const float *half = &m->step[i][o.channel].x; /* that is needed */
+        const float2 step = {half[0], half[1]};
         float B[OWN];
         four(B, m->rows[0][i][o.q]);
         if (resets && m->fresh[i])
