@@ -41,6 +41,8 @@ struct world_spec {
     int64_t chunk_bytes;  /* largest single MPI message; 0: 2^30.  Tests make it small                             */
     enum device_way device_way;  /* all ranks alike                                                                 */
     void (*hard_exit)(int code); /* or NULL: ends the process where a failed rank cannot be brought to its end      */
+    bool paper; /* of n_ranks `alone` runs, in the caller: what it sends goes nowhere, what it receives is not written */
+    int alone;
     const struct fault *faults;  /* must outlive the world                                                          */
     int n_faults;
 };

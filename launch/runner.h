@@ -4,6 +4,7 @@
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
 #include "checkpoints/hf.h"
 #include "kernels/exact.h"
+#include "kernels/paper.h"
 #include "kernels/traced.h"
 #include "launch/team.h"
 #include "model/model.h"
@@ -16,6 +17,7 @@ struct runner_spec {
     int precision;         /* enum precision: F64 or F32 on the cpu, F32 or BF16 on a GPU        */
     struct device *device; /* NULL: the cpu.  Outlives the runner                              */
     bool plan_cuda;        /* plan alone, as for a GPU, though there is none */
+    bool paper;            /* ops on paper (kernels/paper.h): any precision; with plan_cuda steps can be rehearsed */
     int64_t threads;       /* 0: all cores this process may use                                  */
     int64_t n_sequences;   /* of one micro-batch                                                 */
     int64_t tokens;        /* of one whole sequence                                              */
@@ -71,6 +73,7 @@ struct runner {
     struct seams_mesh mesh;
     struct exact exact;
     struct traced traced;
+    struct paper paper;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work; /* of ops                                        */

@@ -86,6 +86,22 @@ out:
     return st;
 }
 
+enum status trainer_open_paper(struct trainer *t, const struct config *c, struct rank *rank) {
+    static const int never;
+    enum status st = OK;
+    *t = (struct trainer){.config = c, .saved_step = -1, .stop = &never, .n_micro = n_micro(c)};
+    TRY_OUT(trainer_team(&t->team, c, rank, NULL));
+    struct runner_spec spec = trainer_spec(c, &t->team);
+    spec.paper = spec.plan_cuda = true;
+    spec.threads = 1;
+    TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
+    memset(t->run.ids, 0, (size_t)(spec.n_sequences * spec.tokens) * sizeof *t->run.ids);
+    runner_plain_targets(&t->run);
+out:
+    if (st != OK) trainer_close(t);
+    return st;
+}
+
 void trainer_close(struct trainer *t) {
     team_leave(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
     report_close(t->report);
@@ -145,8 +161,7 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
-/* Bytes that this rank has received, by use. */
-static void received(const struct trainer *t, int64_t out[N_COMM_USES]) {
+void trainer_received(const struct trainer *t, int64_t out[N_COMM_USES]) {
     const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->team.tokens_there, &t->run.shards.comm};
     memset(out, 0, N_COMM_USES * sizeof *out);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -158,7 +173,7 @@ static void tell_exchanges(const struct trainer *t, const int64_t before[N_COMM_
     char line[400];
     int64_t after[N_COMM_USES];
     int n = 0;
-    received(t, after);
+    trainer_received(t, after);
     for (int use = 0; use < N_COMM_USES; use++)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s %s %" PRId64, use ? "," : "", comm_use_name(use),
                       after[use] - before[use]);
@@ -174,7 +189,7 @@ static enum status one_step(struct trainer *t) {
     if (record) traced_record(&t->run.traced);
     int64_t before[N_COMM_USES];
     const bool told = t->report && rank_size(t->team.rank) > 1 && t->step == 1;
-    if (told) received(t, before);
+    if (told) trainer_received(t, before);
     TRY(train_step(t, &r));
     if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));

@@ -113,6 +113,7 @@ struct mixer_kind {
     int64_t (*chunk)(const struct layer *l);
     /* Forward floating-point operations of one token beyond its GEMMs (2 per weight), at S tokens a sequence. */
     double (*flops)(const struct layer *l, int64_t tokens_per_sequence);
+    int64_t (*idle)(const struct layer *l); /* parameters that one token does not meet; NULL: it meets all */
 };
 extern const struct mixer_kind *const mixer_kinds[]; /* ends with NULL */
 const struct mixer_kind *mixer_kind_find(const char *name);

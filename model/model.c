@@ -68,6 +68,13 @@ void model_term(struct model *m) {
     *m = (struct model){0};
 }
 
+int64_t model_active(const struct model *m) {
+    int64_t n = m->params.n_elements;
+    for (int i = 0; i < m->n_layers; i++)
+        if (m->layers[i].kind->idle) n -= m->layers[i].kind->idle(&m->layers[i]);
+    return n;
+}
+
 /* 2 flops a weight and token in each GEMM forward, twice that backward; the embedding is a lookup. */
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence) {
     double forward = 0.0;

@@ -27,6 +27,7 @@ enum status model_init(struct model *m,
 /* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);
+int64_t model_active(const struct model *m); /* parameters that one token meets, in all layers and both ends */
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
 
 /* What stays from a layer's forward to its backward, by the tags of its slots (layer.h).  All else lies in one region

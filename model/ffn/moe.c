@@ -450,6 +450,12 @@ static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     return 2.0 * (double)c->top_k * (double)(c->hidden * (gated(c) ? 3 : 2) * width_of(c, l->width));
 }
 
+/* The experts that a token does not choose. */
+static int64_t idle(const struct layer *l) {
+    const struct moe_config *c = l->config;
+    return (c->experts - c->top_k) * c->hidden * (gated(c) ? 3 : 2) * width_of(c, l->width);
+}
+
 const struct mixer_kind moe_kind = {.name = "moe",
                                     .fields = moe_fields,
                                     .config_bytes = sizeof(struct moe_config),
@@ -458,4 +464,5 @@ const struct mixer_kind moe_kind = {.name = "moe",
                                     .plan = plan,
                                     .forward = forward,
                                     .backward = backward,
-                                    .flops = flops};
+                                    .flops = flops,
+                                    .idle = idle};
