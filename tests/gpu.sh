@@ -82,7 +82,11 @@ bench() { "$baton" bench --device cuda "$@"; }
 
 peers() {
     local script
-    for script in "$root"/profiling/peers/{dense,attention,ssd}.py; do timeout 200 python3 "$script"; done
+    for script in dense attention ssd; do
+        LEAVE=$work/$script timeout 240 python3 "$root/profiling/peers/$script.py"
+        [ ! -d "$work/$script" ] || "$build/tests/peers_cuda" $script "$work/$script" || failed=1
+    done
+    "$build/tests/ssd_speed_cuda"
     about "tests/gpu.sh peers"
 }
 
@@ -201,8 +205,9 @@ killed() {
     local i n=0
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     for i in $(seq 20); do
-        timeout 60 mpirun -n 2 --oversubscribe --enable-recovery bash -c '"$0" kill; echo "rank $OMPI_COMM_WORLD_RANK ends with $?"' \
-            "$build/tests/comm_device" >"$work/kill$i" 2>&1 &
+        timeout 60 mpirun -n 2 --oversubscribe --enable-recovery \
+            bash -c '"$0" kill; echo "rank $OMPI_COMM_WORLD_RANK ends with $?"' "$build/tests/comm_device" \
+            >"$work/kill$i" 2>&1 &
         [ $((i % 5)) -ne 0 ] || wait
     done
     for i in $(seq 20); do
