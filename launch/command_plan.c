@@ -71,13 +71,14 @@ static enum status run(int argc, char **argv) {
 const struct command command_plan = {
     .name = "plan",
     .usage = "plan CONFIG [key=value ...] [--device cpu|cuda] [--memory GIB]",
-    .help = "Prints what the run that CONFIG describes would take: parameters, floating-point operations of a token\n"
-            "and of a step, memory of a rank, and the bytes that a rank receives in a step, by purpose.  Needs neither\n"
-            "its data nor its ranks nor a GPU, and takes no memory of the model's size.\n\n"
-            "  --device    plan for the cpu or for a GPU; without it: bf16 for a GPU, f32 and f64 for the cpu\n"
-            "  --memory    GiB that one rank has: says whether the plan fits, and else what would\n\n"
-            "FLOPs count causal attention once and nothing that is computed again: those of mfu.  Exchanges are\n"
-            "those of sequences of one document each.\n",
+    .help =
+        "Prints what the run that CONFIG describes would take: parameters, floating-point operations of a token\n"
+        "and of a step, memory of a rank, and the bytes that a rank receives in a step, by purpose.  Needs neither\n"
+        "its data nor its ranks nor a GPU, and takes no memory of the model's size.\n\n"
+        "  --device    plan for the cpu or for a GPU; without it: bf16 for a GPU, f32 and f64 for the cpu\n"
+        "  --memory    GiB that one rank has: says whether the plan fits, and else what would\n\n"
+        "FLOPs count causal attention once and nothing that is computed again: those of mfu.  Exchanges are\n"
+        "those of sequences of one document each.\n",
     .run = run,
     .keys = config_help,
 };

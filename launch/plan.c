@@ -64,9 +64,7 @@ static enum status alone(struct rank *rank, void *arg) {
     return j->wire ? plan_exchanges(j, rank) : OK;
 }
 
-static int64_t n_ranks(const struct config *c) {
-    return c->mesh.data * c->mesh.seq * c->mesh.tensor * c->mesh.pipe;
-}
+static int64_t n_ranks(const struct config *c) { return c->mesh.data * c->mesh.seq * c->mesh.tensor * c->mesh.pipe; }
 
 enum status plan_rank(const struct config *c, bool cuda, bool wire, int rank, struct rank_plan *out) {
     struct world *world = NULL;
@@ -96,10 +94,9 @@ static enum status print_work(const struct config *c, const struct model *m, str
     const double flops = (double)tokens * model_flops_per_token(m, c->train.tokens_per_sequence);
     TRY(text_print(out, "  embedding %" PRId64 ", head %s%" PRId64 "; one token meets %" PRId64 "\n",
                    param_count(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
-    return text_print(out,
-                      "a step: %" PRId64 " tokens, %.6g FLOP forward and backward, %.6g of them on each of %" PRId64
-                      " ranks\n",
-                      tokens, flops, flops / (double)n_ranks(c), n_ranks(c));
+    return text_print(
+        out, "a step: %" PRId64 " tokens, %.6g FLOP forward and backward, %.6g of them on each of %" PRId64 " ranks\n",
+        tokens, flops, flops / (double)n_ranks(c), n_ranks(c));
 }
 
 static enum status print_model(const struct config *c, struct text *out) {

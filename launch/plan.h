@@ -3,9 +3,9 @@
 #define BATON_LAUNCH_PLAN_H
 /* plan.h - what a run would take of one rank, found out without its data, memory, GPU or other ranks.
  *
- * Memory is planned by the code that a run allocates by.  Exchanges are rehearsed: the code of a step runs with ops that
- * do nothing (kernels/paper.h) as one rank of a world on paper (dist/world.h), whose communicators count.  So they are
- * those of a step whose sequences are one document each: where documents end inside, fewer keys may travel. */
+ * Memory is planned by the code that a run allocates by.  Exchanges are rehearsed: the code of a step runs with ops
+ * that do nothing (kernels/paper.h) as one rank of a world on paper (dist/world.h), whose communicators count.  So they
+ * are those of a step whose sequences are one document each: where documents end inside, fewer keys may travel. */
 #include "launch/trainer.h"
 
 struct rank_plan {

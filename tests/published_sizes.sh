@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The published models have the published number of parameters, to the last one: counted by --dry-run.
+# The published models have the published number of parameters, to the last one: counted by `baton plan`.
 set -u
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
 while read -r name wanted; do
-    "$BATON_PROGRAM" train "configs/$name.yaml" --dry-run train.precision=f32 --device cpu >"$work/out" 2>&1
+    "$BATON_PROGRAM" plan "configs/$name.yaml" >"$work/out" 2>&1
     found=$(sed -n 's/^parameters: \([0-9]*\),.*/\1/p' "$work/out")
     [ "$found" = "$wanted" ] && continue
     echo "published_sizes: $name has $wanted parameters, not ${found:-$(tail -1 "$work/out")}" >&2
