@@ -92,6 +92,11 @@ static enum status print_work(const struct config *c, const struct model *m, str
     const int64_t head = param_count(&m->params.list[m->head]), active = model_active(m);
     const int64_t tokens = c->train.sequences_per_step * c->train.tokens_per_sequence;
     const double flops = (double)tokens * model_flops_per_token(m, c->train.tokens_per_sequence);
+    int64_t later = 0;
+    for (int i = m->mtp.first; i < m->params.n; i++) later += param_count(&m->params.list[i]);
+    if (later > 0)
+        TRY(text_print(out, "  of them %" PRId64 " in prediction heads, %" PRId64 " without\n", later,
+                       m->params.n_elements - later));
     TRY(text_print(out, "  embedding %" PRId64 ", head %s%" PRId64 "; one token meets %" PRId64 "\n",
                    param_count(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
     return text_print(

@@ -243,6 +243,9 @@ void runner_plain_targets(struct runner *r) {
     }
     const int64_t valid = n - r->spec.n_sequences;
     r->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
+    int64_t later[MTP_DEPTHS_MAX];
+    runner_later_count(r, r->targets, r->pos, n, later);
+    runner_later_scales(r, later);
 }
 
 enum status runner_token(struct runner *r, int32_t token, int64_t pos) {

@@ -45,6 +45,8 @@ enum batch_part {
     ROW_IDS, /* of my rows, from here on the image   */
     ROW_TARGETS,
     ROW_POS,
+    ROW_MTP_IDS, /* of prediction heads, depth by depth */
+    ROW_MTP_TARGETS,
     ROW_RANGE,
     ROW_KEYS,
     WIDE_RANGE, /* whole sequences, for attention over all tokens */
@@ -85,8 +87,11 @@ struct runner {
     struct runner_image image;
     int32_t *ids, *targets; /* (n_sequences * tokens): whole sequences, written by the caller before a pass */
     int64_t *pos;
-    struct batch batch; /* my rows of them                                                              */
-    double scale;       /* 1 / valid targets                                                            */
+    struct batch batch;              /* my rows of them                                                              */
+    double scale;                    /* 1 / valid targets                                                            */
+    double mtp_mean[MTP_DEPTHS_MAX]; /* the same of each prediction head, and with its weight            */
+    double mtp_scale[MTP_DEPTHS_MAX];
+    double mtp_total[MTP_DEPTHS_MAX]; /* as total, of them */
     double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
@@ -130,6 +135,14 @@ enum status runner_place_numbers(struct runner *r);
 enum status runner_send_batch(struct runner *r);
 struct arena *runner_host(struct runner *r); /* the arena of the host's memory */
 bool runner_apart(const struct runner *r);   /* ops do not read the host's memory */
+/* Prediction heads: targets of one at depth 1, 2, ... of token t of n, in sequences of S tokens; how many there are,
+ * one count a depth; what that makes of their scales. */
+int32_t runner_later_target(const int32_t *targets, const int64_t *pos, int64_t S, int64_t t, int depth);
+void runner_later_count(const struct runner *r, const int32_t *targets, const int64_t *pos, int64_t n, int64_t *valid);
+void runner_later_scales(struct runner *r, const int64_t *valid);
+/* Their mean loss, of what runner_read_later found; NAN: there are none. */
+enum status runner_read_later(struct runner *r);
+double runner_later_loss(const struct runner *r);
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
 /* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */

@@ -8,13 +8,13 @@
 
 static int64_t most_experts(const struct runner *r) {
     int64_t most = 0;
-    for (int i = 0; i < r->model.n_layers; i++)
+    for (int i = 0; i < r->model.n_all; i++)
         if (r->model.layers[i].n_experts > most) most = r->model.layers[i].n_experts;
     return most;
 }
 
 int64_t runner_load_bytes(const struct runner *r) {
-    return r->spec.training ? arena_round(r->model.n_layers * most_experts(r) * (int64_t)sizeof(double)) : 0;
+    return r->spec.training ? arena_round(r->model.n_all * most_experts(r) * (int64_t)sizeof(double)) : 0;
 }
 
 static double tokens_of_step(const struct runner *r) {
@@ -30,7 +30,7 @@ enum status runner_load_place(struct runner *r) {
     r->step.aux = tensor_1d(&r->aux, F64, 1);
     if (!r->spec.training) return OK;
     TRY(arena_take(&r->memory, runner_load_bytes(r), &mem));
-    r->load = tensor_2d(mem, F64, r->model.n_layers, most_experts(r));
+    r->load = tensor_2d(mem, F64, r->model.n_all, most_experts(r));
     r->load.space = r->ctx.space;
     r->step.load = r->load;
     return OK;

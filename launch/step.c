@@ -20,6 +20,9 @@ static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
         TRY(stream_read(t->train, step * n + i, t->ids + i * S, t->targets + i * S, t->pos + i * S));
     *valid = 0;
     for (int64_t i = 0; i < n * S; i++) *valid += t->targets[i] >= 0;
+    int64_t later[MTP_DEPTHS_MAX];
+    runner_later_count(&t->run, t->targets, t->pos, n * S, later);
+    runner_later_scales(&t->run, later);
     return OK;
 }
 
@@ -112,6 +115,10 @@ static enum status hear(struct trainer *t, struct step_report *r) {
     r->loss = said[REPORT_LOSS];
     r->skipped = said[REPORT_SKIP] != 0.0;
     r->bad_param = (int)said[REPORT_BAD];
+    if (run->act.n_depths == 0) return OK;
+    TRY(runner_read_later(run));
+    r->later = true;
+    r->mtp_loss = runner_later_loss(run);
     return OK;
 }
 

@@ -120,7 +120,8 @@ const struct mixer_kind *mixer_kind_find(const char *name);
 
 #define LAYER_PARAMS 16
 struct layer {
-    int index; /* position in the stack */
+    int index; /* position in the stack; layers of prediction heads are numbered behind it */
+    int trunk; /* of such a layer: the length of the stack; 0: it belongs to the stack */
     char symbol;
     const struct mixer_kind *kind;
     const void *config;
@@ -131,7 +132,9 @@ struct layer {
     int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };
 
-/* Declaring: the name gets the prefix "layers.<index>.". */
+/* "layers.<index>.<name>", or of a prediction head "mtp.layers.<index - trunk>.<name>". */
+void layer_name(const struct layer *l, const char *name, char out[PARAM_NAME]);
+/* Declaring: the name gets that prefix. */
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p);
 /* A parameter's weight and gradient during a pass. */
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);

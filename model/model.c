@@ -3,6 +3,7 @@
 #include <string.h>
 #include "model/block.h"
 #include "model/ends.h"
+#include "model/mtp.h"
 #include "profiling/prof.h"
 
 static enum status declare_ends(struct model *m) {
@@ -23,23 +24,34 @@ static enum status declare_ends(struct model *m) {
     return m->config->tied ? OK : param_add(&m->params, &head, &m->head);
 }
 
+static void begin_layer(struct model *m, int i, char symbol, int trunk) {
+    const struct layer_symbol *means = model_config_symbol(m->config, symbol);
+    ASSERT(means);
+    m->layers[i] = (struct layer){.index = i,
+                                  .trunk = trunk,
+                                  .symbol = means->symbol,
+                                  .kind = means->kind,
+                                  .config = means->config,
+                                  .width = m->config->width,
+                                  .norm_eps = m->config->norm_eps};
+}
+
 enum status model_init(struct model *m, const struct model_config *config) {
+    const struct mtp_config *mtp = &config->mtp;
     void *mem = NULL;
     *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
-    TRY(mem_take(m->n_layers * (int64_t)sizeof *m->layers, &mem));
+    if (mtp->depths > 0) m->mtp = (struct mtp){.depths = (int)mtp->depths, .per = (int)strlen(mtp->pattern)};
+    m->n_all = m->n_layers + m->mtp.depths * m->mtp.per;
+    TRY(mem_take(m->n_all * (int64_t)sizeof *m->layers, &mem));
     m->layers = mem;
     for (int i = 0; i < m->n_layers; i++) {
-        const struct layer_symbol *symbol = model_config_symbol(config, config->pattern[i]);
-        ASSERT(symbol);
-        m->layers[i] = (struct layer){.index = i,
-                                      .symbol = symbol->symbol,
-                                      .kind = symbol->kind,
-                                      .config = symbol->config,
-                                      .width = config->width,
-                                      .norm_eps = config->norm_eps};
+        begin_layer(m, i, config->pattern[i], 0);
         TRY(block_declare(&m->layers[i], &m->params));
     }
-    return declare_ends(m);
+    for (int i = m->n_layers; i < m->n_all; i++)
+        begin_layer(m, i, mtp->pattern[(i - m->n_layers) % m->mtp.per], m->n_layers);
+    TRY(declare_ends(m));
+    return mtp_declare(m);
 }
 
 static int64_t gcd(int64_t a, int64_t b) {
@@ -53,7 +65,7 @@ static int64_t gcd(int64_t a, int64_t b) {
 
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence) {
     int64_t chunk = 1;
-    for (int i = 0; i < m->n_layers; i++) {
+    for (int i = 0; i < m->n_all; i++) {
         const struct layer *l = &m->layers[i];
         const int64_t own = l->kind->chunk ? l->kind->chunk(l) : 1;
         chunk = chunk / gcd(chunk, own) * own;
@@ -70,20 +82,23 @@ void model_term(struct model *m) {
 
 int64_t model_active(const struct model *m) {
     int64_t n = m->params.n_elements;
-    for (int i = 0; i < m->n_layers; i++)
+    const int own = m->config->mtp.shared && m->mtp.depths > 0 ? m->n_layers + m->mtp.per : m->n_all;
+    for (int i = 0; i < own; i++)
         if (m->layers[i].kind->idle) n -= m->layers[i].kind->idle(&m->layers[i]);
     return n;
 }
 
-/* 2 flops a weight and token in each GEMM forward, twice that backward; the embedding is a lookup. */
+/* 2 flops a weight, token and use in each GEMM forward, twice that backward; the embedding is a lookup, and prediction
+ * heads have the head again. */
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence) {
     double forward = 0.0;
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
+        const int uses = i == m->head ? 1 + m->mtp.depths : i >= m->mtp.first ? p->n_uses : 1;
         if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
-            forward += 2.0 * (double)param_count(p);
+            forward += 2.0 * uses * (double)param_count(p);
     }
-    for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
+    for (int i = 0; i < m->n_all; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;
 }
 
@@ -104,7 +119,8 @@ static enum status forward(struct step *s, const struct model *m, struct activat
         TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
                           last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
     }
-    return ends_loss(s, m, a, b, out);
+    TRY(ends_loss(s, m, a, b, out));
+    return s->forward_only ? OK : mtp_forward(s, m, a, b, out);
 }
 
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
@@ -129,6 +145,8 @@ static enum status forward_again(struct step *s, const struct model *m, struct a
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     const struct saved_slot *ends = a->ends.slot;
     struct flow f = {.y = ends[ENDS_Y].t, .dx = ends[ENDS_DX].t, .dh = ends[ENDS_DH].t, .shard = &b->shard};
+    TRY(mtp_backward(s, m, a, b, &f));
+    TRY(ends_norm_back(s, m, a));
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
