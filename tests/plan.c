@@ -97,6 +97,12 @@ static const struct {
      true,
      {"mesh.shard=parameters", "train.keep=inputs", "train.keep_every=2", NULL}},
     {"data alone, f32", 4, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
+    {"prediction heads, two of data",
+     2,
+     3,
+     true,
+     true,
+     {"model.mtp.pattern=*m", "model.mtp.depths=2", "model.mtp.shared=true", "mesh.shard=parameters", NULL}},
     {"exact", 1, 4, true, true, {"numerics=rank_invariant", NULL}},
     {"exact, tied, two of data", 2, 2, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
 };
