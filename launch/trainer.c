@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "profiling/trace.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -46,7 +47,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
                                 .step_bytes = step_bytes(c),
-                                .traced = c->run.profile > 0,
+                                .traced = c->run.profile > 0 || c->run.trace > 0,
                                 .training = true,
                                 .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
@@ -180,6 +181,22 @@ static void tell_exchanges(const struct trainer *t, const int64_t before[N_COMM_
     report_note(t->report, "bytes that rank 0 received in step %" PRId64 ":%s", t->step, line);
 }
 
+/* The second half of a traced step; what other ranks of this process have not ended yet is missing. */
+static enum status tell_trace(struct trainer *t) {
+    char path[PATH_BYTES];
+    struct trace_sums s;
+    TRY(path_print(path, "%s/trace-%" PRId64 ".json", t->run_dir, t->step));
+    TRY(trace_end(path, &s));
+    report_note(t->report,
+                "trace of step %" PRId64 ": %s, %" PRId64 " ranges, %" PRId64 " records of GPUs, %" PRId64 " lost",
+                t->step, path, s.n_ranges, s.n_device, s.n_lost);
+    if (s.gpu)
+        report_note(t->report, "the busiest GPU works %.2f %% of %.1f ms, %.2f %% on exchanges alone",
+                    100.0 * s.busy_ms / s.span_ms, s.span_ms, 100.0 * s.exchange_ms / s.span_ms);
+    else if (t->run.ctx.device) report_note(t->report, "no kernels in it: the library of CUPTI is not found");
+    return OK;
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -190,7 +207,11 @@ static enum status one_step(struct trainer *t) {
     int64_t before[N_COMM_USES];
     const bool told = t->report && rank_size(t->team.rank) > 1 && t->step == 1;
     if (told) trainer_received(t, before);
-    TRY(train_step(t, &r));
+    const bool trace = t->report && t->step + 1 == c->run.trace;
+    if (trace) TRY(trace_begin());
+    const enum status stepped = train_step(t, &r);
+    if (trace) TRY(tell_trace(t));
+    TRY(stepped);
     if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));
     enum status st = OK;
