@@ -29,22 +29,19 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     return st;
 }
 
-static int64_t sent(const struct trainer *t) {
-    return comm_total(&t->team.seq).bytes_sent + comm_total(&t->team.tokens).bytes_sent +
-           comm_total(&t->run.shards.comm).bytes_sent;
-}
-
 /* Steps are alike from the second on. */
 static enum status rehearse(const struct job *j, struct trainer *t) {
     struct step_report r = {.step = 1};
-    int64_t before[N_COMM_USES];
+    struct comm_count before[N_COMM_USES];
     TRY(train_passes(t, &r));
-    trainer_received(t, before);
-    const int64_t sent_before = sent(t);
+    trainer_moved(t, before);
     TRY(train_passes(t, &r));
-    trainer_received(t, j->out->received);
-    for (int use = 0; use < N_COMM_USES; use++) j->out->received[use] -= before[use];
-    j->out->sent = sent(t) - sent_before;
+    trainer_moved(t, j->out->moved);
+    for (int use = 0; use < N_COMM_USES; use++) {
+        j->out->moved[use].messages -= before[use].messages;
+        j->out->moved[use].bytes_sent -= before[use].bytes_sent;
+        j->out->moved[use].bytes_received -= before[use].bytes_received;
+    }
     j->out->way = t->run.mesh.spec.way;
     j->out->sliced = t->run.shards.sliced;
     return OK;
@@ -126,12 +123,17 @@ static enum status print_row(const struct rank_plan *p, int n, const char *name,
 
 static int64_t rank_of(const struct rank_plan *p, int use) { return (void)use, p->rank; }
 static int64_t memory_of(const struct rank_plan *p, int use) { return (void)use, ledger_total(&p->ledger); }
-static int64_t received_of(const struct rank_plan *p, int use) { return p->received[use]; }
-static int64_t sent_by(const struct rank_plan *p, int use) { return (void)use, p->sent; }
+static int64_t received_of(const struct rank_plan *p, int use) { return p->moved[use].bytes_received; }
 static int64_t all_received(const struct rank_plan *p, int use) {
     (void)use;
     int64_t sum = 0;
-    for (int i = 0; i < N_COMM_USES; i++) sum += p->received[i];
+    for (int i = 0; i < N_COMM_USES; i++) sum += p->moved[i].bytes_received;
+    return sum;
+}
+static int64_t all_sent(const struct rank_plan *p, int use) {
+    (void)use;
+    int64_t sum = 0;
+    for (int i = 0; i < N_COMM_USES; i++) sum += p->moved[i].bytes_sent;
     return sum;
 }
 
@@ -166,7 +168,7 @@ static enum status print_exchanges(const struct rank_plan *p, int n, struct text
     for (int use = 0; use < N_COMM_USES; use++)
         TRY(print_row(p, n, comm_use_name((enum comm_use)use), what_of(p, (enum comm_use)use), received_of, use, out));
     TRY(print_row(p, n, "total", "", all_received, 0, out));
-    return print_row(p, n, "sent", "by the rank, in all", sent_by, 0, out);
+    return print_row(p, n, "sent", "by the rank, in all", all_sent, 0, out);
 }
 
 enum status plan_print(const struct config *c, bool cuda, struct text *out) {

@@ -11,8 +11,7 @@
 struct rank_plan {
     int rank;
     struct ledger ledger;
-    int64_t received[N_COMM_USES]; /* bytes in one step, any but the first */
-    int64_t sent;                  /* of all uses */
+    struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
     bool sliced;       /* gradients leave in slices */
     char refused[400]; /* why a GPU run of this program would be refused, whose workspace is not in the ledger then */

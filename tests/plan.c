@@ -11,7 +11,7 @@
 
 enum { RANKS_MAX = 8, STEPS = 3, SEQUENCE = 52 };
 struct seen {
-    int64_t received[N_COMM_USES], sent;
+    struct comm_count moved[N_COMM_USES];
     struct ledger ledger;
 };
 struct job {
@@ -29,24 +29,19 @@ static void write_tokens(const char *prefix) {
     MUST(token_writer_close(w, true));
 }
 
-static int64_t sent(const struct trainer *t) {
-    const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->run.shards.comm};
-    int64_t sum = 0;
-    for (int i = 0; i < 3; i++) sum += comm_total(all[i]).bytes_sent;
-    return sum;
-}
-
 static enum status count_steps(struct trainer *t, struct seen *s) {
-    int64_t before[N_COMM_USES], sent_before = 0;
+    struct comm_count before[N_COMM_USES];
     struct step_report r;
     for (int i = 0; i < STEPS; i++) {
-        trainer_received(t, before);
-        sent_before = sent(t);
+        trainer_moved(t, before);
         TRY(train_step(t, &r));
     }
-    trainer_received(t, s->received);
-    for (int use = 0; use < N_COMM_USES; use++) s->received[use] -= before[use];
-    s->sent = sent(t) - sent_before;
+    trainer_moved(t, s->moved);
+    for (int use = 0; use < N_COMM_USES; use++) {
+        s->moved[use].messages -= before[use].messages;
+        s->moved[use].bytes_sent -= before[use].bytes_sent;
+        s->moved[use].bytes_received -= before[use].bytes_received;
+    }
     s->ledger = t->run.ledger;
     return sharding_settle(&t->run.shards);
 }
@@ -64,11 +59,15 @@ static void compare(const struct job *j, const char *why, int rank) {
     const struct seen *s = &j->seen[rank];
     struct rank_plan p;
     MUST(plan_rank(j->config, false, true, rank, &p));
-    for (int use = 0; use < N_COMM_USES; use++)
-        CHECK(p.received[use] == s->received[use], "%s, rank %d: %" PRId64 " bytes of %s planned, %" PRId64 " received",
-              why, rank, p.received[use], comm_use_name((enum comm_use)use), s->received[use]);
-    CHECK(p.sent == s->sent, "%s, rank %d: %" PRId64 " bytes to send planned, %" PRId64 " sent", why, rank, p.sent,
-          s->sent);
+    for (int use = 0; use < N_COMM_USES; use++) {
+        const struct comm_count *plan = &p.moved[use], *run = &s->moved[use];
+        CHECK(plan->bytes_received == run->bytes_received && plan->bytes_sent == run->bytes_sent &&
+                  plan->messages == run->messages,
+              "%s, rank %d: %s: planned %" PRId64 " bytes received, %" PRId64 " sent in %" PRId64
+              " messages; the run has %" PRId64 ", %" PRId64 ", %" PRId64,
+              why, rank, comm_use_name((enum comm_use)use), plan->bytes_received, plan->bytes_sent, plan->messages,
+              run->bytes_received, run->bytes_sent, run->messages);
+    }
     CHECK(p.ledger.n == s->ledger.n && !p.refused[0], "%s, rank %d: %d rows of memory planned, the run has %d %s", why,
           rank, p.ledger.n, s->ledger.n, p.refused);
     for (int i = 0; i < p.ledger.n && i < s->ledger.n; i++)
@@ -133,9 +132,10 @@ static void run_case(const char *folder, size_t at) {
     world_close(world);
     for (int r = 0; r < ranks; r++) compare(&j, cases[at].why, r);
     config_term(&c);
-    const int64_t *last = j.seen[ranks - 1].received;
-    CHECK((last[COMM_CARRY] > 0) == cases[at].carries && (last[COMM_KEYS] + last[COMM_SWAP] > 0) == cases[at].attends &&
-              (last[COMM_GRADS] > 0) == (ranks > 1),
+    const struct comm_count *last = j.seen[ranks - 1].moved;
+    CHECK((last[COMM_CARRY].bytes_received > 0) == cases[at].carries &&
+              (last[COMM_KEYS].bytes_received + last[COMM_SWAP].bytes_received > 0) == cases[at].attends &&
+              (last[COMM_GRADS].bytes_received > 0) == (ranks > 1),
           "%s: nothing was compared", cases[at].why);
 }
 
@@ -148,8 +148,10 @@ static void check_large(const char *folder) {
     small_run_config(&c, folder, sizeof overrides / sizeof *overrides, overrides);
     for (int r = 0; r < 64; r++) {
         MUST(plan_rank(&c, false, true, r, &p));
-        for (int use = 0; use < N_COMM_USES; use++) received += p.received[use];
-        out += p.sent;
+        for (int use = 0; use < N_COMM_USES; use++) {
+            received += p.moved[use].bytes_received;
+            out += p.moved[use].bytes_sent;
+        }
     }
     CHECK(received == out && out > 0, "64 ranks: %" PRId64 " bytes received, %" PRId64 " sent", received, out);
     config_term(&c);
