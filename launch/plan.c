@@ -103,7 +103,7 @@ static enum status print_work(const struct config *c, const struct model *m, str
 
 static enum status print_model(const struct config *c, struct text *out) {
     struct model m;
-    enum status st = model_init(&m, &c->model);
+    enum status st = model_init(&m, &c->model, NULL);
     if (st == OK) st = plan_print_model(c, &m, out);
     if (st == OK) st = print_work(c, &m, out);
     model_term(&m);
@@ -149,6 +149,8 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "keys, values, their gradients";
     case COMM_SWAP:
         return "heads for tokens";
+    case COMM_TENSOR:
+        return "rows entering and leaving layers";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:

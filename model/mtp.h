@@ -21,7 +21,7 @@ enum status mtp_declare(struct model *m); /* behind the ends: layers, names, par
 void mtp_plan(struct plan *p, const struct model *m, struct activations *a, int depth); /* into p->saved */
 enum status mtp_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                         const struct loss_out *out);
-/* Adds to ends_dout.  f: with the places of dx, dh and y that all layers share. */
+/* Adds to ends_dout.  f: of ends_flow. */
 enum status mtp_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                         struct flow *f);
+                         const struct flow *f);
 #endif

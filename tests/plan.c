@@ -78,32 +78,37 @@ static void compare(const struct job *j, const char *why, int rank) {
 
 static const struct {
     const char *why;
-    int data, seq;
+    int data, seq, tensor;
     bool carries, attends; /* what such a run must send, so that the comparison is of something */
     const char *keys[5];
 } cases[] = {
-    {"one rank", 1, 1, false, false, {NULL}},
-    {"heads for tokens", 1, 2, true, true, {NULL}},
-    {"three ranks, uneven: gathered keys", 1, 3, true, true, {"mesh.carry=scan", NULL}},
-    {"zigzag, in turn", 1, 4, true, true, {"mesh.layout=zigzag", "mesh.carry=chain", "mesh.attention=keys", NULL}},
-    {"more ranks than a short stretch has", 1, 8, true, true, {"mesh.carry=gather", "mesh.attention=keys", NULL}},
-    {"two micro-batches, gradients whole", 2, 2, true, true, {"mesh.shard=none", NULL}},
-    {"gradients in slices, computed again", 2, 2, true, true, {"mesh.shard=gradients", "train.keep=gemm", NULL}},
+    {"one rank", 1, 1, 1, false, false, {NULL}},
+    {"heads for tokens", 1, 2, 1, true, true, {NULL}},
+    {"three ranks, uneven: gathered keys", 1, 3, 1, true, true, {"mesh.carry=scan", NULL}},
+    {"zigzag, in turn", 1, 4, 1, true, true, {"mesh.layout=zigzag", "mesh.carry=chain", "mesh.attention=keys", NULL}},
+    {"more ranks than a short stretch has", 1, 8, 1, true, true, {"mesh.carry=gather", "mesh.attention=keys", NULL}},
+    {"two micro-batches, gradients whole", 2, 2, 1, true, true, {"mesh.shard=none", NULL}},
+    {"gradients in slices, computed again", 2, 2, 1, true, true, {"mesh.shard=gradients", "train.keep=gemm", NULL}},
     {"parameters in slices, groups computed again",
      1,
      4,
+     1,
      true,
      true,
      {"mesh.shard=parameters", "train.keep=inputs", "train.keep_every=2", NULL}},
-    {"data alone, f32", 4, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
+    {"data alone, f32", 4, 1, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
     {"prediction heads, two of data",
      2,
      3,
+     1,
      true,
      true,
      {"model.mtp.pattern=*m", "model.mtp.depths=2", "model.mtp.shared=true", "mesh.shard=parameters", NULL}},
-    {"exact", 1, 4, true, true, {"numerics=rank_invariant", NULL}},
-    {"exact, tied, two of data", 2, 2, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
+    {"exact", 1, 4, 1, true, true, {"numerics=rank_invariant", NULL}},
+    {"exact, tied, two of data", 2, 2, 1, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
+    {"two of tensor", 1, 1, 2, false, false, {"mesh.shard=parameters", NULL}},
+    {"two of seq, two of tensor, heads", 1, 2, 2, true, true, {"model.mtp.pattern=*M", "train.keep=gemm", NULL}},
+    {"exact, two of seq, two of tensor", 1, 2, 2, true, true, {"numerics=rank_invariant", NULL}},
 };
 
 #define MODEL                                                                                                          \
@@ -113,9 +118,10 @@ static const struct {
         "model.layers.E.aux_loss=0.01", "model.pattern=M-*mE*M"
 
 static void run_case(const char *folder, size_t at) {
-    static const char *const common[] = {MODEL, "train.tokens_per_sequence=52", "train.threads=1", "data.valid="};
+    static const char *const common[] = {MODEL, "model.vocab=32", "train.tokens_per_sequence=52", "train.threads=1",
+                                         "data.valid="};
     const char *overrides[40];
-    char mesh[2][40];
+    char mesh[3][40];
     int n = 0;
     struct config c;
     struct job j = {.config = &c};
@@ -124,8 +130,9 @@ static void run_case(const char *folder, size_t at) {
     for (int i = 0; cases[at].keys[i]; i++) overrides[n++] = cases[at].keys[i];
     snprintf(mesh[0], sizeof mesh[0], "mesh.data=%d", cases[at].data);
     snprintf(mesh[1], sizeof mesh[1], "mesh.seq=%d", cases[at].seq);
-    overrides[n++] = mesh[0], overrides[n++] = mesh[1];
-    const int ranks = cases[at].data * cases[at].seq;
+    snprintf(mesh[2], sizeof mesh[2], "mesh.tensor=%d", cases[at].tensor);
+    for (int i = 0; i < 3; i++) overrides[n++] = mesh[i];
+    const int ranks = cases[at].data * cases[at].seq * cases[at].tensor;
     small_run_config(&c, folder, n, overrides);
     MUST(world_open(&world, &(struct world_spec){.n_ranks = ranks, .deadline_s = 100}));
     MUST(world_run(world, run_rank, &j));
@@ -135,7 +142,8 @@ static void run_case(const char *folder, size_t at) {
     const struct comm_count *last = j.seen[ranks - 1].moved;
     CHECK((last[COMM_CARRY].bytes_received > 0) == cases[at].carries &&
               (last[COMM_KEYS].bytes_received + last[COMM_SWAP].bytes_received > 0) == cases[at].attends &&
-              (last[COMM_GRADS].bytes_received > 0) == (ranks > 1),
+              (last[COMM_GRADS].bytes_received > 0) == (ranks > 1) &&
+              (last[COMM_TENSOR].bytes_received > 0) == (cases[at].tensor > 1),
           "%s: nothing was compared", cases[at].why);
 }
 
