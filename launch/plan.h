@@ -5,7 +5,8 @@
  *
  * Memory is planned by the code that a run allocates by.  Exchanges are rehearsed: the code of a step runs with ops
  * that do nothing (kernels/paper.h) as one rank of a world on paper (dist/world.h), whose communicators count.  So they
- * are those of a step whose sequences are one document each: where documents end inside, fewer keys may travel. */
+ * are those of a step whose sequences are one document each: where documents end inside, fewer keys may travel, and
+ * every expert is chosen as often as every other. */
 #include "launch/trainer.h"
 
 struct rank_plan {

@@ -117,7 +117,7 @@ static struct seams_mesh_spec seams_spec(struct runner *r) {
                                     .tensor = &r->spec.team->tensor,
                                     .expert = r->guests.n_ranks > 1 ? &r->expert : NULL,
                                     .counts = r->counts.size > 0 ? &r->counts : &r->expert,
-                                    .n_layers = r->model.n_layers,
+                                    .n_layers = r->model.n_all,
                                     .routed = r->act.routed,
                                     .space = r->ctx.space,
                                     .map = &r->map,

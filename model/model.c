@@ -52,8 +52,8 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     FAIL(st, "model.layers.%c (%s): %s", s->symbol, s->kind->name, reason);
 }
 
-static bool has_experts(const struct model_config *c) {
-    for (const char *s = c->pattern; *s; s++) {
+static bool has_experts(const struct model_config *c, const char *pattern) {
+    for (const char *s = pattern; *s; s++) {
         const struct layer_symbol *symbol = model_config_symbol(c, *s);
         if (symbol && symbol->kind && symbol->kind->experts) return true;
     }
@@ -65,7 +65,9 @@ static enum status split_model(struct model *m, const struct split *split) {
     m->params.split = *split;
     TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
     for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
-    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || has_experts(m->config), ERR_CONFIG,
+    const char *const later = m->config->mtp.depths > 0 ? m->config->mtp.pattern : "";
+    const bool experts = has_experts(m->config, m->config->pattern) || has_experts(m->config, later);
+    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || experts, ERR_CONFIG,
                 "mesh.expert: %d ranks share experts, and model.pattern has none", split_n(split, SPLIT_EXPERT));
     return OK;
 }
@@ -82,6 +84,7 @@ static void begin_layer(struct model *m, int i, char symbol, int trunk) {
     ASSERT(means);
     m->layers[i] = (struct layer){.index = i,
                                   .trunk = trunk,
+                                  .use = i,
                                   .symbol = means->symbol,
                                   .kind = means->kind,
                                   .config = m->share[means - m->config->symbol],

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/mtp.h"
-#include <string.h>
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -36,7 +35,11 @@ enum status mtp_declare(struct model *m) {
     for (int j = 0; j < t->depths; j++) {
         struct layer *layers = &m->layers[m->n_layers + j * t->per];
         if (j > 0 && m->config->mtp.shared) {
-            memcpy(layers, &m->layers[m->n_layers], (size_t)t->per * sizeof *layers);
+            for (int k = 0; k < t->per; k++) {
+                const int use = layers[k].use;
+                layers[k] = m->layers[m->n_layers + k];
+                layers[k].use = use;
+            }
             t->param[j] = t->param[0];
             continue;
         }

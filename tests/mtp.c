@@ -143,7 +143,7 @@ static enum status train_rank(struct rank *rank, void *arg) {
 static const struct train_case {
     const char *why;
     int ranks, like; /* like: the row whose bits it must have; -1: only close to the first */
-    const char *keys[5];
+    const char *keys[6];
 } cases[] = {
     {"one rank", 1, -1, {NULL}},
     {"computed again", 1, 0, {"train.keep=gemm", NULL}},
@@ -159,6 +159,11 @@ static const struct train_case {
     {"two of data", 2, -1, {"mesh.data=2", "mesh.shard=gradients", NULL}},
     {"two of tensor", 2, -1, {"mesh.tensor=2", NULL}},
     {"two of seq, two of tensor, computed again", 4, -1, {"mesh.seq=2", "mesh.tensor=2", "train.keep=gemm", NULL}},
+    {"two of seq, experts over both", 2, -1, {"mesh.seq=2", "mesh.expert=2", NULL}},
+    {"two of data, two of seq, experts over two, parameters in slices",
+     4,
+     -1,
+     {"mesh.data=2", "mesh.seq=2", "mesh.expert=2", "mesh.shard=parameters", "train.keep=inputs"}},
     {"two of data, three of seq", 6, -1, {"mesh.data=2", "mesh.seq=3", NULL}},
 };
 

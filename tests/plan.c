@@ -80,7 +80,7 @@ static const struct {
     const char *why;
     int data, seq, tensor;
     bool carries, attends; /* what such a run must send, so that the comparison is of something */
-    const char *keys[5];
+    const char *keys[6];
 } cases[] = {
     {"one rank", 1, 1, 1, false, false, {NULL}},
     {"heads for tokens", 1, 2, 1, true, true, {NULL}},
@@ -106,6 +106,20 @@ static const struct {
      {"model.mtp.pattern=*m", "model.mtp.depths=2", "model.mtp.shared=true", "mesh.shard=parameters", NULL}},
     {"exact", 1, 4, 1, true, true, {"numerics=rank_invariant", NULL}},
     {"exact, tied, two of data", 2, 2, 1, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
+    {"experts over two, every token to all", /* so that loads are even, as planned */
+     1,
+     2,
+     1,
+     true,
+     true,
+     {"mesh.expert=2", "model.layers.E.top_k=6", "model.mtp.pattern=E", "model.mtp.shared=true", "model.mtp.depths=2"}},
+    {"exact, experts over two of four",
+     2,
+     2,
+     1,
+     true,
+     true,
+     {"mesh.expert=2", "model.layers.E.top_k=6", "numerics=rank_invariant", "mesh.shard=parameters"}},
     {"two of tensor", 1, 1, 2, false, false, {"mesh.shard=parameters", NULL}},
     {"two of seq, two of tensor, heads", 1, 2, 2, true, true, {"model.mtp.pattern=*M", "train.keep=gemm", NULL}},
     {"exact, two of seq, two of tensor", 1, 2, 2, true, true, {"numerics=rank_invariant", NULL}},
