@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "base/arena.h"
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static _Thread_local int64_t n_calls;
 static _Atomic int64_t fail_in;
@@ -31,6 +33,23 @@ enum status arena_init(struct arena *a, const char *name, int64_t bytes) {
 
 void arena_term(struct arena *a) {
     free(a->base);
+    *a = (struct arena){0};
+}
+
+enum status arena_reserve(struct arena *a, const char *name, int64_t bytes) {
+    *a = (struct arena){.name = name, .size = arena_round(bytes)};
+    if (a->size == 0) return OK;
+    void *p = mem_call() ? MAP_FAILED
+                         : mmap(NULL, (size_t)a->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    FAIL_UNLESS(p != MAP_FAILED, ERR_OOM,
+                "cannot reserve addresses of %" PRId64 " bytes for %s: raise the limit on address space (ulimit -v)",
+                a->size, name);
+    a->base = p;
+    return OK;
+}
+
+void arena_unreserve(struct arena *a) {
+    if (a->base) munmap(a->base, (size_t)a->size);
     *a = (struct arena){0};
 }
 

@@ -26,6 +26,9 @@ struct arena {
 
 enum status arena_init(struct arena *a, const char *name, int64_t bytes);
 void arena_term(struct arena *a); /* accepts the empty arena */
+/* Addresses alone, of any size, for plans: no memory is behind them, and a touch ends the process. */
+enum status arena_reserve(struct arena *a, const char *name, int64_t bytes);
+void arena_unreserve(struct arena *a); /* accepts the empty arena */
 /* bytes rounded up to ARENA_ALIGN; content is NaN-filled in debug use, undefined otherwise.
  * ERR_OOM: the plan was too small; the text says by how much. */
 enum status arena_take(struct arena *a, int64_t bytes, void **out);

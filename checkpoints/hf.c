@@ -149,6 +149,7 @@ void hf_close(struct hf_folder *f) {
     json_decref(f->root);
     text_term(&f->model.pattern);
     text_term(&f->model.layers);
+    text_term(&f->model.later);
     text_term(&f->yaml);
     mem_free(f);
 }
@@ -174,19 +175,28 @@ static enum status map_add(struct tensor_map *m, const struct hf_tensor *t) {
     return OK;
 }
 
-/* Symbol and rest of one of our names: "layers.3.qkv.weight" is '*' and "qkv.weight"; 0 outside the layers. */
-static enum status split_name(const struct hf_folder *f, const char *name, char *symbol, int64_t *layer,
-                              const char **rest) {
+/* What one of our names says: "layers.3.qkv.weight" is layer 3, symbol '*' and "qkv.weight"; symbol 0 is outside the
+ * layers; "mtp.layers.3..." is of prediction heads. */
+struct our_name {
+    char symbol;
+    bool later;
+    int64_t layer;
+    const char *rest;
+};
+
+static enum status split_name(const struct hf_folder *f, const char *name, struct our_name *out) {
+    const bool later = !strncmp(name, "mtp.", 4);
+    const struct text *pattern = later ? &f->model.later : &f->model.pattern;
+    const char *in = later ? name + 4 : name;
     char *end = NULL;
-    *symbol = 0;
-    *layer = 0;
-    *rest = name;
-    if (strncmp(name, "layers.", 7) != 0) return OK;
-    *layer = strtoll(name + 7, &end, 10);
-    FAIL_UNLESS(*end == '.' && *layer >= 0 && *layer < f->model.pattern.n, ERR_ARG,
-                "%s: parameter %s is not of this model's %" PRId64 " layers", f->dir, name, f->model.pattern.n);
-    *symbol = f->model.pattern.s[*layer];
-    *rest = end + 1;
+    *out = (struct our_name){.later = later, .rest = name};
+    if (strncmp(in, "layers.", 7) != 0) return OK;
+    out->layer = strtoll(in + 7, &end, 10);
+    const int64_t n = later ? pattern->n * f->model.depths : pattern->n;
+    FAIL_UNLESS(*end == '.' && out->layer >= 0 && out->layer < n, ERR_ARG,
+                "%s: parameter %s is not of this model's %" PRId64 " layers", f->dir, name, n);
+    out->symbol = pattern->s[out->layer % pattern->n];
+    out->rest = end + 1;
     return OK;
 }
 
@@ -218,23 +228,25 @@ static bool same_shape(const struct shard_entry *e, const struct param *p, int64
 }
 
 /* Their name for a layer's tensor: '#' becomes the row. */
-static void print_name(const struct hf_folder *f, int64_t layer, int64_t index, bool in_layer, const char *name,
+static void print_name(const struct hf_folder *f, const struct our_name *ours, int64_t index, const char *name,
                        char out[160]) {
     const char *hash = strchr(name, '#');
     const int head = hash ? (int)(hash - name) : (int)strlen(name);
-    int n = in_layer ? snprintf(out, 160, "%s%" PRId64 ".", f->family->layer, layer / f->family->symbols_per_layer) : 0;
+    const int64_t layer = ours->later ? ours->layer : ours->layer / f->family->symbols_per_layer;
+    int n = 0;
+    if (ours->symbol) n = snprintf(out, 160, "%s%" PRId64 ".", ours->later ? "mtp.layers." : f->family->layer, layer);
     n += snprintf(out + n, (size_t)(160 - n), "%.*s", head, name);
     if (hash) n += snprintf(out + n, (size_t)(160 - n), "%" PRId64 "%s", index, hash + 1);
     ASSERT(n > 0 && n < 160);
 }
 
-static enum status map_row(const struct hf_folder *f, const struct param *p, int64_t layer, const struct hf_row *row,
-                           struct hf_tensor *t) {
+static enum status map_row(const struct hf_folder *f, const struct param *p, const struct our_name *ours,
+                           const struct hf_row *row, struct hf_tensor *t) {
     const struct shard_file *in = NULL;
     const struct shard_entry *e = NULL;
     const char *names[2] = {row->theirs, row->alias};
     for (int i = 0; i < 2 && names[i] && !e; i++) {
-        print_name(f, layer, t->row_begin, row->symbol != 0, names[i], t->name);
+        print_name(f, ours, t->row_begin, names[i], t->name);
         e = find_tensor(f, t->name, &in);
     }
     FAIL_UNLESS(e, ERR_DATA, "%s: tensor %s is missing (our %s)", f->dir, t->name, p->name);
@@ -247,13 +259,13 @@ static enum status map_row(const struct hf_folder *f, const struct param *p, int
 }
 
 /* All of t's rows at once, or one by one. */
-static enum status map_rows(const struct hf_folder *f, const struct param *p, int64_t layer, const struct hf_row *row,
-                            const struct hf_tensor *t, struct tensor_map *m) {
+static enum status map_rows(const struct hf_folder *f, const struct param *p, const struct our_name *ours,
+                            const struct hf_row *row, const struct hf_tensor *t, struct tensor_map *m) {
     struct hf_tensor part = *t;
     const bool each = strchr(row->theirs, '#') != NULL;
     part.rows = each ? 1 : t->rows;
     for (; part.row_begin < t->row_begin + t->rows; part.row_begin += part.rows) {
-        TRY(map_row(f, p, layer, row, &part));
+        TRY(map_row(f, p, ours, row, &part));
         TRY(map_add(m, &part));
     }
     return OK;
@@ -261,14 +273,14 @@ static enum status map_rows(const struct hf_folder *f, const struct param *p, in
 
 static enum status map_param(const struct hf_folder *f, const struct params *ps, int index, struct tensor_map *m) {
     const struct param *p = &ps->list[index];
-    const char *rest = NULL;
-    char symbol = 0;
-    int64_t layer = 0, covered = 0;
-    TRY(split_name(f, p->name, &symbol, &layer, &rest));
+    struct our_name ours;
+    int64_t covered = 0;
+    TRY(split_name(f, p->name, &ours));
     for (const struct hf_row *row = f->family->rows; row->ours; row++) {
         struct hf_tensor t = {.param = index};
-        if (row->symbol != symbol || !match_row(p, rest, row->ours, &t.row_begin, &t.rows)) continue;
-        TRY(map_rows(f, p, layer, row, &t, m));
+        if (row->symbol != ours.symbol && !(row->symbol == '/' && ours.later)) continue;
+        if (!match_row(p, ours.rest, row->ours, &t.row_begin, &t.rows)) continue;
+        TRY(map_rows(f, p, &ours, row, &t, m));
         covered += t.rows;
     }
     FAIL_UNLESS(covered == p->whole[0], ERR_ARG, "%s: family %s has no tensor for our %s", f->dir,
@@ -311,6 +323,7 @@ static enum status check_unused(const struct hf_folder *f, const struct params *
             snprintf(key.name, sizeof key.name, "%s", e->name);
             if (bsearch(&key, sorted, (size_t)m->n, sizeof key, by_name)) continue;
             if (f->family->unused && strstr(e->name, f->family->unused)) continue;
+            if (f->model.depths == 0 && !strncmp(e->name, "mtp.", 4)) continue;
             if (!strcmp(e->name, "lm_head.weight")) TRY_OUT(check_tied(f, ps, &f->file[i], e));
             else FAIL_OUT(ERR_DATA, "%s: tensor %s belongs to no part of this model", f->file[i].path, e->name);
         }

@@ -150,8 +150,11 @@ enum status hf_yaml(const struct hf_source *s, const struct hf_model *m, struct 
     TRY(json_real_or(s->where, s->root, "initializer_range", 0.02, &std));
     json_print_real(eps, m->norm_eps);
     json_print_real(dev, std);
-    return text_print(yaml,
-                      "model:\n  width: %" PRId64 "\n  vocab: %" PRId64
-                      "\n  tied: %s\n  norm_eps: %s\n  init_std: %s\n  pattern: \"%s\"\n  layers:\n%s",
-                      width, vocab, tied ? "true" : "false", eps, dev, m->pattern.s, m->layers.s);
+    TRY(text_print(yaml,
+                   "model:\n  width: %" PRId64 "\n  vocab: %" PRId64
+                   "\n  tied: %s\n  norm_eps: %s\n  init_std: %s\n  pattern: \"%s\"\n  layers:\n%s",
+                   width, vocab, tied ? "true" : "false", eps, dev, m->pattern.s, m->layers.s));
+    if (m->depths == 0) return OK;
+    return text_print(yaml, "  mtp: {pattern: \"%s\", depths: %" PRId64 ", shared: %s, weight: 0.3}\n", m->later.s,
+                      m->depths, m->shared ? "true" : "false");
 }

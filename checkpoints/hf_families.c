@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include "checkpoints/hf_family.h"
 
@@ -197,6 +198,27 @@ static enum status pattern_of_text(const struct hf_source *s, const char *given,
     return OK;
 }
 
+/* Heads that predict further tokens, where the files hold any: the class that saves such a folder leaves them out. */
+static enum status read_later(const struct hf_source *s, struct hf_model *m) {
+    const json_t *list = json_object_get(s->root, "mtp_layers_block_type");
+    const char *given = NULL;
+    char second[64];
+    TRY(json_int_or(s->where, s->root, "num_nextn_predict_layers", 0, &m->depths));
+    if (m->depths <= 0 || !hf_holds(s->folder, "mtp.layers.0.eh_proj.weight")) {
+        m->depths = 0;
+        return OK;
+    }
+    if (json_is_array(list)) TRY(pattern_of_list(s, list, &m->later));
+    else {
+        TRY(json_text(s->where, s->root, "mtp_hybrid_override_pattern", &given));
+        TRY(pattern_of_text(s, given, &m->later));
+    }
+    FAIL_UNLESS(m->later.n > 0, ERR_DATA, "%s: the pattern of prediction heads has no layer", s->where);
+    snprintf(second, sizeof second, "mtp.layers.%" PRId64 ".eh_proj.weight", m->later.n);
+    m->shared = m->depths > 1 && !hf_holds(s->folder, second);
+    return OK;
+}
+
 static enum status read_pattern(const struct hf_source *s, struct text *pattern) {
     const json_t *list = json_object_get(s->root, "layers_block_type");
     const char *given = NULL;
@@ -300,14 +322,18 @@ static enum status nemotron_moe(const struct hf_source *s, struct hf_model *m) {
                       experts, top_k, hidden, act, shared, latent, yes_no(renormalise), factor, groups, top_groups);
 }
 
+static bool has_layer(const struct hf_model *m, char symbol) {
+    return strchr(m->pattern.s, symbol) || (m->depths > 0 && strchr(m->later.s, symbol));
+}
+
 static enum status describe_nemotron_h(const struct hf_source *s, struct hf_model *m) {
     TRY(read_pattern(s, &m->pattern));
+    TRY(read_later(s, m));
     TRY(json_real_or(s->where, s->root, "layer_norm_epsilon", 1e-5, &m->norm_eps));
-    if (strchr(m->pattern.s, 'M')) TRY(nemotron_mamba(s, m));
-    if (strchr(m->pattern.s, '*')) TRY(nemotron_attention(s, m));
-    if (strchr(m->pattern.s, '-')) TRY(nemotron_mlp(s, m));
-    if (strchr(m->pattern.s, 'E')) TRY(nemotron_moe(s, m));
-    return OK;
+    if (has_layer(m, 'M')) TRY(nemotron_mamba(s, m));
+    if (has_layer(m, '*')) TRY(nemotron_attention(s, m));
+    if (has_layer(m, '-')) TRY(nemotron_mlp(s, m));
+    return has_layer(m, 'E') ? nemotron_moe(s, m) : OK;
 }
 
 static const struct hf_row nemotron_h_rows[] = {
@@ -336,6 +362,10 @@ static const struct hf_row nemotron_h_rows[] = {
     {'E', "shared.down.weight", "mixer.shared_experts.down_proj.weight", NULL},
     {'E', "latent.in.weight", "mixer.fc1_latent_proj.weight", NULL},
     {'E', "latent.out.weight", "mixer.fc2_latent_proj.weight", NULL},
+    {'/', "enorm.weight", "enorm.weight", NULL},
+    {'/', "hnorm.weight", "hnorm.weight", NULL},
+    {'/', "eh_proj.weight", "eh_proj.weight", NULL},
+    {'/', "final_layernorm.weight", "final_layernorm.weight", NULL},
     {0, NULL, NULL, NULL},
 };
 

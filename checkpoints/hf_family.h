@@ -21,13 +21,16 @@ struct hf_source {
 struct hf_model {
     struct text pattern; /* one of our symbols a layer */
     struct text layers;  /* the table, one line a symbol, indented by four */
+    struct text later;   /* layers of one prediction head (model/mtp.h), likewise */
+    int64_t depths;      /* of them; 0: none, and tensors of heads take no part   */
+    bool shared;         /* the files hold one set of weights for all             */
     double norm_eps;
     bool tied; /* where the configuration does not say; false unless set */
 };
 /* Our tensor `ours` (a parameter, or a section of one) is their `theirs`; older files may call it `alias`.  A # in
  * their name counts rows: row i of ours is their tensor with i for it (experts, one file tensor each). */
 struct hf_row {
-    char symbol; /* 0: outside the layers, and `theirs` is a whole name */
+    char symbol; /* 0: outside the layers, and `theirs` is a whole name; '/': of any layer of a prediction head */
     const char *ours, *theirs, *alias;
 };
 struct hf_family {

@@ -180,6 +180,7 @@ static enum status sum_on_device(const struct comm *c, const struct reduction *r
 
 static enum status sum_in_order(const struct comm *c, const struct reduction *r, const void *own, void *out,
                                 int64_t n) {
+    if (comm_on_paper(c->inside)) return OK;
     if (c->inside->lane) return sum_on_device(c, r, own, out, n);
     if (r->dtype == F32) (r->tree ? tree_f32 : sum_f32)(c, own, r->scratch, out, n);
     else (r->tree ? tree_f64 : sum_f64)(c, own, r->scratch, out, n);

@@ -81,7 +81,7 @@ enum status comm_end(struct comm *c, struct pending *p);
  * Ends as comm_end does: a rank that failed, a deadline, an error of the network, or ERR_CUDA. */
 enum status comm_wait_stream(struct rank *r, void *stream);
 struct rank *comm_rank(const struct comm *c);
-/* What moves the bytes: "threads", "mpi", "copies" between buffers on GPUs, or "nccl". */
+/* What moves the bytes: "threads", "mpi", "copies" between buffers on GPUs, "nccl", or nothing: "paper". */
 const char *comm_transport(const struct comm *c);
 const char *comm_use_name(enum comm_use use);
 struct comm_count comm_total(const struct comm *c); /* over all uses */

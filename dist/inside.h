@@ -135,7 +135,8 @@ struct world {
 };
 
 extern const struct world_kind world_threads;
-extern const struct transport transport_threads;
+extern const struct transport transport_threads, transport_paper;
+static inline bool comm_on_paper(const struct comm_inside *in) { return in->transport == &transport_paper; }
 enum status threads_open(struct world *w);
 enum status threads_join(struct comm_inside *in);
 void threads_leave(struct comm_inside *in);

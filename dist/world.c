@@ -31,6 +31,8 @@ static enum status check_spec(const struct world_spec *s) {
     } else
         FAIL_UNLESS(s->n_ranks >= 1 && s->n_ranks <= 4096, ERR_CONFIG, "%d ranks as threads: 1 to 4096 are possible",
                     s->n_ranks);
+    FAIL_UNLESS(!s->paper || (!s->launcher && s->alone >= 0 && s->alone < s->n_ranks), ERR_ARG,
+                "rank %d of %d ranks on paper", s->alone, s->n_ranks);
     FAIL_UNLESS(s->deadline_s >= 0 && s->deadline_s <= 1e6, ERR_CONFIG,
                 "a deadline of %g s: 0 (default) to 1,000,000 are possible", s->deadline_s);
     FAIL_UNLESS(s->chunk_bytes >= 0 && s->chunk_bytes <= CHUNK, ERR_ARG, "chunk_bytes is %" PRId64 ": at most 2^30",

@@ -41,6 +41,8 @@ struct world_spec {
     int64_t chunk_bytes;  /* largest single MPI message; 0: 2^30.  Tests make it small                             */
     enum device_way device_way;  /* all ranks alike                                                                 */
     void (*hard_exit)(int code); /* or NULL: ends the process where a failed rank cannot be brought to its end      */
+    bool paper;                  /* one rank of n_ranks, in the caller's thread: see world_run                        */
+    int alone;                   /* which                                                                           */
     const struct fault *faults;  /* must outlive the world                                                          */
     int n_faults;
 };
@@ -58,7 +60,8 @@ int world_size(const struct world *w);
 /* Whether this process should print what it says once: it holds rank 0, or after a failure the rank that failed. */
 bool world_speaks(const struct world *w);
 /* fn runs once a rank; with threads, concurrently, and with one rank in the caller.  Communicators that fn opens it
- * closes.  Every rank sees arg. */
+ * closes.  Every rank sees arg.  On paper fn runs once, as one rank without the others: what it sends is counted and
+ * goes nowhere, what it would receive is counted and not written. */
 enum status world_run(struct world *w, world_fn *fn, void *arg);
 void world_close(struct world *w); /* accepts NULL */
 

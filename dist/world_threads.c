@@ -101,9 +101,10 @@ static enum status threads_run(struct world *w, world_fn *fn, void *arg) {
     w->first.set = w->first_here = false;
     w->failed = 0;
     for (int i = 0; i < w->size; i++) reset(&w->ranks[i]);
-    if (w->size > 1) return run_many(w, fn, arg);
-    const enum status st = fn(&w->ranks[0], arg); /* one rank: its record is the caller's */
-    for (int i = 0; i < w->ranks[0].n_comms; i++) ASSERT(!w->ranks[0].comms[i]);
+    struct rank *r = &w->ranks[w->spec.paper ? w->spec.alone : 0];
+    if (w->size > 1 && !w->spec.paper) return run_many(w, fn, arg);
+    const enum status st = fn(r, arg); /* one rank: its record is the caller's */
+    for (int i = 0; i < r->n_comms; i++) ASSERT(!r->comms[i]);
     return st == OK ? OK : status_pass(st, __FILE__, __LINE__);
 }
 
@@ -131,12 +132,20 @@ const struct world_kind world_threads = {
     .poll = threads_poll,
 };
 
+static const struct world_kind world_paper = {
+    .host = &transport_paper,
+    .run = threads_run,
+    .close = threads_close,
+    .fail = threads_fail,
+    .poll = threads_poll,
+};
+
 enum status threads_open(struct world *w) {
     void *mem = NULL;
     w->size = w->on_host = w->spec.n_ranks;
     TRY(mem_take(w->size * (int64_t)sizeof(struct rank), &mem));
     w->ranks = mem;
-    w->kind = &world_threads;
+    w->kind = w->spec.paper ? &world_paper : &world_threads;
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

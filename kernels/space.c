@@ -6,16 +6,18 @@
 static bool far(const struct ctx *c) { return c->space == DEVICE; }
 
 enum status space_arena_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes) {
+    if (c->paper) return arena_reserve(a, name, bytes);
     return far(c) ? device_arena_init(a, name, bytes) : arena_init(a, name, bytes);
 }
 
 void space_arena_term(const struct ctx *c, struct arena *a) {
-    if (far(c)) device_arena_term(a);
+    if (c->paper) arena_unreserve(a);
+    else if (far(c)) device_arena_term(a);
     else arena_term(a);
 }
 
 enum status space_host_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes) {
-    if (!far(c)) return arena_init(a, name, bytes);
+    if (!far(c) || c->paper) return arena_init(a, name, bytes);
     void *base = NULL;
     *a = (struct arena){.name = name};
     if (bytes == 0) return OK;
@@ -26,7 +28,7 @@ enum status space_host_init(const struct ctx *c, struct arena *a, const char *na
 }
 
 void space_host_term(const struct ctx *c, struct arena *a) {
-    if (!far(c)) {
+    if (!far(c) || c->paper) {
         arena_term(a);
         return;
     }
@@ -35,15 +37,16 @@ void space_host_term(const struct ctx *c, struct arena *a) {
 }
 
 enum status space_send(struct ctx *c, void *to, const void *from, int64_t bytes) {
-    if (to == from || bytes == 0) return OK;
+    if (to == from || bytes == 0 || c->paper) return OK;
     if (far(c)) return device_send(c->device, to, from, bytes);
     memcpy(to, from, (size_t)bytes);
     return OK;
 }
 
-enum status space_mark(struct ctx *c) { return far(c) ? device_mark(c->device) : OK; }
-enum status space_reach(struct ctx *c) { return far(c) ? device_reach(c->device) : OK; }
-enum status space_settle(struct ctx *c) { return far(c) ? device_settle(c->device) : OK; }
+static bool queued(const struct ctx *c) { return far(c) && !c->paper; }
+enum status space_mark(struct ctx *c) { return queued(c) ? device_mark(c->device) : OK; }
+enum status space_reach(struct ctx *c) { return queued(c) ? device_reach(c->device) : OK; }
+enum status space_settle(struct ctx *c) { return queued(c) ? device_settle(c->device) : OK; }
 
 enum status space_fetch(struct ctx *c, void *to, const void *from, int64_t bytes) {
     TRY(space_send(c, to, from, bytes));
@@ -55,6 +58,7 @@ enum status space_copy(struct ctx *c, void *to, const void *from, int64_t bytes)
 }
 
 enum status space_zero(struct ctx *c, void *p, int64_t bytes) {
+    if (c->paper) return OK;
     if (far(c)) {
         TRY(space_settle(c));
         TRY(device_fill(p, 0, bytes)); /* on a stream of its own */

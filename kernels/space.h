@@ -2,7 +2,8 @@
 #ifndef BATON_KERNELS_SPACE_H
 #define BATON_KERNELS_SPACE_H
 /* space.h - the memory that a context's ops work in, for code of the host: on the CPU it is the host's own, on a GPU it
- * is reached by copies.  Copies take their turn among the ops of the context's stream. */
+ * is reached by copies.  Copies take their turn among the ops of the context's stream.  On paper (paper.h) nothing is
+ * moved, and memory of ops is addresses alone; that of the host beside it is real. */
 #include "base/ctx.h"
 
 #ifdef __cplusplus

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "launch/command.h"
 #include "launch/device.h"
+#include "launch/plan.h"
 #include "launch/signals.h"
 #include "launch/trainer.h"
 
@@ -33,11 +34,7 @@ static enum status read_config(struct config *c, const struct command_line *line
 
 static enum status print_plan(const struct config *c, const struct runner *r) {
     struct text out = {0};
-    enum status st = config_print_stack(c, &out);
-    const double flops = model_flops_per_token(&r->model, c->train.tokens_per_sequence);
-    if (st == OK)
-        st = text_print(&out, "parameters: %" PRId64 ", %.3f MFLOP a trained token\n", r->model.params.n_elements,
-                        1e-6 * flops);
+    enum status st = plan_print_model(c, &r->model, &out);
     if (st == OK) st = ledger_print(&r->ledger, rank_on_host(r->spec.team->rank), &out);
     if (st == OK) log_note("%s", out.s);
     text_term(&out);

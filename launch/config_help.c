@@ -41,6 +41,8 @@ enum status config_help(struct text *out) {
     TRY(help_table(out, repeat_fields));
     TRY(text_print(out, "\nmodel.ratio, in place of model.pattern\n"));
     TRY(help_table(out, ratio_fields));
+    TRY(text_print(out, "\nmodel.mtp: multi-token prediction; without it there is none\n"));
+    TRY(help_table(out, mtp_fields));
     for (const struct mixer_kind *const *k = mixer_kinds; *k; k++) {
         TRY(text_print(out, "\nmodel.layers.SYMBOL: {kind: %s, ...}\n", (*k)->name));
         TRY(help_table(out, (*k)->fields));
@@ -72,7 +74,10 @@ enum status config_print_stack(const struct config *c, struct text *out) {
         TRY(text_print(out, "  %c  %4d x %-9s", m->symbol[i].symbol, n, m->symbol[i].kind->name));
         TRY(print_row(&m->symbol[i], out));
     }
-    return OK;
+    if (m->mtp.depths == 0) return OK;
+    return text_print(out, "  and heads for %" PRId64 " further token%s, %s each%s, weight %g\n", m->mtp.depths,
+                      m->mtp.depths == 1 ? "" : "s", m->mtp.pattern, m->mtp.shared ? " with the same weights" : "",
+                      m->mtp.weight);
 }
 
 /* One line "key: value" of an identity; no key holds ": ". */

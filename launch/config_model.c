@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The section `model`: sizes, the layer table and the pattern in its three forms. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,7 @@ struct model_reading {
     struct reading *r;
     struct model_config *m;
     const struct node *map, *layers;
+    const char *later;           /* symbols of model.mtp.pattern; "" without */
     const struct node *row[128]; /* by symbol: its row of the layer table, right or wrong */
 };
 
@@ -104,7 +106,8 @@ static enum status unknown_symbol(struct model_reading *s, struct place at, cons
     char all[2 * 128 + 1] = "";
     int used = 0;
     if (c == '|') return mistake_add(m, at, path, "'|' cuts a pipeline into stages, which is not supported yet");
-    if (c == '/') return mistake_add(m, at, path, "'/' begins multi-token prediction, which is not supported yet");
+    if (c == '/')
+        return mistake_add(m, at, path, "'/' begins multi-token prediction, which has a key here: model.mtp.pattern");
     if (!symbol_allowed(c)) return mistake_add(m, at, path, "no symbol is a space, '.', '=' or outside ASCII");
     const char other = other_case(c);
     if (s->row[(int)other])
@@ -140,7 +143,7 @@ static enum status compare_rows(struct model_reading *s, const struct node *n, c
     for (int i = 0; i < 128; i++) {
         const struct node *row = s->row[i];
         char path[KEY_PATH], symbol[2] = {(char)i, '\0'};
-        if (!row || strchr(pattern, i)) continue;
+        if (!row || strchr(pattern, i) || strchr(s->later, i)) continue;
         if (drop && row->key_at.override < 0) {
             drop_row(s->m, (char)i);
             continue;
@@ -152,9 +155,8 @@ static enum status compare_rows(struct model_reading *s, const struct node *n, c
     return OK;
 }
 
-/* Every symbol has a row and every row a symbol.  whole: the node of the pattern or ratio; n: the text with symbols. */
-static enum status compare_symbols(struct model_reading *s, const struct node *whole, const struct node *n,
-                                   const char *path, const char *pattern) {
+/* Every symbol has a row.  n: the text with symbols. */
+static enum status find_rows(struct model_reading *s, const struct node *n, const char *path, const char *pattern) {
     bool told[256] = {false};
     if (s->r->tree.broken) return OK;
     for (int i = 0; pattern[i]; i++) {
@@ -165,7 +167,34 @@ static enum status compare_symbols(struct model_reading *s, const struct node *w
         if (n->one_to_one && at.override < 0) at.column += n->quoted + i;
         TRY(unknown_symbol(s, at, path, (char)c));
     }
-    return compare_rows(s, whole, pattern);
+    return OK;
+}
+
+/* Every symbol has a row and every row a symbol.  whole: the node of the pattern or ratio; n: the text with symbols. */
+static enum status compare_symbols(struct model_reading *s, const struct node *whole, const struct node *n,
+                                   const char *path, const char *pattern) {
+    TRY(find_rows(s, n, path, pattern));
+    return s->r->tree.broken ? OK : compare_rows(s, whole, pattern);
+}
+
+static enum status read_mtp(struct model_reading *s) {
+    struct reading *r = s->r;
+    struct mtp_config *mtp = &s->m->mtp;
+    const struct node *map = tree_child(&r->tree, s->map, "mtp");
+    s->later = "";
+    if (!map || map->refused) return OK;
+    if (map->type != NODE_MAP)
+        return mistake_add(&r->tree.mistakes, map->at, "model.mtp", "wants {pattern: TEXT, depths: N, ...}");
+    const struct table t = {.path = "model.mtp", .map = map, .fields = mtp_fields, .base = mtp};
+    TRY(read_table(r, &t));
+    const struct node *text = tree_child(&r->tree, map, "pattern");
+    if (!mtp->pattern || !text || text->refused) return OK;
+    s->later = mtp->pattern;
+    const int64_t n = (int64_t)strlen(mtp->pattern);
+    if (n == 0 || n * MTP_DEPTHS_MAX > LAYERS_MAX)
+        return mistake_add(&r->tree.mistakes, text->at, "model.mtp.pattern", "wants 1 to %d layers, not %" PRId64,
+                           LAYERS_MAX / MTP_DEPTHS_MAX, n);
+    return find_rows(s, text, "model.mtp.pattern", mtp->pattern);
 }
 
 static enum status read_repeat(struct model_reading *s, const struct node *n) {
@@ -237,10 +266,11 @@ static enum status read_pattern(struct model_reading *s) {
 }
 
 enum status read_model(struct reading *r, const struct node *map) {
-    static const char *const beside[] = {"pattern", "ratio", "layers", NULL};
+    static const char *const beside[] = {"pattern", "ratio", "layers", "mtp", NULL};
     struct model_reading s = {.r = r, .m = &r->c->model, .map = map};
     const struct table t = {.path = "model", .map = map, .fields = model_fields, .beside = beside, .base = s.m};
     TRY(read_table(r, &t));
     TRY(read_layers(&s));
+    TRY(read_mtp(&s));
     return read_pattern(&s);
 }

@@ -71,7 +71,9 @@ static enum status print_model(const struct model_config *m, struct text *out) {
         TRY(text_print(out, ":\n      kind: %s\n", m->symbol[i].kind->name));
         TRY(print_table(out, m->symbol[i].kind->fields, m->symbol[i].config, 6));
     }
-    return OK;
+    if (!m->mtp.pattern) return OK;
+    TRY(text_print(out, "  mtp:\n"));
+    return print_table(out, mtp_fields, &m->mtp, 4);
 }
 
 enum status config_print_resolved(const struct config *c, struct text *out) {
@@ -129,7 +131,7 @@ static enum status add_model(struct lines *l, const struct model_config *m) {
         TRY(end_line(l));
         TRY(add_table(l, prefix, s->kind->fields, s->config));
     }
-    return OK;
+    return m->mtp.pattern ? add_table(l, "model.mtp.", mtp_fields, &m->mtp) : OK;
 }
 
 static enum status add_all(struct lines *l, const struct config *c) {

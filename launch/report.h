@@ -30,6 +30,8 @@ struct step_report {
     double aux_loss;    /* of routers, in what is minimised but not in loss                   */
     bool drops;         /* some have a capacity: the next is known                            */
     double dropped;     /* choices of the step that no expert took, in all layers             */
+    bool later;         /* there are prediction heads: the next is known                      */
+    double mtp_loss;    /* the mean cross entropy of their tokens, in what is minimised by its weight */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
@@ -39,7 +41,7 @@ struct report_value {
     int64_t count; /* if integer */
     double real;   /* always     */
 };
-#define REPORT_VALUES 15
+#define REPORT_VALUES 16
 int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
 
 struct report_spec {

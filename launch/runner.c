@@ -8,15 +8,20 @@ static enum status make_ctx(struct runner *r) {
     const struct runner_spec *spec = &r->spec;
     const bool wide = spec->precision == PRECISION_F64;
     const struct device_choice where = {.cuda = spec->device || spec->plan_cuda};
-    TRY(device_check_precision(&where, spec->precision));
+    if (!spec->paper) TRY(device_check_precision(&where, spec->precision));
     r->ctx =
         (struct ctx){.ops = wide ? &ops_ref64 : &ops_ref, .work = &r->work, .real = wide ? F64 : F32, .space = HOST};
     if (where.cuda) {
-        r->ctx.ops = &ops_cuda;
+        r->ctx.ops = wide ? r->ctx.ops : &ops_cuda; /* wide: on paper alone */
         r->ctx.device = spec->device;
         r->ctx.stream = spec->device ? device_stream(spec->device) : NULL;
-        r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : F32;
+        r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : r->ctx.real;
         r->ctx.space = DEVICE;
+    }
+    if (spec->paper) {
+        paper_init(&r->paper, r->ctx.ops);
+        r->ctx.ops = &r->paper.table;
+        r->ctx.paper = &r->paper;
     }
     if (spec->device && spec->traced) {
         TRY(traced_init(&r->traced, r->ctx.ops));
@@ -245,6 +250,9 @@ void runner_plain_targets(struct runner *r) {
     }
     const int64_t valid = n - r->spec.n_sequences;
     r->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
+    int64_t later[MTP_DEPTHS_MAX];
+    runner_later_count(r, r->targets, r->pos, n, later);
+    runner_later_scales(r, later);
 }
 
 enum status runner_token(struct runner *r, int32_t token, int64_t pos) {

@@ -4,6 +4,7 @@
 /* runner.h - a model in memory, with the memory of one micro-batch: what train, eval and parity share. */
 #include "checkpoints/hf.h"
 #include "kernels/exact.h"
+#include "kernels/paper.h"
 #include "kernels/traced.h"
 #include "launch/team.h"
 #include "model/model.h"
@@ -17,6 +18,7 @@ struct runner_spec {
     int precision;         /* enum precision: F64 or F32 on the cpu, F32 or BF16 on a GPU        */
     struct device *device; /* NULL: the cpu.  Outlives the runner                              */
     bool plan_cuda;        /* plan alone, as for a GPU, though there is none */
+    bool paper;            /* ops on paper (kernels/paper.h): any precision; with plan_cuda steps can be rehearsed */
     int64_t threads;       /* 0: all cores this process may use                                  */
     int64_t n_sequences;   /* of one micro-batch                                                 */
     int64_t tokens;        /* of one whole sequence                                              */
@@ -45,6 +47,8 @@ enum batch_part {
     ROW_IDS,  /* of my rows, from here on the image   */
     ROW_TARGETS,
     ROW_POS,
+    ROW_MTP_IDS, /* of prediction heads, depth by depth */
+    ROW_MTP_TARGETS,
     ROW_RANGE,
     ROW_KEYS,
     WIDE_RANGE, /* whole sequences, for attention over all tokens */
@@ -75,6 +79,7 @@ struct runner {
     struct seams_mesh mesh;
     struct exact exact;
     struct traced traced;
+    struct paper paper;
     struct ctx ctx;
     struct pool *pool;
     struct arena memory, work; /* of ops                                        */
@@ -86,8 +91,11 @@ struct runner {
     struct runner_image image;
     int32_t *ids, *targets; /* (n_sequences * tokens): whole sequences, written by the caller before a pass */
     int64_t *pos;
-    struct batch batch; /* my rows of them                                                              */
-    double scale;       /* 1 / valid targets                                                            */
+    struct batch batch;              /* my rows of them                                                              */
+    double scale;                    /* 1 / valid targets                                                            */
+    double mtp_mean[MTP_DEPTHS_MAX]; /* the same of each prediction head, and with its weight            */
+    double mtp_scale[MTP_DEPTHS_MAX];
+    double mtp_total[MTP_DEPTHS_MAX]; /* as total, of them */
     double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
@@ -131,6 +139,14 @@ enum status runner_place_numbers(struct runner *r);
 enum status runner_send_batch(struct runner *r);
 struct arena *runner_host(struct runner *r); /* the arena of the host's memory */
 bool runner_apart(const struct runner *r);   /* ops do not read the host's memory */
+/* Prediction heads: targets of one at depth 1, 2, ... of token t of n, in sequences of S tokens; how many there are,
+ * one count a depth; what that makes of their scales. */
+int32_t runner_later_target(const int32_t *targets, const int64_t *pos, int64_t S, int64_t t, int depth);
+void runner_later_count(const struct runner *r, const int32_t *targets, const int64_t *pos, int64_t n, int64_t *valid);
+void runner_later_scales(struct runner *r, const int64_t *valid);
+/* Their mean loss, of what runner_read_later found; NAN: there are none. */
+enum status runner_read_later(struct runner *r);
+double runner_later_loss(const struct runner *r);
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
 struct split runner_split(const struct runner *r);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
 #include <string.h>
 #include "kernels/clip/clip.h"
 #include "kernels/fill/fill.h"
@@ -15,6 +16,9 @@ struct arena *runner_host(struct runner *r) {
 static int64_t my_tokens(const struct runner *r) { return r->map.tokens[r->seq_index]; }
 static int64_t my_ranges(const struct runner *r) { return shard_map_ranges(&r->map, r->seq_index); }
 
+/* Prediction heads that a pass runs. */
+static int64_t depths(const struct runner *r) { return r->act.n_depths; }
+
 static void part_bytes(const struct runner *r, int64_t bytes[N_BATCH_PARTS]) {
     const int64_t B = r->spec.n_sequences, all = B * r->spec.tokens, T = my_tokens(r), R = my_ranges(r);
     const bool wide = r->wide.n_ranks > 0, apart = runner_apart(r);
@@ -26,13 +30,15 @@ static void part_bytes(const struct runner *r, int64_t bytes[N_BATCH_PARTS]) {
         [ROW_IDS] = 4 * T,
         [ROW_TARGETS] = 4 * T,
         [ROW_POS] = 8 * T,
+        [ROW_MTP_IDS] = 4 * T * depths(r),
+        [ROW_MTP_TARGETS] = 4 * T * depths(r),
         [ROW_RANGE] = 8 * (R + 1),
         [ROW_KEYS] = 16 * R,
         [WIDE_RANGE] = wide ? 8 * (B + 1) : 0,
         [WIDE_KEYS] = wide ? 16 * B : 0,
         [WIDE_POS] = wide && apart ? 8 * all : 0,
         [OWN_RANGE] = r->spec.exact && apart ? 16 * R : 0,
-        [SCALE] = apart ? 8 : 0,
+        [SCALE] = apart ? 8 * (1 + depths(r)) : 0,
     };
     memcpy(bytes, parts, sizeof parts);
 }
@@ -45,7 +51,7 @@ static int64_t sum_from(const int64_t bytes[N_BATCH_PARTS], int first) {
 
 /* Sum of losses and that of a pass, where the host's own do not serve; of training: sums of squares, knobs, report. */
 static int64_t numbers_bytes(const struct runner *r) {
-    const int64_t totals = runner_apart(r) ? 2 * arena_round(8) : 0;
+    const int64_t totals = runner_apart(r) ? 2 * arena_round(8) + arena_round(8 * depths(r)) : 0;
     if (!r->spec.training) return totals;
     return totals + arena_round(params_parts(&r->model.params) * 8) + arena_round(N_KNOBS * 8) +
            arena_round(N_REPORT * 8);
@@ -127,7 +133,9 @@ static void bind_batch(struct runner *r) {
                                         .n_ranges = R,
                                         .range = part(r, ROW_RANGE, I64, R + 1, 1),
                                         .pos = part(r, ROW_POS, I64, T, 1),
-                                        .keys = part(r, ROW_KEYS, I64, R, 2)}};
+                                        .keys = part(r, ROW_KEYS, I64, R, 2)},
+                              .mtp_ids = part(r, ROW_MTP_IDS, I32, depths(r), T),
+                              .mtp_targets = part(r, ROW_MTP_TARGETS, I32, depths(r), T)};
     if (r->spec.exact && runner_apart(r)) r->exact.own = part(r, OWN_RANGE, I64, R, 2);
     if (r->guests.n_ranks > 1) r->batch.shard.guests = &r->guests;
     if (r->wide.n_ranks == 0) return;
@@ -175,14 +183,62 @@ enum status runner_place_numbers(struct runner *r) {
     TRY(place_number(r, 1, apart ? NULL : &r->total, &r->sum));
     TRY(place_number(r, 1, apart ? NULL : &r->pass_total, &pass));
     r->out.total = r->spec.exact ? pass : r->sum;
+    TRY(place_number(r, depths(r), apart ? NULL : r->mtp_total, &r->out.mtp_total));
     r->out.scale = tensor_1d(apart ? (void *)r->image.ops[SCALE] : (void *)&r->scale, F64, 1);
-    r->out.scale.space = r->ctx.space;
+    r->out.mtp_scale = tensor_1d(apart ? (void *)(r->image.ops[SCALE] + 8) : (void *)r->mtp_scale, F64, depths(r));
+    r->out.scale.space = r->out.mtp_scale.space = r->ctx.space;
     if (!r->spec.training) return OK;
     TRY(place_number(r, params_parts(&r->model.params), NULL, &n->squares));
     TRY(place_number(r, N_KNOBS, NULL, &n->knobs));
     TRY(place_number(r, N_REPORT, NULL, &n->report));
     TRY(host_side(r, n->knobs, &n->knobs_host));
     return host_side(r, n->report, &n->report_host);
+}
+
+/* ---- prediction heads ---- */
+
+/* Is the token `depth` behind t one of the same document and sequence? */
+static bool has_later(const int64_t *pos, int64_t S, int64_t t, int depth) {
+    return t % S + depth < S && pos[t + depth] == pos[t] + depth;
+}
+
+int32_t runner_later_target(const int32_t *targets, const int64_t *pos, int64_t S, int64_t t, int depth) {
+    return has_later(pos, S, t, depth) ? targets[t + depth] : -1;
+}
+
+void runner_later_count(const struct runner *r, const int32_t *targets, const int64_t *pos, int64_t n, int64_t *valid) {
+    for (int j = 0; j < depths(r); j++) {
+        valid[j] = 0;
+        for (int64_t t = 0; t < n; t++) valid[j] += runner_later_target(targets, pos, r->spec.tokens, t, j + 1) >= 0;
+    }
+}
+
+void runner_later_scales(struct runner *r, const int64_t *valid) {
+    for (int j = 0; j < depths(r); j++) {
+        r->mtp_mean[j] = valid[j] > 0 ? 1.0 / (double)valid[j] : 0.0;
+        r->mtp_scale[j] = r->mtp_mean[j] * r->model.config->mtp.weight / (double)depths(r);
+    }
+}
+
+enum status runner_read_later(struct runner *r) {
+    return space_fetch(&r->ctx, r->mtp_total, r->out.mtp_total.data, 8 * depths(r));
+}
+
+double runner_later_loss(const struct runner *r) {
+    double sum = 0.0;
+    for (int j = 0; j < depths(r); j++) sum += r->mtp_total[j] * r->mtp_mean[j] / (double)depths(r);
+    return depths(r) > 0 ? sum : NAN;
+}
+
+/* Row j of what the heads are given, of the tokens of one range. */
+static void select_later(struct runner *r, const struct token_range *range, int j) {
+    const int64_t T = my_tokens(r), S = r->spec.tokens, from = range->sequence * S + range->begin;
+    int32_t *ids = (int32_t *)(void *)r->image.host[ROW_MTP_IDS] + j * T + range->row;
+    int32_t *targets = (int32_t *)(void *)r->image.host[ROW_MTP_TARGETS] + j * T + range->row;
+    for (int64_t i = 0; i < range->end - range->begin; i++) {
+        ids[i] = has_later(r->pos, S, from + i, j + 1) ? r->ids[from + i + j + 1] : 0;
+        targets[i] = runner_later_target(r->targets, r->pos, S, from + i, j + 1);
+    }
 }
 
 static void select_rows(struct runner *r) {
@@ -195,6 +251,7 @@ static void select_rows(struct runner *r) {
         memcpy(ids + t->row, r->ids + from, n * sizeof *ids);
         memcpy(targets + t->row, r->targets + from, n * sizeof *targets);
         memcpy(pos + t->row, r->pos + from, n * sizeof *pos);
+        for (int j = 0; j < depths(r); j++) select_later(r, t, j);
     }
 }
 
@@ -205,12 +262,14 @@ enum status runner_send_batch(struct runner *r) {
     select_rows(r);
     if (!runner_apart(r)) return OK;
     memcpy(r->image.host[SCALE], &r->scale, sizeof r->scale);
+    memcpy(r->image.host[SCALE] + sizeof r->scale, r->mtp_scale, (size_t)depths(r) * sizeof *r->mtp_scale);
     if (r->wide.n_ranks > 0) memcpy(r->image.host[WIDE_POS], r->pos, all * sizeof *r->pos);
     TRY(space_send(&r->ctx, r->image.ops[ROW_IDS], r->image.host[ROW_IDS], r->image.bytes));
     return space_mark(&r->ctx);
 }
 
 enum status runner_zero_total(struct runner *r) {
+    if (depths(r) > 0) TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->out.mtp_total, .value = 0.0}));
     return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->sum, .value = 0.0});
 }
 

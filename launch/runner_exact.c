@@ -12,6 +12,9 @@ enum status runner_exact_check(const struct runner *r) {
     const struct mesh_config *mesh = s->mesh;
     const int64_t segment = model_segment(&r->model, s->tokens), n = (s->tokens + segment - 1) / segment;
     FAIL_UNLESS(s->team && mesh, ERR_ARG, "exact mode runs with a team of ranks");
+    FAIL_UNLESS(r->model.mtp.depths == 0 || (!s->training && !s->gradients), ERR_CONFIG,
+                "numerics rank_invariant: the head's tree has one loss, and prediction heads have more; set "
+                "model.mtp.depths=0");
     FAIL_UNLESS((mesh->seq & (mesh->seq - 1)) == 0, ERR_CONFIG,
                 "numerics rank_invariant: mesh.seq %" PRId64 " is not a power of two", mesh->seq);
     FAIL_UNLESS(mesh->seq <= n, ERR_CONFIG,

@@ -10,13 +10,13 @@
 /* Columns of a layer's row: its experts, and in the last one its dropped choices. */
 static int64_t load_columns(const struct runner *r) {
     int64_t most = 0;
-    for (int i = 0; i < r->model.n_layers; i++)
+    for (int i = 0; i < r->model.n_all; i++)
         if (r->model.layers[i].n_experts > most) most = r->model.layers[i].n_experts;
     return most > 0 ? most + 1 : 0;
 }
 
 int64_t runner_load_bytes(const struct runner *r) {
-    return r->spec.training ? arena_round(r->model.n_layers * load_columns(r) * (int64_t)sizeof(double)) : 0;
+    return r->spec.training ? arena_round(r->model.n_all * load_columns(r) * (int64_t)sizeof(double)) : 0;
 }
 
 static double tokens_of_step(const struct runner *r) {
@@ -32,7 +32,7 @@ enum status runner_load_place(struct runner *r) {
     r->step.aux = tensor_1d(&r->aux, F64, 1);
     if (!r->spec.training) return OK;
     TRY(arena_take(&r->memory, runner_load_bytes(r), &mem));
-    r->load = tensor_2d(mem, F64, r->model.n_layers, load_columns(r));
+    r->load = tensor_2d(mem, F64, r->model.n_all, load_columns(r));
     r->load.space = r->ctx.space;
     r->step.load = r->load;
     return OK;

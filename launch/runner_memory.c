@@ -59,6 +59,7 @@ enum status runner_check_memory(struct runner *r) {
     struct device_facts f;
     struct text advice = {0};
     int64_t unused = 0, all = 0;
+    if (r->ctx.paper) return OK;
     if (!runner_apart(r)) return check_host(r);
     TRY(device_memory(r->spec.device, &unused, &all));
     r->free_before = unused;

@@ -49,7 +49,7 @@ enum status runner_transfers(const struct model_config *c, const struct runner_s
 
 /* Swap where every attention layer's heads divide, unless the configuration chooses. */
 static bool swap_fits(const struct runner *r, int n_ranks) {
-    for (int i = 0; i < r->model.n_layers; i++) {
+    for (int i = 0; i < r->model.n_all; i++) {
         const struct layer *l = &r->model.layers[i];
         if (l->kind->attend_fits && !l->kind->attend_fits(l, n_ranks)) return false;
     }
@@ -117,7 +117,7 @@ static struct seams_mesh_spec seams_spec(struct runner *r) {
                                     .tensor = &r->spec.team->tensor,
                                     .expert = r->guests.n_ranks > 1 ? &r->expert : NULL,
                                     .counts = r->counts.size > 0 ? &r->counts : &r->expert,
-                                    .n_layers = r->model.n_layers,
+                                    .n_layers = r->model.n_all,
                                     .routed = r->act.routed,
                                     .space = r->ctx.space,
                                     .map = &r->map,
@@ -194,5 +194,6 @@ enum status runner_mesh_seams(struct runner *r) {
 
 enum status runner_sum_total(struct runner *r) {
     if (r->spec.exact) return runner_exact_total(r);
+    if (r->act.n_depths > 0) TRY(r->step.seams->total(&r->step, r->out.mtp_total, AXIS_DATA | AXIS_SEQ));
     return r->step.seams->total(&r->step, r->sum, AXIS_DATA | AXIS_SEQ);
 }

@@ -20,11 +20,15 @@ static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
         TRY(stream_read(t->train, step * n + i, t->ids + i * S, t->targets + i * S, t->pos + i * S));
     *valid = 0;
     for (int64_t i = 0; i < n * S; i++) *valid += t->targets[i] >= 0;
+    int64_t later[MTP_DEPTHS_MAX];
+    runner_later_count(&t->run, t->targets, t->pos, n * S, later);
+    runner_later_scales(&t->run, later);
     return OK;
 }
 
 /* My i-th micro-batch: those of a step go round the data axis. */
 static void select_micro(struct trainer *t, int64_t i) {
+    if (!t->ids) return; /* on paper all are alike */
     const int64_t micro = i * t->config->mesh.data + mesh_index(&t->team.mesh, MESH_DATA);
     const int64_t T = t->run.spec.n_sequences * t->run.spec.tokens;
     memcpy(t->run.ids, t->ids + micro * T, (size_t)T * sizeof *t->ids);
@@ -111,19 +115,15 @@ static enum status hear(struct trainer *t, struct step_report *r) {
     r->loss = said[REPORT_LOSS];
     r->skipped = said[REPORT_SKIP] != 0.0;
     r->bad_param = (int)said[REPORT_BAD];
+    if (run->act.n_depths == 0) return OK;
+    TRY(runner_read_later(run));
+    r->later = true;
+    r->mtp_loss = runner_later_loss(run);
     return OK;
 }
 
-static enum status step(struct trainer *t, struct step_report *r) {
+enum status train_passes(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
-    const double begin = prof_seconds();
-    const int64_t allocations = mem_stats().n_calls;
-    int64_t valid = 0;
-    *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
-    rank_phase(t->team.rank, "step", r->step);
-    r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
-    TRY(load_step(t, t->step, &valid));
-    run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     TRY(runner_zero_total(run));
     TRY(runner_load_begin(run));
     TRY(sharding_step_begin(&run->shards, &run->step));
@@ -137,7 +137,20 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(decide(t, r));
     TRY(update(t));
     TRY(sharding_publish(&run->shards));
-    TRY(hear(t, r));
+    return hear(t, r);
+}
+
+static enum status step(struct trainer *t, struct step_report *r) {
+    struct runner *run = &t->run;
+    const double begin = prof_seconds();
+    const int64_t allocations = mem_stats().n_calls;
+    int64_t valid = 0;
+    *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
+    rank_phase(t->team.rank, "step", r->step);
+    r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
+    TRY(load_step(t, t->step, &valid));
+    run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
+    TRY(train_passes(t, r));
     r->aux_loss = run->aux;
     r->expert_load = runner_load_most(run);
     r->dropped = runner_load_dropped(run);

@@ -76,7 +76,7 @@ enum status team_agree(struct team *t, void *data, int64_t bytes) {
 
 enum status team_most(struct team *t, int64_t *number) {
     enum { MOST_RANKS = 4096 };
-    int64_t all[MOST_RANKS];
+    int64_t all[MOST_RANKS] = {0};
     struct pending p = {0};
     ASSERT(t->world.size <= MOST_RANKS);
     TRY(all_gather_even_begin(&t->world, COMM_CONTROL, number, 8, all, &p));

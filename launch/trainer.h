@@ -16,7 +16,7 @@ struct trainer {
     const int *stop; /* not 0: a signal came */
     struct runner run;
     struct stream *train, *valid;
-    struct arena tokens; /* of one whole step, so that its valid targets are known before it */
+    struct arena tokens; /* of one whole step, so that its valid targets are known before it; on paper there are none */
     int32_t *ids, *targets;
     int64_t *pos;
     int64_t n_micro;            /* micro-batches of one step                                     */
@@ -40,6 +40,10 @@ struct state_place {
 
 /* One training step that reads on one screen (step.c).  On ERR_STOPPED nothing of the state has changed. */
 enum status train_step(struct trainer *t, struct step_report *r);
+/* Its part between the data and the report, which is all that ranks exchange. */
+enum status train_passes(struct trainer *t, struct step_report *r);
+/* What this rank has moved so far, by use, over all its communicators. */
+void trainer_moved(const struct trainer *t, struct comm_count out[N_COMM_USES]);
 /* Mean loss over the validation sequences. */
 enum status train_validate(struct trainer *t, double *loss);
 
@@ -64,6 +68,8 @@ enum status trainer_team(struct team *team, const struct config *c, struct rank 
 struct runner_spec trainer_spec(const struct config *c, struct team *team);
 enum status trainer_open(struct trainer *t, const struct config *c, struct rank *rank,
                          const struct device_choice *device, const int *stop);
+/* For plans, by one rank of a world on paper: without data, memory or a GPU. */
+enum status trainer_open_paper(struct trainer *t, const struct config *c, struct rank *rank);
 /* BF16 on a GPU: the algorithms of products, of an earlier start or by measurement (products.c); all ranks together,
  * before the first step. */
 enum status trainer_choose_products(struct trainer *t);

@@ -8,6 +8,7 @@
 #include "kernels/token_loss/token_loss.h"
 #include "model/block.h"
 #include "model/ends.h"
+#include "model/mtp.h"
 
 static void plan_ends(struct plan *p, const struct model *m, const struct activations *a) {
     const int64_t T = p->n_tokens, U = p->n_own, D = m->config->width, rows = a->tile;
@@ -23,6 +24,7 @@ static void plan_ends(struct plan *p, const struct model *m, const struct activa
     if (!a->forward_only) {
         plan_slot(p, ENDS_DX, "dx", KEEP_CHEAP, U, D, 1, 1);
         plan_slot(p, ENDS_DH, "dh", KEEP_CHEAP, T, D, 1, 1);
+        if (a->n_depths > 0) plan_slot(p, ENDS_DOUT, "dout", KEEP_CHEAP, U, D, 1, 1);
         if (n > 1) plan_slot(p, ENDS_DY, "dy", KEEP_CHEAP, T, D, 1, 1);
         if (n > 1) plan_slot(p, ENDS_DH_OWN, "own dh", KEEP_CHEAP, U, D, 1, 1);
     }
@@ -57,10 +59,10 @@ static void plan_ends_work(struct plan *p, const struct model *m) {
 }
 
 /* The tags that layer i keeps.  A pass without backward keeps nothing: all layers lie over each other. */
-static unsigned kept_tags(const struct plan_size *size, int i) {
+static unsigned kept_tags(const struct plan_size *size, const struct model *m, int i) {
     if (size->forward_only) return 0;
     unsigned tags = 1u << KEEP_BOUNDARY;
-    if (size->keep_every <= 1 || i % size->keep_every == 0) tags |= 1u << KEEP_INPUT;
+    if (size->keep_every <= 1 || i % size->keep_every == 0 || i >= m->n_layers) tags |= 1u << KEEP_INPUT;
     if (size->policy != POLICY_INPUTS) tags |= 1u << KEEP_GEMM;
     if (size->policy == POLICY_ALL) tags |= 1u << KEEP_CHEAP;
     return tags;
@@ -85,15 +87,25 @@ static enum status refuse(const struct ctx *c, const struct layer *l) {
          c->real == BF16 ? "; or set train.precision=f32" : "");
 }
 
+static void plan_mtp(struct plan *p, const struct model *m, struct activations *a) {
+    for (int j = 0; j < a->n_depths; j++) {
+        p->saved = &a->mtp[j];
+        p->saved->kept = ~0u;
+        mtp_plan(p, m, a, j);
+        count(a, p->saved, 0);
+    }
+}
+
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size) {
     void *mem = NULL;
     *a = (struct activations){.forward_only = size->forward_only,
-                              .n_layers = m->n_layers,
+                              .n_layers = size->forward_only ? m->n_layers : m->n_all,
+                              .n_depths = size->forward_only ? 0 : m->mtp.depths,
                               .group = size->keep_every > 1 && !size->forward_only ? (int)size->keep_every : 1};
     FAIL_UNLESS(a->group == 1 || size->policy == POLICY_INPUTS, ERR_CONFIG,
                 "train.keep_every %d wants train.keep inputs, which computes layers again from their inputs", a->group);
     a->tile = size->tile < size->n_tokens ? size->tile : size->n_tokens;
-    TRY(mem_take((m->n_layers + 1) * (int64_t)sizeof *a->layers, &mem));
+    TRY(mem_take((m->n_all + 1) * (int64_t)sizeof *a->layers, &mem));
     a->layers = mem;
     if (m->params.n > 0 && m->params.list[0].w.shape[0] == 0) params_shape(&m->params, c->real, c->space);
     const int64_t T = size->n_tokens, R = size->n_ranges, D = m->config->width;
@@ -110,10 +122,10 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     const struct step step = {.ctx = c, .params = &m->params, .forward_only = size->forward_only};
     struct plan p = {.ctx = c, .step = &step, .flow = &flow, .n_tokens = T, .n_ranges = R, .range = size->range};
     p.n_own = size->n_own;
-    for (int i = 0; i < m->n_layers; i++) {
-        const struct saved *before = i % a->group == 0 ? NULL : &a->layers[i - 1];
+    for (int i = 0; i < a->n_layers; i++) {
+        const struct saved *before = i % a->group == 0 || i >= m->n_layers ? NULL : &a->layers[i - 1];
         p.saved = &a->layers[i];
-        p.saved->kept = kept_tags(size, i);
+        p.saved->kept = kept_tags(size, m, i);
         TRY(block_plan(&p, &m->layers[i]));
         if (p.refused) return refuse(c, &m->layers[i]);
         count(a, p.saved, before ? before->shared_at + saved_bytes(before, HOME_SHARED) : 0);
@@ -123,6 +135,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     plan_ends(&p, m, a);
     plan_ends_work(&p, m);
     count(a, p.saved, 0);
+    plan_mtp(&p, m, a);
     a->work_bytes = p.work;
     a->n_carries = p.n_carries;
     memcpy(a->carry, p.carry, sizeof a->carry);
@@ -151,6 +164,10 @@ enum status activations_place(struct activations *a, struct arena *arena) {
     char *homes[N_HOMES] = {[HOME_OWN] = own, [HOME_SHARED] = shared, [HOME_SCRATCH] = scratch};
     place(&a->ends, homes);
     homes[HOME_OWN] += saved_bytes(&a->ends, HOME_OWN);
+    for (int j = 0; j < a->n_depths; j++) {
+        place(&a->mtp[j], homes);
+        homes[HOME_OWN] += saved_bytes(&a->mtp[j], HOME_OWN);
+    }
     for (int i = 0; i < a->n_layers; i++) {
         place(&a->layers[i], homes);
         homes[HOME_OWN] += saved_bytes(&a->layers[i], HOME_OWN);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/block.h"
-#include <stdio.h>
 #include "kernels/add/add.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -9,11 +8,15 @@
 
 enum status block_declare(struct layer *l, struct params *ps) {
     struct param norm = {.shape = {l->width}, .n_dims = 1, .init = INIT_ONE};
-    snprintf(norm.name, sizeof norm.name, "layers.%d.norm.weight", l->index);
+    layer_name(l, "norm.weight", norm.name);
     for (int i = 0; i < LAYER_PARAMS; i++) l->param[i] = -1;
     TRY(param_add(ps, &norm, &l->norm));
     return l->kind->declare(l, ps);
 }
+
+/* The weights of prediction heads come and go with the ends: depths may share them. */
+static enum status need(struct step *s, const struct layer *l) { return l->trunk ? OK : s->seams->need(s, l->index); }
+static enum status done(struct step *s, const struct layer *l) { return l->trunk ? OK : s->seams->done(s, l->index); }
 
 static struct rmsnorm norm_args(const struct step *s, const struct layer *l, const struct flow *f,
                                 const struct saved *v) {
@@ -60,7 +63,7 @@ static enum status forward(struct step *s, const struct seams *seams, const stru
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
     prof_begin(PROF_LAYER, l->kind->name);
-    enum status st = s->seams->need(s, l->index);
+    enum status st = need(s, l);
     if (st == OK) st = forward(s, s->seams, l, f, v, x_next);
     prof_end();
     return st;
@@ -73,14 +76,14 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
     again.y_unused = !tensor_has(x_next);
     prof_begin(PROF_LAYER, "again");
     f->x = v->slot[FRAME_X].t;
-    enum status st = s->seams->need(s, l->index);
+    enum status st = need(s, l);
     if (st == OK) st = forward(&again, s->seams, l, f, v, x_next);
     prof_end();
     return st;
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
-    TRY(s->seams->need(s, l->index));
+    TRY(need(s, l));
     f->x = v->slot[FRAME_X].t;
     f->h = block_h(l, v);
     TRY(s->seams->enter(s, f->dx, f->dy));
@@ -88,7 +91,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(s->seams->leave(s, f->dh, f->dh_own));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
-    return s->seams->done(s, l->index);
+    return done(s, l);
 }
 
 enum status block_backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {

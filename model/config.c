@@ -14,6 +14,16 @@ const struct field model_fields[] = {
     {"init_std", FIELD_REAL, AT(init_std), "0.02", 0, 1e3, NULL, "deviation of the initial weights", false},
     FIELDS_END};
 
+#undef AT
+#define AT(key) offsetof(struct mtp_config, key)
+const struct field mtp_fields[] = {
+    {"pattern", FIELD_TEXT, AT(pattern), NULL, 0, 0, NULL, "the layers that predict one further token", false},
+    {"depths", FIELD_INT, AT(depths), "1", 0, MTP_DEPTHS_MAX, NULL, "further tokens that are predicted", false},
+    {"shared", FIELD_BOOL, AT(shared), "false", 0, 0, NULL, "one set of weights for all depths", false},
+    {"weight", FIELD_REAL, AT(weight), "0.1", 0, 1e3, NULL, "of the depths' mean loss beside that of the next token",
+     false},
+    FIELDS_END};
+
 const struct layer_symbol *model_config_symbol(const struct model_config *c, char symbol) {
     for (int i = 0; i < c->n_symbols; i++)
         if (c->symbol[i].symbol == symbol) return &c->symbol[i];
@@ -27,6 +37,7 @@ void model_config_term(struct model_config *c) {
         mem_free(s->config);
     }
     mem_free(c->pattern);
+    mem_free(c->mtp.pattern);
     *c = (struct model_config){0};
 }
 

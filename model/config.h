@@ -18,6 +18,14 @@ struct layer_symbol {
     const struct mixer_kind *kind;
     void *config; /* kind->config_bytes, owned */
 };
+/* Multi-token prediction: heads behind the stack that predict further tokens (mtp.h). */
+#define MTP_DEPTHS_MAX 8
+struct mtp_config {
+    char *pattern;  /* layers of one depth; owned       */
+    int64_t depths; /* further tokens; 0: none          */
+    bool shared;    /* all depths have the same weights */
+    double weight;  /* of their mean loss               */
+};
 struct model_config {
     int64_t width, vocab;
     bool tied; /* one matrix for embedding and head                         */
@@ -25,11 +33,13 @@ struct model_config {
     char *pattern; /* the stack, one symbol a layer, short forms resolved; owned */
     int n_symbols;
     struct layer_symbol symbol[SYMBOLS_MAX];
+    struct mtp_config mtp;
 };
 extern const struct field model_fields[]; /* width, vocab, tied, norm_eps, init_std: the scalar keys under `model` */
+extern const struct field mtp_fields[];   /* model.mtp */
 
-/* A symbol is a printable ASCII character, but none of: space, | (a pipeline cut) and / (multi-token prediction), both
- * of the notation and not supported yet, . and = (they would make overrides ambiguous). */
+/* A symbol is a printable ASCII character, but none of: space, | (a pipeline cut, not supported yet) and / (multi-token
+ * prediction, which has a key of its own), both of the notation, . and = (they would make overrides ambiguous). */
 bool symbol_allowed(char symbol);
 
 const struct layer_symbol *model_config_symbol(const struct model_config *c, char symbol);

@@ -4,11 +4,15 @@
 #include <string.h>
 #include "model/seams.h"
 
+void layer_name(const struct layer *l, const char *name, char out[PARAM_NAME]) {
+    const int n = snprintf(out, PARAM_NAME, "%slayers.%d.%s", l->trunk ? "mtp." : "", l->index - l->trunk, name);
+    ASSERT(n > 0 && n < PARAM_NAME);
+}
+
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p) {
     ASSERT(slot >= 0 && slot < LAYER_PARAMS);
     char full[PARAM_NAME];
-    const int n = snprintf(full, sizeof full, "layers.%d.%s", l->index, p.name);
-    ASSERT(n > 0 && n < (int)sizeof full);
+    layer_name(l, p.name, full);
     memcpy(p.name, full, sizeof full);
     return param_add(ps, &p, &l->param[slot]);
 }

@@ -124,13 +124,16 @@ struct mixer_kind {
     int64_t (*chunk)(const struct layer *l);
     /* Forward floating-point operations of one token beyond its GEMMs (2 per weight), at S tokens a sequence. */
     double (*flops)(const struct layer *l, int64_t tokens_per_sequence);
+    int64_t (*idle)(const struct layer *l); /* parameters that one token does not meet; NULL: it meets all */
 };
 extern const struct mixer_kind *const mixer_kinds[]; /* ends with NULL */
 const struct mixer_kind *mixer_kind_find(const char *name);
 
 #define LAYER_PARAMS 16
 struct layer {
-    int index; /* position in the stack */
+    int index; /* position in the stack; layers of prediction heads are numbered behind it */
+    int trunk; /* of such a layer: the length of the stack; 0: it belongs to the stack */
+    int use;   /* place among all layers of a pass; index, but where prediction heads share weights */
     char symbol;
     const struct mixer_kind *kind;
     const void *config, *whole; /* its share of the model on this rank; as configured */
@@ -149,7 +152,9 @@ int layer_ranks(const struct layer *l);
  * allows it; else ERR_CONFIG says which sizes would do. */
 enum status split_units(const struct split *split, const char *what, int64_t units, bool copies, int64_t *mine);
 enum status split_experts(const struct split *split, int64_t experts); /* ERR_CONFIG likewise */
-/* Declaring: the name gets the prefix "layers.<index>.". */
+/* "layers.<index>.<name>", or of a prediction head "mtp.layers.<index - trunk>.<name>". */
+void layer_name(const struct layer *l, const char *name, char out[PARAM_NAME]);
+/* Declaring: the name gets that prefix. */
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p);
 /* A parameter's weight and gradient during a pass. */
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);

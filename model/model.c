@@ -4,6 +4,7 @@
 #include <string.h>
 #include "model/block.h"
 #include "model/ends.h"
+#include "model/mtp.h"
 #include "profiling/prof.h"
 
 static enum status declare_ends(struct model *m) {
@@ -51,8 +52,8 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     FAIL(st, "model.layers.%c (%s): %s", s->symbol, s->kind->name, reason);
 }
 
-static bool has_experts(const struct model_config *c) {
-    for (const char *s = c->pattern; *s; s++) {
+static bool has_experts(const struct model_config *c, const char *pattern) {
+    for (const char *s = pattern; *s; s++) {
         const struct layer_symbol *symbol = model_config_symbol(c, *s);
         if (symbol && symbol->kind && symbol->kind->experts) return true;
     }
@@ -64,7 +65,9 @@ static enum status split_model(struct model *m, const struct split *split) {
     m->params.split = *split;
     TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
     for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
-    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || has_experts(m->config), ERR_CONFIG,
+    const char *const later = m->config->mtp.depths > 0 ? m->config->mtp.pattern : "";
+    const bool experts = has_experts(m->config, m->config->pattern) || has_experts(m->config, later);
+    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || experts, ERR_CONFIG,
                 "mesh.expert: %d ranks share experts, and model.pattern has none", split_n(split, SPLIT_EXPERT));
     return OK;
 }
@@ -76,27 +79,39 @@ enum status model_check_split(const struct model_config *config, const struct sp
     return st;
 }
 
+static void begin_layer(struct model *m, int i, char symbol, int trunk) {
+    const struct layer_symbol *means = model_config_symbol(m->config, symbol);
+    ASSERT(means);
+    m->layers[i] = (struct layer){.index = i,
+                                  .trunk = trunk,
+                                  .use = i,
+                                  .symbol = means->symbol,
+                                  .kind = means->kind,
+                                  .config = m->share[means - m->config->symbol],
+                                  .whole = means->config,
+                                  .split = m->params.split,
+                                  .width = m->config->width,
+                                  .norm_eps = m->config->norm_eps};
+}
+
 enum status model_init(struct model *m, const struct model_config *config, const struct split *split) {
     static const struct split one = {{1, 1}, {0, 0}};
+    const struct mtp_config *mtp = &config->mtp;
     void *mem = NULL;
     *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
+    if (mtp->depths > 0) m->mtp = (struct mtp){.depths = (int)mtp->depths, .per = (int)strlen(mtp->pattern)};
+    m->n_all = m->n_layers + m->mtp.depths * m->mtp.per;
     TRY(split_model(m, split ? split : &one));
-    TRY(mem_take(m->n_layers * (int64_t)sizeof *m->layers, &mem));
+    TRY(mem_take(m->n_all * (int64_t)sizeof *m->layers, &mem));
     m->layers = mem;
     for (int i = 0; i < m->n_layers; i++) {
-        const struct layer_symbol *symbol = model_config_symbol(config, config->pattern[i]);
-        ASSERT(symbol);
-        m->layers[i] = (struct layer){.index = i,
-                                      .symbol = symbol->symbol,
-                                      .kind = symbol->kind,
-                                      .config = m->share[symbol - config->symbol],
-                                      .whole = symbol->config,
-                                      .split = m->params.split,
-                                      .width = config->width,
-                                      .norm_eps = config->norm_eps};
+        begin_layer(m, i, config->pattern[i], 0);
         TRY(block_declare(&m->layers[i], &m->params));
     }
-    return declare_ends(m);
+    for (int i = m->n_layers; i < m->n_all; i++)
+        begin_layer(m, i, mtp->pattern[(i - m->n_layers) % m->mtp.per], m->n_layers);
+    TRY(declare_ends(m));
+    return mtp_declare(m);
 }
 
 static int64_t gcd(int64_t a, int64_t b) {
@@ -110,7 +125,7 @@ static int64_t gcd(int64_t a, int64_t b) {
 
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence) {
     int64_t chunk = 1;
-    for (int i = 0; i < m->n_layers; i++) {
+    for (int i = 0; i < m->n_all; i++) {
         const struct layer *l = &m->layers[i];
         const int64_t own = l->kind->chunk ? l->kind->chunk(l) : 1;
         chunk = chunk / gcd(chunk, own) * own;
@@ -126,15 +141,25 @@ void model_term(struct model *m) {
     *m = (struct model){0};
 }
 
-/* 2 flops a weight and token in each GEMM forward, twice that backward; the embedding is a lookup. */
+int64_t model_active(const struct model *m) {
+    int64_t n = m->params.n_elements;
+    const int own = m->config->mtp.shared && m->mtp.depths > 0 ? m->n_layers + m->mtp.per : m->n_all;
+    for (int i = 0; i < own; i++)
+        if (m->layers[i].kind->idle) n -= m->layers[i].kind->idle(&m->layers[i]);
+    return n;
+}
+
+/* 2 flops a weight, token and use in each GEMM forward, twice that backward; the embedding is a lookup, and prediction
+ * heads have the head again. */
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence) {
     double forward = 0.0;
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
+        const int uses = i == m->head ? 1 + m->mtp.depths : i >= m->mtp.first ? p->n_uses : 1;
         if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
-            forward += 2.0 * (double)param_whole(p);
+            forward += 2.0 * uses * (double)param_whole(p);
     }
-    for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
+    for (int i = 0; i < m->n_all; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;
 }
 
@@ -147,7 +172,7 @@ static enum status forward(struct step *s, const struct model *m, struct activat
                            const struct loss_out *out) {
     struct flow f = ends_flow(m, a, &b->shard);
     TRY(s->seams->need(s, -1));
-    TRY(ends_embed(s, m, b, &f, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
+    TRY(ends_embed(s, m, b->ids, &f, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
     for (int i = 0; i < m->n_layers; i++) {
         TRY(stop_asked(s));
         f.x = a->layers[i].slot[FRAME_X].t;
@@ -155,7 +180,8 @@ static enum status forward(struct step *s, const struct model *m, struct activat
         TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
                           last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
     }
-    return ends_loss(s, m, a, b, out);
+    TRY(ends_loss(s, m, a, b, out));
+    return s->forward_only ? OK : mtp_forward(s, m, a, b, out);
 }
 
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
@@ -179,13 +205,15 @@ static enum status forward_again(struct step *s, const struct model *m, struct a
 
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     struct flow f = ends_flow(m, a, &b->shard);
+    TRY(mtp_backward(s, m, a, b, &f));
+    TRY(ends_norm_back(s, m, a, &f));
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
             TRY(forward_again(s, m, a, &f, i / a->group * a->group, i + 1));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
-    TRY(ends_embed_back(s, m, b, &f));
+    TRY(ends_embed_back(s, m, b->ids, &f, f.dx));
     return s->seams->done(s, -1);
 }
 

@@ -13,15 +13,23 @@ extern "C" {
 struct batch {
     struct tensor ids, targets; /* (T) I32 */
     struct shard shard;
+    struct tensor mtp_ids, mtp_targets; /* (depths, T) I32: the tokens that each prediction head is given, and its
+                                         * targets; -1 past the end of the document or sequence */
 };
 
 struct model {
     const struct model_config *config;
-    struct layer *layers;
-    int n_layers;
+    struct layer *layers;     /* the stack, then the layers of prediction heads, depth by depth */
+    int n_layers, n_all;      /* of the stack; of both                                        */
     void *share[SYMBOLS_MAX]; /* of this rank, in what each symbol says */
     struct params params;
     int embedding, final_norm, head; /* parameter indices; tied: head == embedding */
+    struct mtp {
+        int depths, per, first; /* layers of a depth; the first parameter of all */
+        struct mtp_params {
+            int enorm, hnorm, project, norm;
+        } param[MTP_DEPTHS_MAX];
+    } mtp; /* mtp.h */
 };
 /* Layers and parameters, no memory for them.  split NULL: one rank. */
 enum status model_init(struct model *m, const struct model_config *config, const struct split *split);
@@ -30,6 +38,7 @@ enum status model_check_split(const struct model_config *config, const struct sp
 /* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);
+int64_t model_active(const struct model *m); /* parameters that one token meets, in all layers and both ends */
 double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence); /* forward + backward */
 
 /* What stays from a layer's forward to its backward, by the tags of its slots (layer.h).  All else lies in one region
@@ -58,7 +67,8 @@ struct plan_size {
 struct activations {
     struct saved *layers; /* n_layers                                                          */
     struct saved ends;    /* final x, its norm, what all layers share, one head tile           */
-    int n_layers;
+    struct saved mtp[MTP_DEPTHS_MAX];
+    int n_layers, n_depths;            /* those of prediction heads too, unless forward_only                */
     int64_t bytes;                     /* what is kept; by_keep: by tag                                     */
     int64_t shared_bytes;              /* the region layers share: most that a group of layers has in it    */
     int64_t scratch_bytes, work_bytes; /* work: what ctx->work must hold                       */
@@ -78,12 +88,14 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
 enum status activations_place(struct activations *a, struct arena *arena); /* bytes + shared_bytes + scratch_bytes */
 void activations_term(struct activations *a);
 
-/* What a pass gives beside gradients. */
+/* What a pass gives beside gradients; prediction heads run where a backward pass follows. */
 struct loss_out {
     struct tensor scale;     /* (1) F64 in: 1 / valid targets of the step                    */
     struct tensor total;     /* (1) F64 += sum of token losses, nats                         */
     struct tensor per_token; /* (T) out, or absent                                          */
     struct tensor logits;    /* (T, V) out, or absent: kept whole only by parity and sample  */
+    struct tensor mtp_scale; /* (depths) F64 in: weight / depths / valid targets of each     */
+    struct tensor mtp_total; /* (depths) F64 += as total, of each prediction head            */
 };
 enum status model_forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                           const struct loss_out *out);

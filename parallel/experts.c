@@ -38,8 +38,8 @@ static int64_t member_sections(const struct seams_mesh *m, int i) {
 /* ---- tables: a layer's offsets of all ranks, (sections of all, E + 1) ---- */
 
 static int64_t *table_of(const struct seams_mesh *m, const struct layer *l) {
-    ASSERT(l->index < m->spec.n_layers);
-    return m->table + l->index * m->table_numbers;
+    ASSERT(l->use < m->spec.n_layers);
+    return m->table + l->use * m->table_numbers;
 }
 
 /* Member i's rows in the table begin at section at[i]. */
@@ -78,11 +78,32 @@ static int64_t visit(const struct visit *v, int to) {
 
 /* ---- counts ---- */
 
+/* On paper no token chooses: every expert gets as many of each section as every other. */
+static void even_counts(const struct seams_mesh *m, const struct layer *l, int64_t top_k) {
+    const struct shard_map *map = m->spec.map;
+    const int64_t E = l->n_experts;
+    int64_t *row = table_of(m, l);
+    for (int i = 0; i < m->spec.expert->size; i++) {
+        const int seq = member_seq(map, m->me, m->spec.expert->index, i);
+        int64_t first = 0;
+        for (int64_t k = 0; k < member_sections(m, i); k++, row += E + 1) {
+            const struct token_range *t = map->spec.segments ? shard_map_range(map, seq, k) : NULL;
+            const int64_t rows = (t ? t->end - t->begin : map->tokens[seq]) * top_k;
+            for (int64_t e = 0; e <= E; e++) row[e] = first + rows * e / E;
+            first += rows;
+        }
+    }
+}
+
 static enum status counts_begin(struct step *s, const struct layer *l, const struct routed *r) {
     struct seams_mesh *m = mesh_of(s);
     int64_t first = 0;
     const struct tensor from = r->home.offset;
     ASSERT(from.shape[0] == member_sections(m, m->spec.expert->index) && from.shape[1] == l->n_experts + 1);
+    if (s->ctx->paper) {
+        even_counts(m, l, r->home.x.shape[0] / most(1, m->spec.map->tokens[m->me]));
+        return OK;
+    }
     for (int i = 0; i < m->spec.expert->index; i++) first += member_sections(m, i);
     int64_t *const to = table_of(m, l) + first * from.shape[1];
     for (int64_t i = 0; i < from.shape[0]; i++)
@@ -106,7 +127,7 @@ static enum status send_offsets(struct step *s, const struct layer *l, struct ro
     struct seams_mesh *m = mesh_of(s);
     const int64_t here = l->n_experts / m->spec.expert->size, each = r->guest.offset.shape[0] * (here + 1);
     const bool apart = m->spec.space == DEVICE;
-    int64_t *const out = apart ? m->offsets + l->index * m->spec.routed.offsets : r->offsets.data;
+    int64_t *const out = apart ? m->offsets + l->use * m->spec.routed.offsets : r->offsets.data;
     ASSERT(r->n_rounds * each <= tensor_count(r->offsets));
     for (int64_t i = 0; i < r->n_rounds; i++) {
         struct fill_offsets f = {out + i * each, here, i * r->rows_most, r->rows_most};

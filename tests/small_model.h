@@ -69,6 +69,9 @@ static inline void small_batch(struct runner *r, uint64_t seed) {
         valid += r->targets[t] >= 0;
     }
     r->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
+    int64_t later[MTP_DEPTHS_MAX];
+    runner_later_count(r, r->targets, r->pos, T, later);
+    runner_later_scales(r, later);
 }
 
 #endif

@@ -203,6 +203,12 @@ static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     return 2.0 * (double)c->top_k * (double)(c->hidden * (moe_gated(c) ? 3 : 2) * moe_width(c, l->width));
 }
 
+/* The experts that a token does not choose. */
+static int64_t idle(const struct layer *l) {
+    const struct moe_config *c = l->whole;
+    return (c->experts - c->top_k) * c->hidden * (moe_gated(c) ? 3 : 2) * moe_width(c, l->width);
+}
+
 const struct mixer_kind moe_kind = {.name = "moe",
                                     .fields = moe_fields,
                                     .config_bytes = sizeof(struct moe_config),
@@ -213,4 +219,5 @@ const struct mixer_kind moe_kind = {.name = "moe",
                                     .plan = moe_plan,
                                     .forward = moe_forward,
                                     .backward = moe_backward,
-                                    .flops = flops};
+                                    .flops = flops,
+                                    .idle = idle};
