@@ -74,6 +74,7 @@ struct trial {
     double wide_bound;         /* of an F32 output beside BF16; bound unless set                             */
     double roundings;          /* to BF16 in a row, independent, on the way to a BF16 output; 1 unless set   */
     bool no_bf16;              /* the BF16 twin has no kernel of this shape, and must say so                 */
+    bool bf16_only;            /* a benchmark of BF16 on GPUs: too long in other types, and to be checked    */
     double grad_bound;         /* of grad; 1e-7 unless set                                             */
     double flops[2], bytes[2]; /* of a pass, for the benchmark; bytes: from the roles unless set */
     /* What must run before a pass of this op, for instance the op that makes its inputs. */

@@ -99,6 +99,7 @@ static enum status bench_one_row(struct bench *b, const struct case_op *op, int 
     enum status st = OK;
     struct bench_row r = {.ctx = {.ops = &ops_ref, .pool = b->pool, .real = F32, .space = HOST}};
     TRY_OUT(trial_open(&r.trial, op, row, F32));
+    if (r.trial.bf16_only) goto out;
     trial_fill(&r.trial);
     TRY_OUT(arena_init(&r.work, "workspace of a benchmark", op->work(&r.ctx, r.trial.args)));
     r.ctx.work = &r.work;

@@ -29,22 +29,17 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     return st;
 }
 
-static int64_t sent(const struct trainer *t) {
-    return comm_total(&t->team.seq).bytes_sent + comm_total(&t->team.tokens).bytes_sent +
-           comm_total(&t->run.shards.comm).bytes_sent;
-}
-
 /* Steps are alike from the second on. */
 static enum status rehearse(const struct job *j, struct trainer *t) {
     struct step_report r = {.step = 1};
     int64_t before[N_COMM_USES];
     TRY(train_passes(t, &r));
     trainer_received(t, before);
-    const int64_t sent_before = sent(t);
+    const int64_t sent_before = trainer_sent(t);
     TRY(train_passes(t, &r));
     trainer_received(t, j->out->received);
     for (int use = 0; use < N_COMM_USES; use++) j->out->received[use] -= before[use];
-    j->out->sent = sent(t) - sent_before;
+    j->out->sent = trainer_sent(t) - sent_before;
     j->out->way = t->run.mesh.spec.way;
     j->out->sliced = t->run.shards.sliced;
     return OK;
@@ -89,16 +84,16 @@ enum status plan_print_model(const struct config *c, const struct model *m, stru
 }
 
 static enum status print_work(const struct config *c, const struct model *m, struct text *out) {
-    const int64_t head = param_count(&m->params.list[m->head]), active = model_active(m);
+    const int64_t head = param_whole(&m->params.list[m->head]), active = model_active(m);
     const int64_t tokens = c->train.sequences_per_step * c->train.tokens_per_sequence;
     const double flops = (double)tokens * model_flops_per_token(m, c->train.tokens_per_sequence);
     int64_t later = 0;
-    for (int i = m->mtp.first; i < m->params.n; i++) later += param_count(&m->params.list[i]);
+    for (int i = m->mtp.first; i < m->params.n; i++) later += param_whole(&m->params.list[i]);
     if (later > 0)
         TRY(text_print(out, "  of them %" PRId64 " in prediction heads, %" PRId64 " without\n", later,
                        m->params.n_elements - later));
     TRY(text_print(out, "  embedding %" PRId64 ", head %s%" PRId64 "; one token meets %" PRId64 "\n",
-                   param_count(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
+                   param_whole(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
     return text_print(
         out, "a step: %" PRId64 " tokens, %.6g FLOP forward and backward, %.6g of them on each of %" PRId64 " ranks\n",
         tokens, flops, flops / (double)n_ranks(c), n_ranks(c));
@@ -106,7 +101,7 @@ static enum status print_work(const struct config *c, const struct model *m, str
 
 static enum status print_model(const struct config *c, struct text *out) {
     struct model m;
-    enum status st = model_init(&m, &c->model);
+    enum status st = model_init(&m, &c->model, NULL);
     if (st == OK) st = plan_print_model(c, &m, out);
     if (st == OK) st = print_work(c, &m, out);
     model_term(&m);
@@ -147,6 +142,8 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "keys, values, their gradients";
     case COMM_SWAP:
         return "heads for tokens";
+    case COMM_TENSOR:
+        return "rows and sums of the tensor axis";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:

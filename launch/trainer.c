@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "model/param_parts.h"
 #include "profiling/trace.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
@@ -136,7 +137,7 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "warning: step %" PRId64
                 " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
                 "; nothing was changed",
-                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
+                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
 }
 
@@ -162,10 +163,31 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
+enum { TRAINER_COMMS = 10 };
+
+/* Those that this rank's steps use. */
+static int comms_of(const struct trainer *t, const struct comm *list[TRAINER_COMMS]) {
+    const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
+    const struct comm *const all[TRAINER_COMMS] = {
+        &t->team.seq, &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
+        &h->comm,     &h->tensor,      &e->comm,       &e->tensor,      &e->expert};
+    memcpy(list, all, sizeof all);
+    return TRAINER_COMMS - (h->experts ? 0 : 3);
+}
+
+int64_t trainer_sent(const struct trainer *t) {
+    const struct comm *all[TRAINER_COMMS];
+    const int n = comms_of(t, all);
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++) sum += comm_total(all[i]).bytes_sent;
+    return sum;
+}
+
 void trainer_received(const struct trainer *t, int64_t out[N_COMM_USES]) {
-    const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->team.tokens_there, &t->run.shards.comm};
+    const struct comm *all[TRAINER_COMMS];
+    const int n = comms_of(t, all);
     memset(out, 0, N_COMM_USES * sizeof *out);
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    for (int i = 0; i < n; i++)
         for (int use = 0; use < N_COMM_USES; use++) out[use] += all[i]->count[use].bytes_received;
 }
 

@@ -42,8 +42,9 @@ struct state_place {
 enum status train_step(struct trainer *t, struct step_report *r);
 /* Its part between the data and the report, which is all that ranks exchange. */
 enum status train_passes(struct trainer *t, struct step_report *r);
-/* Bytes that this rank has received so far, by use. */
+/* Bytes that this rank has received so far, by use, and sent. */
 void trainer_received(const struct trainer *t, int64_t out[N_COMM_USES]);
+int64_t trainer_sent(const struct trainer *t);
 /* Mean loss over the validation sequences. */
 enum status train_validate(struct trainer *t, double *loss);
 

@@ -10,53 +10,90 @@
 #include "kernels/token_loss/token_loss.h"
 #include "profiling/prof.h"
 
-static struct embedding embed_args(const struct model *m, const struct batch *b, struct tensor x) {
+static bool ranks_of(const struct model *m) { return split_n(&m->params.split, SPLIT_TENSOR) > 1; }
+
+struct flow ends_flow(const struct model *m, const struct activations *a, const struct shard *shard) {
+    const struct saved_slot *v = a->ends.slot;
+    const bool ranks = ranks_of(m);
+    return (struct flow){.y = v[ENDS_Y].t,
+                         .dx = v[ENDS_DX].t,
+                         .dy = v[ranks ? ENDS_DY : ENDS_DX].t,
+                         .dh = v[ENDS_DH].t,
+                         .y_own = v[ranks ? ENDS_Y_OWN : ENDS_Y].t,
+                         .dh_own = v[ranks ? ENDS_DH_OWN : ENDS_DH].t,
+                         .shard = shard};
+}
+
+static struct embedding embed_args(const struct model *m, struct tensor ids, struct tensor y, struct tensor dy) {
     const struct param *p = &m->params.list[m->embedding];
-    return (struct embedding){.ids = b->ids, .w = p->w, .y = x, .dy = x, .dw = p->g};
+    return (struct embedding){
+        .ids = ids, .w = p->w, .y = y, .dy = dy, .dw = p->g, .first = p->cut[SPLIT_TENSOR].begin, .vocab = p->whole[0]};
 }
 
-enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, struct tensor x) {
-    const struct embedding a = embed_args(m, b, x);
-    return s->ctx->ops->embedding_fwd(s->ctx, &a);
+enum status ends_embed(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
+                       struct tensor x) {
+    const struct tensor all = ranks_of(m) ? f->y : x;
+    const struct embedding a = embed_args(m, ids, all, f->dy);
+    TRY(s->ctx->ops->embedding_fwd(s->ctx, &a));
+    return s->seams->leave(s, all, x);
 }
 
-enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, struct tensor dx) {
-    const struct embedding a = embed_args(m, b, dx);
+enum status ends_embed_back(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
+                            struct tensor dx) {
+    const struct tensor all = ranks_of(m) ? f->dy : dx;
+    const struct embedding a = embed_args(m, ids, f->y, all);
+    TRY(s->seams->enter(s, dx, all));
     return s->ctx->ops->embedding_bwd(s->ctx, &a);
 }
 
-/* One tile: rows [begin, begin + n). */
+/* The shards' log-sum-exps side by side, those of other ranks zero until they are added. */
+static enum status join_shards(struct step *s, const struct model *m, const struct head *h, struct tensor parts) {
+    if (ranks_of(m)) TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = parts, .value = 0.0}));
+    TRY(s->ctx->ops->head_fwd(s->ctx, h));
+    if (!ranks_of(m)) return OK;
+    TRY(s->seams->total(s, parts, AXIS_TENSOR));
+    return s->seams->total(s, h->picked, AXIS_TENSOR);
+}
+
+/* The start of the slot as the rows of this tile's n tokens, one a shard. */
+static struct tensor shard_rows(const struct model *m, struct tensor slot, int64_t n) {
+    return ranks_of(m) ? tensor_like(slot, slot.data, slot.shape[0], n) : (struct tensor){0};
+}
+
+/* One tile: rows [begin, begin + n) of all. */
 static enum status tile_loss(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r,
                              int64_t begin, int64_t n) {
     const struct ops *ops = s->ctx->ops;
     const struct param *w = &m->params.list[m->head];
     const struct saved_slot *v = a->ends.slot;
-    const struct head h = {.x = tensor_rows(r->x, begin, n),
-                           .w = w->w,
-                           .targets = tensor_rows(r->targets, begin, n),
-                           .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
-                           .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
-                           .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
-                           .scale = r->scale,
-                           .dx = s->forward_only ? (struct tensor){0} : tensor_rows(r->dx, begin, n),
-                           .dw = w->g,
-                           .logit_scale = 1.0};
+    const struct tensor none = {0}, parts = shard_rows(m, v[ENDS_PARTS].t, n);
+    struct head h = {.x = tensor_rows(r->x, begin, n),
+                     .w = w->w,
+                     .targets = tensor_rows(r->targets, begin, n),
+                     .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
+                     .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
+                     .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
+                     .scale = r->scale,
+                     .dx = s->forward_only ? none : tensor_rows(r->dx, begin, n),
+                     .dw = w->g,
+                     .logit_scale = 1.0,
+                     .first = w->cut[SPLIT_TENSOR].begin,
+                     .vocab = w->whole[0]};
     const struct token_loss loss = {.lse = h.lse,
                                     .picked = h.picked,
                                     .targets = h.targets,
-                                    .loss = tensor_has(r->per_token) ? tensor_rows(r->per_token, begin, n)
-                                                                     : (struct tensor){0},
+                                    .parts = parts,
+                                    .loss = tensor_has(r->per_token) ? tensor_rows(r->per_token, begin, n) : none,
                                     .total = r->total};
-    TRY(ops->head_fwd(s->ctx, &h));
-    TRY(s->seams->total(s, h.lse, AXIS_TENSOR));
-    TRY(s->seams->total(s, h.picked, AXIS_TENSOR));
+    struct head here = h;
+    if (ranks_of(m)) here.lse = tensor_like(parts, tensor_rows(parts, m->params.split.at[SPLIT_TENSOR], 1).data, n, 1);
+    TRY(join_shards(s, m, &here, parts));
     TRY(ops->token_loss_fwd(s->ctx, &loss));
-    if (!s->forward_only) TRY(ops->head_bwd(s->ctx, &h));
-    return OK;
+    return s->forward_only ? OK : ops->head_bwd(s->ctx, &h);
 }
 
 /* Tiles follow each other over all rows; in exact mode each segment is one. */
-enum status ends_tiles(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r) {
+static enum status all_tiles(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r) {
     const struct exact *e = s->ctx->exact;
     const int64_t T = r->x.shape[0];
     const int64_t tiles = T > 0 ? (T + a->tile - 1) / a->tile : 0; /* a rank may have no token, and then no tile */
@@ -69,8 +106,20 @@ enum status ends_tiles(struct step *s, const struct model *m, struct activations
     return OK;
 }
 
-struct tensor ends_dout(const struct activations *a) {
-    return a->ends.slot[a->n_depths > 0 ? ENDS_DOUT : ENDS_DH].t;
+enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r) {
+    const struct saved_slot *v = a->ends.slot;
+    struct loss_rows all = *r;
+    if (ranks_of(m)) all.x = v[ENDS_H_ALL].t, all.dx = v[ENDS_DH].t;
+    TRY(s->seams->enter(s, r->x, all.x));
+    if (tensor_has(r->logits))
+        TRY(s->ctx->ops->linear_fwd(s->ctx,
+                                    &(struct linear){.x = all.x, .w = m->params.list[m->head].w, .y = r->logits}));
+    TRY(all_tiles(s, m, a, &all));
+    return s->forward_only ? OK : s->seams->leave(s, all.dx, r->dx);
+}
+
+struct tensor ends_dout(const struct model *m, const struct activations *a) {
+    return a->ends.slot[a->n_depths > 0 ? ENDS_DOUT : ranks_of(m) ? ENDS_DH_OWN : ENDS_DH].t;
 }
 
 static struct rmsnorm norm_args(const struct model *m, const struct activations *a) {
@@ -80,7 +129,7 @@ static struct rmsnorm norm_args(const struct model *m, const struct activations 
                             .w = norm->w,
                             .y = v[ENDS_H].t,
                             .r = v[ENDS_R].t,
-                            .dy = ends_dout(a),
+                            .dy = ends_dout(m, a),
                             .dx = v[ENDS_DX].t,
                             .dw = norm->g,
                             .eps = m->config->norm_eps};
@@ -93,19 +142,17 @@ enum status ends_norm_back(struct step *s, const struct model *m, struct activat
 
 static enum status loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                         const struct loss_out *out) {
-    const struct ops *ops = s->ctx->ops;
     const struct rmsnorm n = norm_args(m, a);
     const struct loss_rows rows = {.x = n.y,
                                    .targets = b->targets,
                                    .scale = out->scale,
                                    .dx = n.dy,
                                    .total = out->total,
-                                   .per_token = out->per_token};
+                                   .per_token = out->per_token,
+                                   .logits = out->logits};
     ASSERT(s->forward_only || !a->forward_only);
-    TRY(ops->rmsnorm_fwd(s->ctx, &n));
-    if (tensor_has(out->logits))
-        TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = n.y, .w = m->params.list[m->head].w, .y = out->logits}));
-    return ends_tiles(s, m, a, &rows);
+    TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &n));
+    return ends_head(s, m, a, &rows);
 }
 
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,

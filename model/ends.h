@@ -6,22 +6,27 @@
 
 /* Slots of activations.ends.  Y and DH are shared by all layers. */
 enum { ENDS_X, ENDS_H, ENDS_R, ENDS_Y, ENDS_DX, ENDS_DH, ENDS_DOUT, ENDS_LOGITS, ENDS_LSE, ENDS_PICKED };
+/* Of several ranks of tensor: what X, H, Y, DX and DH are of own tokens and of all, and the shards' log-sum-exps. */
+enum { ENDS_H_ALL = ENDS_PICKED + 1, ENDS_Y_OWN, ENDS_DY, ENDS_DH_OWN, ENDS_PARTS };
 
-enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, struct tensor x);
-enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, struct tensor dx);
+/* y, dx, dy, dh and their own rows; on one rank of tensor these are the same. */
+struct flow ends_flow(const struct model *m, const struct activations *a, const struct shard *shard);
+/* f: of ends_flow, whose y and dy are used on the way where several ranks share the embedding; x, dx: own rows. */
+enum status ends_embed(struct step *s, const struct model *m, struct tensor ids, const struct flow *f, struct tensor x);
+enum status ends_embed_back(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
+                            struct tensor dx);
 /* Head and loss of some rows, tile by tile, with the head's backward behind each tile's forward when a backward pass
  * follows. */
 struct loss_rows {
-    struct tensor x, targets;       /* (T, D) (T)                     */
-    struct tensor scale, dx;        /* (1);  (T, D) out where backward */
-    struct tensor total, per_token; /* (1) +=; (T) out, or absent     */
+    struct tensor x, targets;               /* own (T, D); (T) of all                   */
+    struct tensor scale, dx;                /* (1);  own (T, D) out where backward      */
+    struct tensor total, per_token, logits; /* (1) +=; (T) out, (T, V) out, or absent   */
 };
-enum status ends_tiles(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r);
-/* Final norm of ENDS_X, then that: ENDS_DOUT, where prediction heads add to it, else ENDS_DH, holds the gradient of
- * ENDS_H. */
+enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r);
+/* Final norm of ENDS_X, then that: ends_dout holds the gradient of ENDS_H, to which prediction heads add. */
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                       const struct loss_out *out);
-struct tensor ends_dout(const struct activations *a);
+struct tensor ends_dout(const struct model *m, const struct activations *a);
 /* ENDS_DX from it. */
 enum status ends_norm_back(struct step *s, const struct model *m, struct activations *a);
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/mtp.h"
 #include <string.h>
-#include "kernels/embedding/embedding.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
@@ -75,7 +74,7 @@ static struct tensor before(const struct depth *d) {
     return d->at > 0 ? d->a->mtp[d->at - 1].slot[MTP_H].t : d->a->ends.slot[ENDS_H].t;
 }
 static struct tensor dbefore(const struct depth *d) {
-    return d->at > 0 ? d->a->mtp[d->at - 1].slot[MTP_DH].t : ends_dout(d->a);
+    return d->at > 0 ? d->a->mtp[d->at - 1].slot[MTP_DH].t : ends_dout(d->m, d->a);
 }
 
 static struct rmsnorm norm_args(const struct depth *d, int param, struct tensor x, struct tensor y, int r) {
@@ -111,11 +110,6 @@ static struct rmsnorm out_args(const struct depth *d) {
     return n;
 }
 
-static struct embedding embed_args(const struct depth *d, struct tensor ids) {
-    const struct param *p = &d->m->params.list[d->m->embedding];
-    return (struct embedding){.ids = ids, .w = p->w, .y = d->v[MTP_E].t, .dy = d->v[MTP_DE].t, .dw = p->g};
-}
-
 static struct linear project_args(const struct depth *d) {
     const struct param *p = &d->m->params.list[d->param->project];
     return (struct linear){.x = d->v[MTP_C].t,
@@ -135,7 +129,7 @@ static struct tensor row_of(const struct depth *d, struct tensor all) {
 
 void mtp_plan(struct plan *p, const struct model *m, struct activations *a, int depth) {
     const struct ops *ops = p->ctx->ops;
-    const int64_t T = p->n_tokens, D = m->config->width;
+    const int64_t T = p->n_own, D = m->config->width;
     plan_slot(p, MTP_E, "e", KEEP_CHEAP, T, D, 1, 1);
     plan_wide(p, MTP_RE, "re", KEEP_CHEAP, T, 1, 1, 1);
     plan_wide(p, MTP_RH, "rh", KEEP_CHEAP, T, 1, 1, 1);
@@ -148,21 +142,18 @@ void mtp_plan(struct plan *p, const struct model *m, struct activations *a, int 
     plan_slot(p, MTP_DC, "dc", KEEP_SCRATCH, T, 2 * D, 1, 1);
     const struct depth d = depth_of(m, a, depth);
     const struct rmsnorm norms[] = {enorm_args(&d), hnorm_args(&d), out_args(&d)};
-    const struct embedding embed = embed_args(&d, tensor_1d(NULL, I32, T));
     const struct linear project = project_args(&d);
     for (int i = 0; i < 3; i++) plan_work(p, ops->rmsnorm_work(p->ctx, &norms[i]));
-    plan_work(p, ops->embedding_work(p->ctx, &embed));
     plan_work(p, ops->linear_work(p->ctx, &project));
 }
 
 static enum status forward(struct step *s, const struct depth *d, const struct batch *b, const struct loss_out *out) {
     const struct ops *ops = s->ctx->ops;
     const int per = d->m->mtp.per;
-    const struct embedding embed = embed_args(d, row_of(d, b->mtp_ids));
     const struct rmsnorm enorm = enorm_args(d), hnorm = hnorm_args(d), norm = out_args(d);
     const struct linear project = project_args(d);
-    struct flow f = {.y = d->a->ends.slot[ENDS_Y].t, .shard = &b->shard};
-    TRY(ops->embedding_fwd(s->ctx, &embed));
+    struct flow f = ends_flow(d->m, d->a, &b->shard);
+    TRY(ends_embed(s, d->m, row_of(d, b->mtp_ids), &f, d->v[MTP_E].t));
     TRY(ops->rmsnorm_fwd(s->ctx, &enorm));
     TRY(ops->rmsnorm_fwd(s->ctx, &hnorm));
     TRY(ops->linear_fwd(s->ctx, &project));
@@ -176,12 +167,11 @@ static enum status forward(struct step *s, const struct depth *d, const struct b
                                    .scale = tensor_rows(out->mtp_scale, d->at, 1),
                                    .dx = norm.dy,
                                    .total = tensor_rows(out->mtp_total, d->at, 1)};
-    return ends_tiles(s, d->m, d->a, &rows);
+    return ends_head(s, d->m, d->a, &rows);
 }
 
 static enum status backward(struct step *s, const struct depth *d, const struct batch *b, struct flow *f) {
     const struct ops *ops = s->ctx->ops;
-    const struct embedding embed = embed_args(d, row_of(d, b->mtp_ids));
     const struct rmsnorm enorm = enorm_args(d), hnorm = hnorm_args(d), norm = out_args(d);
     const struct linear project = project_args(d);
     const struct tensor none = {0};
@@ -192,7 +182,7 @@ static enum status backward(struct step *s, const struct depth *d, const struct 
     }
     TRY(ops->linear_bwd(s->ctx, &project));
     TRY(ops->rmsnorm_bwd(s->ctx, &enorm));
-    TRY(ops->embedding_bwd(s->ctx, &embed));
+    TRY(ends_embed_back(s, d->m, row_of(d, b->mtp_ids), f, d->v[MTP_DE].t));
     return ops->rmsnorm_bwd(s->ctx, &hnorm);
 }
 

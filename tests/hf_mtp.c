@@ -105,7 +105,7 @@ static enum status read_folder(int64_t depths, bool shared, const char *const *o
     MUST(config_read(&c, &from, NULL));
     CHECK(c.model.mtp.depths == depths && c.model.mtp.shared == shared, "%" PRId64 " heads of %s", c.model.mtp.depths,
           yaml.s);
-    MUST(model_init(&m, &c.model));
+    MUST(model_init(&m, &c.model, NULL));
     const struct param_sink sink = {.type = F64, .store = store, .arg = &found};
     const enum status st = hf_read_params(f, &m.params, &sink);
     for (int i = 0; st == OK && ours[i]; i++) check_from(&found, ours[i], theirs[i]);

@@ -157,11 +157,19 @@ static const struct train_case {
      6,
      {"mesh.seq=3", "mesh.layout=zigzag", "mesh.shard=none", "train.keep=inputs", NULL}},
     {"two of data", 2, -1, {"mesh.data=2", "mesh.shard=gradients", NULL}},
+    {"two of tensor", 2, -1, {"mesh.tensor=2", NULL}},
+    {"the same computed again", 2, 9, {"mesh.tensor=2", "train.keep=gemm", NULL}},
+    {"the same from the layers' inputs, in slices",
+     2,
+     9,
+     {"mesh.tensor=2", "train.keep=inputs", "mesh.shard=parameters", NULL}},
+    {"two of seq, two of tensor", 4, -1, {"mesh.seq=2", "mesh.tensor=2", NULL}},
     {"two of data, three of seq", 6, -1, {"mesh.data=2", "mesh.seq=3", NULL}},
 };
 
 static void train_case(const char *folder, const char *depths, const char *shared, size_t at, struct run *out) {
-    const char *keys[24] = {"model.mtp.pattern=*EM",
+    const char *keys[24] = {"model.vocab=32",
+                            "model.mtp.pattern=*EM",
                             "model.mtp.weight=0.3",
                             "model.layers.E.kind=moe",
                             "model.layers.E.experts=6",
@@ -172,7 +180,7 @@ static void train_case(const char *folder, const char *depths, const char *share
                             "train.threads=1",
                             depths,
                             shared};
-    int n = 11;
+    int n = 12;
     struct config c;
     struct job j = {.config = &c};
     struct world *world = NULL;
@@ -245,7 +253,7 @@ static void test_count(const char *folder) {
         struct config c;
         struct model m;
         small_run_config(&c, folder, 3, rows[i].keys);
-        MUST(model_init(&m, &c.model));
+        MUST(model_init(&m, &c.model, NULL));
         if (i == 0) before = m.params.n_elements;
         const int64_t wanted = before + rows[i].more * (3 * 16 + 2 * 16 * 16 + 16 + 3 * 16 * 24);
         CHECK(m.params.n_elements == wanted, "%s: %" PRId64 " parameters, not %" PRId64, rows[i].keys[1],

@@ -29,24 +29,17 @@ static void write_tokens(const char *prefix) {
     MUST(token_writer_close(w, true));
 }
 
-static int64_t sent(const struct trainer *t) {
-    const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->run.shards.comm};
-    int64_t sum = 0;
-    for (int i = 0; i < 3; i++) sum += comm_total(all[i]).bytes_sent;
-    return sum;
-}
-
 static enum status count_steps(struct trainer *t, struct seen *s) {
     int64_t before[N_COMM_USES], sent_before = 0;
     struct step_report r;
     for (int i = 0; i < STEPS; i++) {
         trainer_received(t, before);
-        sent_before = sent(t);
+        sent_before = trainer_sent(t);
         TRY(train_step(t, &r));
     }
     trainer_received(t, s->received);
     for (int use = 0; use < N_COMM_USES; use++) s->received[use] -= before[use];
-    s->sent = sent(t) - sent_before;
+    s->sent = trainer_sent(t) - sent_before;
     s->ledger = t->run.ledger;
     return sharding_settle(&t->run.shards);
 }
@@ -79,32 +72,45 @@ static void compare(const struct job *j, const char *why, int rank) {
 
 static const struct {
     const char *why;
-    int data, seq;
+    int data, seq, tensor;
     bool carries, attends; /* what such a run must send, so that the comparison is of something */
     const char *keys[5];
 } cases[] = {
-    {"one rank", 1, 1, false, false, {NULL}},
-    {"heads for tokens", 1, 2, true, true, {NULL}},
-    {"three ranks, uneven: gathered keys", 1, 3, true, true, {"mesh.carry=scan", NULL}},
-    {"zigzag, in turn", 1, 4, true, true, {"mesh.layout=zigzag", "mesh.carry=chain", "mesh.attention=keys", NULL}},
-    {"more ranks than a short stretch has", 1, 8, true, true, {"mesh.carry=gather", "mesh.attention=keys", NULL}},
-    {"two micro-batches, gradients whole", 2, 2, true, true, {"mesh.shard=none", NULL}},
-    {"gradients in slices, computed again", 2, 2, true, true, {"mesh.shard=gradients", "train.keep=gemm", NULL}},
+    {"one rank", 1, 1, 1, false, false, {NULL}},
+    {"heads for tokens", 1, 2, 1, true, true, {NULL}},
+    {"three ranks, uneven: gathered keys", 1, 3, 1, true, true, {"mesh.carry=scan", NULL}},
+    {"zigzag, in turn", 1, 4, 1, true, true, {"mesh.layout=zigzag", "mesh.carry=chain", "mesh.attention=keys", NULL}},
+    {"more ranks than a short stretch has", 1, 8, 1, true, true, {"mesh.carry=gather", "mesh.attention=keys", NULL}},
+    {"two micro-batches, gradients whole", 2, 2, 1, true, true, {"mesh.shard=none", NULL}},
+    {"gradients in slices, computed again", 2, 2, 1, true, true, {"mesh.shard=gradients", "train.keep=gemm", NULL}},
     {"parameters in slices, groups computed again",
      1,
      4,
+     1,
      true,
      true,
      {"mesh.shard=parameters", "train.keep=inputs", "train.keep_every=2", NULL}},
-    {"data alone, f32", 4, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
+    {"data alone, f32", 4, 1, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
     {"prediction heads, two of data",
      2,
      3,
+     1,
      true,
      true,
      {"model.mtp.pattern=*m", "model.mtp.depths=2", "model.mtp.shared=true", "mesh.shard=parameters", NULL}},
-    {"exact", 1, 4, true, true, {"numerics=rank_invariant", NULL}},
-    {"exact, tied, two of data", 2, 2, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
+    {"two of tensor", 1, 1, 2, false, false, {"mesh.shard=none", NULL}},
+    {"two of tensor, computed again", 2, 1, 2, false, false, {"train.keep=inputs", "train.head_tile=7", NULL}},
+    {"a sequence on two, two of tensor", 1, 2, 2, true, true, {"mesh.shard=parameters", NULL}},
+    {"prediction heads, a sequence on two, two of tensor",
+     1,
+     2,
+     2,
+     true,
+     true,
+     {"model.mtp.pattern=*m", "model.mtp.depths=2", "mesh.shard=gradients", NULL}},
+    {"exact, two of tensor", 1, 2, 2, true, true, {"numerics=rank_invariant", NULL}},
+    {"exact", 1, 4, 1, true, true, {"numerics=rank_invariant", NULL}},
+    {"exact, tied, two of data", 2, 2, 1, true, true, {"numerics=rank_invariant", "model.tied=true", NULL}},
 };
 
 #define MODEL                                                                                                          \
@@ -114,9 +120,10 @@ static const struct {
         "model.layers.E.aux_loss=0.01", "model.pattern=M-*mE*M"
 
 static void run_case(const char *folder, size_t at) {
-    static const char *const common[] = {MODEL, "train.tokens_per_sequence=52", "train.threads=1", "data.valid="};
-    const char *overrides[40];
-    char mesh[2][40];
+    static const char *const common[] = {MODEL, "model.vocab=32", "train.tokens_per_sequence=52", "train.threads=1",
+                                         "data.valid="};
+    const char *overrides[44];
+    char mesh[3][40];
     int n = 0;
     struct config c;
     struct job j = {.config = &c};
@@ -125,8 +132,9 @@ static void run_case(const char *folder, size_t at) {
     for (int i = 0; cases[at].keys[i]; i++) overrides[n++] = cases[at].keys[i];
     snprintf(mesh[0], sizeof mesh[0], "mesh.data=%d", cases[at].data);
     snprintf(mesh[1], sizeof mesh[1], "mesh.seq=%d", cases[at].seq);
-    overrides[n++] = mesh[0], overrides[n++] = mesh[1];
-    const int ranks = cases[at].data * cases[at].seq;
+    snprintf(mesh[2], sizeof mesh[2], "mesh.tensor=%d", cases[at].tensor);
+    for (int i = 0; i < 3; i++) overrides[n++] = mesh[i];
+    const int ranks = cases[at].data * cases[at].seq * cases[at].tensor;
     small_run_config(&c, folder, n, overrides);
     MUST(world_open(&world, &(struct world_spec){.n_ranks = ranks, .deadline_s = 100}));
     MUST(world_run(world, run_rank, &j));
@@ -135,13 +143,14 @@ static void run_case(const char *folder, size_t at) {
     config_term(&c);
     const int64_t *last = j.seen[ranks - 1].received;
     CHECK((last[COMM_CARRY] > 0) == cases[at].carries && (last[COMM_KEYS] + last[COMM_SWAP] > 0) == cases[at].attends &&
-              (last[COMM_GRADS] > 0) == (ranks > 1),
+              (last[COMM_GRADS] > 0) == (ranks > 1) && (last[COMM_TENSOR] > 0) == (cases[at].tensor > 1),
           "%s: nothing was compared", cases[at].why);
 }
 
 /* Ranks that nothing could start here: every one is planned alike, and what all send all receive. */
-static void check_large(const char *folder) {
-    const char *const overrides[] = {MODEL, "train.tokens_per_sequence=4096", "mesh.seq=64", "data.valid="};
+static void check_large(const char *folder, const char *seq, const char *tensor) {
+    const char *const overrides[] = {MODEL, "model.vocab=32", "train.tokens_per_sequence=4096",
+                                     seq,   tensor,           "data.valid="};
     int64_t received = 0, out = 0;
     struct config c;
     struct rank_plan p;
@@ -151,7 +160,8 @@ static void check_large(const char *folder) {
         for (int use = 0; use < N_COMM_USES; use++) received += p.received[use];
         out += p.sent;
     }
-    CHECK(received == out && out > 0, "64 ranks: %" PRId64 " bytes received, %" PRId64 " sent", received, out);
+    CHECK(received == out && out > 0, "64 ranks, %s: %" PRId64 " bytes received, %" PRId64 " sent", tensor, received,
+          out);
     config_term(&c);
 }
 
@@ -171,7 +181,8 @@ int main(void) {
     MUST(path_print(prefix, "%s/tokens", folder));
     write_tokens(prefix);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_case(folder, i);
-    check_large(folder);
+    check_large(folder, "mesh.seq=64", "mesh.tensor=1");
+    check_large(folder, "mesh.seq=32", "mesh.tensor=2");
     check_refused(folder);
     MUST(file_remove_tree(folder));
     return check_end();

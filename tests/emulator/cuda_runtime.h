@@ -92,6 +92,7 @@ int emulated_lane(void);
 void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);
 void emulated_wait(int n_open);
+void emulated_stop(const char *why);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 /* Code that stands for a library of the toolkit works on memory of the device between the two. */
 void emulated_enter(void);

@@ -146,5 +146,18 @@ static inline void cp_async16_or_zero(void *to, const void *from, bool copy) {
 static inline void cp_async4(void *to, const void *from) { emulated_copy(to, from, 4); }
 static inline void cp_commit() { emulated_commit(); }
 template <int n> static inline void cp_wait() { emulated_wait(n); }
+
+/* ---- turns.cuh ---- */
+
+static inline void turn_await(const unsigned *turn, unsigned n) {
+    if (*turn != n) emulated_stop("a block waits for a turn that does not come");
+}
+static inline void turn_pass(unsigned *turn, unsigned n, bool mine) {
+    if (mine) *turn = n;
+}
+static inline void sum_store(float4 *p, float4 x) { *p = x; }
+static inline void sum_add(float4 *p, float4 x) { *p = {p->x + x.x, p->y + x.y, p->z + x.z, p->w + x.w}; }
+
+#include "tests/emulator/wgmma.h"
 #endif
 #endif

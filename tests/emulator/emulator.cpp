@@ -99,6 +99,11 @@ void emulated_wait(int n_open) {
     for (int i = 0; i < now->n_groups; i++) now->ends[i] = now->ends[i + done] - n;
 }
 
+void emulated_stop(const char *why) {
+    fprintf(stderr, "%s\n", why);
+    abort();
+}
+
 // ---- memory of the device ----
 
 enum { REGIONS = 4096 };
