@@ -112,6 +112,8 @@ struct case_op {
 extern const struct case_op case_ops[];
 extern const int n_case_ops;
 
+/* A row of the benchmark that is for a GPU in BF16 alone, larger than its caches: elsewhere it would take minutes. */
+bool case_large(const struct case_op *op, int row);
 /* Row `row` of the op in memory, every tensor between guard bands. */
 enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real);
 void trial_close(struct trial *t);

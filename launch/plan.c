@@ -144,6 +144,8 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "heads for tokens";
     case COMM_TENSOR:
         return "rows and sums of the tensor axis";
+    case COMM_EXPERT:
+        return "rows to experts and back, loads even";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:

@@ -30,6 +30,8 @@ struct step_report {
     double aux_loss;    /* of routers, in what is minimised but not in loss                   */
     bool later;         /* there are prediction heads: the next is known                      */
     double mtp_loss;    /* the mean cross entropy of their tokens, in what is minimised by its weight */
+    bool drops;         /* some have a capacity: the next is known                            */
+    double dropped;     /* choices of the step that no expert took, in all layers             */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */

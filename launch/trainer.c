@@ -163,14 +163,15 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
-enum { TRAINER_COMMS = 10 };
+enum { TRAINER_COMMS = 12 };
 
 /* Those that this rank's steps use. */
 static int comms_of(const struct trainer *t, const struct comm *list[TRAINER_COMMS]) {
     const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
     const struct comm *const all[TRAINER_COMMS] = {
-        &t->team.seq, &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
-        &h->comm,     &h->tensor,      &e->comm,       &e->tensor,      &e->expert};
+        &t->team.seq,   &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
+        &t->run.expert, &t->run.counts,  &h->comm,       &h->tensor,      &e->comm,
+        &e->tensor,     &e->expert};
     memcpy(list, all, sizeof all);
     return TRAINER_COMMS - (h->experts ? 0 : 3);
 }

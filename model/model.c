@@ -40,9 +40,10 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     TRY(mem_take((int64_t)s->kind->config_bytes, &mem));
     m->share[i] = mem;
     if (s->config) memcpy(mem, s->config, s->kind->config_bytes);
-    if (split_n(split, SPLIT_TENSOR) == 1) return OK;
-    FAIL_UNLESS(s->kind->split, ERR_CONFIG, "model.layers.%c: kind %s runs on one rank of mesh.tensor alone", s->symbol,
-                s->kind->name);
+    if (split_n(split, SPLIT_TENSOR) == 1 && split_n(split, SPLIT_EXPERT) == 1) return OK;
+    FAIL_UNLESS(s->kind->split || split_n(split, SPLIT_TENSOR) == 1, ERR_CONFIG,
+                "model.layers.%c: kind %s runs on one rank of mesh.tensor alone", s->symbol, s->kind->name);
+    if (!s->kind->split) return OK;
     const enum status st = s->kind->split(mem, split);
     if (st == OK) return OK;
     char reason[512];
@@ -51,11 +52,23 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     FAIL(st, "model.layers.%c (%s): %s", s->symbol, s->kind->name, reason);
 }
 
+static bool has_experts(const struct model_config *c, const char *pattern) {
+    for (const char *s = pattern; *s; s++) {
+        const struct layer_symbol *symbol = model_config_symbol(c, *s);
+        if (symbol && symbol->kind && symbol->kind->experts) return true;
+    }
+    return false;
+}
+
 static enum status split_model(struct model *m, const struct split *split) {
     int64_t mine = 0;
     m->params.split = *split;
     TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
     for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
+    const struct model_config *c = m->config;
+    const bool any = has_experts(c, c->pattern) || (c->mtp.depths > 0 && has_experts(c, c->mtp.pattern));
+    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || any, ERR_CONFIG,
+                "mesh.expert: %d ranks share experts, and model.pattern has none", split_n(split, SPLIT_EXPERT));
     return OK;
 }
 
@@ -71,6 +84,7 @@ static void begin_layer(struct model *m, int i, char symbol, int trunk) {
     ASSERT(means);
     m->layers[i] = (struct layer){.index = i,
                                   .trunk = trunk,
+                                  .use = i,
                                   .symbol = means->symbol,
                                   .kind = means->kind,
                                   .config = m->share[means - m->config->symbol],

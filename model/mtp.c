@@ -37,6 +37,7 @@ enum status mtp_declare(struct model *m) {
         struct layer *layers = &m->layers[m->n_layers + j * t->per];
         if (j > 0 && m->config->mtp.shared) {
             memcpy(layers, &m->layers[m->n_layers], (size_t)t->per * sizeof *layers);
+            for (int k = 0; k < t->per; k++) layers[k].use += j * t->per;
             t->param[j] = t->param[0];
             continue;
         }

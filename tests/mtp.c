@@ -164,6 +164,7 @@ static const struct train_case {
      9,
      {"mesh.tensor=2", "train.keep=inputs", "mesh.shard=parameters", NULL}},
     {"two of seq, two of tensor", 4, -1, {"mesh.seq=2", "mesh.tensor=2", NULL}},
+    {"experts over two of seq", 2, -1, {"mesh.seq=2", "mesh.expert=2", NULL}},
     {"two of data, three of seq", 6, -1, {"mesh.data=2", "mesh.seq=3", NULL}},
 };
 

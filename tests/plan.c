@@ -148,9 +148,9 @@ static void run_case(const char *folder, size_t at) {
 }
 
 /* Ranks that nothing could start here: every one is planned alike, and what all send all receive. */
-static void check_large(const char *folder, const char *seq, const char *tensor) {
-    const char *const overrides[] = {MODEL, "model.vocab=32", "train.tokens_per_sequence=4096",
-                                     seq,   tensor,           "data.valid="};
+static void check_large(const char *folder, const char *seq, const char *axis) {
+    const char *const overrides[] = {MODEL, "model.vocab=32", "train.tokens_per_sequence=4096", seq,
+                                     axis,  "data.valid="};
     int64_t received = 0, out = 0;
     struct config c;
     struct rank_plan p;
@@ -160,7 +160,7 @@ static void check_large(const char *folder, const char *seq, const char *tensor)
         for (int use = 0; use < N_COMM_USES; use++) received += p.received[use];
         out += p.sent;
     }
-    CHECK(received == out && out > 0, "64 ranks, %s: %" PRId64 " bytes received, %" PRId64 " sent", tensor, received,
+    CHECK(received == out && out > 0, "64 ranks, %s: %" PRId64 " bytes received, %" PRId64 " sent", axis, received,
           out);
     config_term(&c);
 }
@@ -183,6 +183,7 @@ int main(void) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_case(folder, i);
     check_large(folder, "mesh.seq=64", "mesh.tensor=1");
     check_large(folder, "mesh.seq=32", "mesh.tensor=2");
+    check_large(folder, "mesh.seq=64", "mesh.expert=2");
     check_refused(folder);
     MUST(file_remove_tree(folder));
     return check_end();

@@ -36,6 +36,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline int4 make_int4(int a, int b, int c, int d) { return {a, b, c, d}; }
 static inline float2 make_float2(float a, float b) { return {a, b}; }
 static inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
@@ -54,6 +55,10 @@ static inline uint32_t __float_as_uint(float f) {
 #define __expf expf
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
+static inline void sincospif(float x, float *sine, float *cosine) {
+    *sine = (float)sin(M_PI * (double)x);
+    *cosine = (float)cos(M_PI * (double)x);
+}
 static inline float normcdff(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
 template <typename T> static inline T emulated_from(const char (*lanes)[32], int lane) {
@@ -81,6 +86,10 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
     return all;
 }
+static inline int atomicAdd(int *p, int x) { /* blocks and threads take turns */
+    *p += x;
+    return *p - x;
+}
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
@@ -104,7 +113,10 @@ static inline uint32_t emulated_bf16(float x) {
     return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
 }
 static inline uint32_t pack(float low, float high) { return emulated_bf16(low) | emulated_bf16(high) << 16; }
+static inline void store_whole(void *to, uint4 v) { *(uint4 *)to = v; }
+static inline void store_whole(void *to, uint2 v) { *(uint2 *)to = v; }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 static inline void emulated_matrices(uint32_t r[4], const void *row, bool trans) {
     const char(*rows)[32] = emulated_exchange(&row, sizeof row);
