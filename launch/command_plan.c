@@ -78,7 +78,7 @@ const struct command command_plan = {
         "  --device    plan for the cpu or for a GPU; without it: bf16 for a GPU, f32 and f64 for the cpu\n"
         "  --memory    GiB that one rank has: says whether the plan fits, and else what would\n\n"
         "FLOPs count causal attention once and nothing that is computed again: those of mfu.  Exchanges are\n"
-        "those of sequences of one document each, and of experts that are chosen alike.\n",
+        "those of sequences of one document each, and of even loads of experts.\n",
     .run = run,
     .keys = config_help,
 };

@@ -32,14 +32,16 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
 /* Steps are alike from the second on. */
 static enum status rehearse(const struct job *j, struct trainer *t) {
     struct step_report r = {.step = 1};
-    int64_t before[N_COMM_USES];
+    struct comm_count before[N_COMM_USES];
     TRY(train_passes(t, &r));
-    trainer_received(t, before);
-    const int64_t sent_before = trainer_sent(t);
+    trainer_moved(t, before);
     TRY(train_passes(t, &r));
-    trainer_received(t, j->out->received);
-    for (int use = 0; use < N_COMM_USES; use++) j->out->received[use] -= before[use];
-    j->out->sent = trainer_sent(t) - sent_before;
+    trainer_moved(t, j->out->moved);
+    for (int use = 0; use < N_COMM_USES; use++) {
+        j->out->moved[use].messages -= before[use].messages;
+        j->out->moved[use].bytes_sent -= before[use].bytes_sent;
+        j->out->moved[use].bytes_received -= before[use].bytes_received;
+    }
     j->out->way = t->run.mesh.spec.way;
     j->out->sliced = t->run.shards.sliced;
     return OK;
@@ -84,16 +86,16 @@ enum status plan_print_model(const struct config *c, const struct model *m, stru
 }
 
 static enum status print_work(const struct config *c, const struct model *m, struct text *out) {
-    const int64_t head = param_whole(&m->params.list[m->head]), active = model_active(m);
+    const int64_t head = param_count(&m->params.list[m->head]), active = model_active(m);
     const int64_t tokens = c->train.sequences_per_step * c->train.tokens_per_sequence;
     const double flops = (double)tokens * model_flops_per_token(m, c->train.tokens_per_sequence);
     int64_t later = 0;
-    for (int i = m->mtp.first; i < m->params.n; i++) later += param_whole(&m->params.list[i]);
+    for (int i = m->mtp.first; i < m->params.n; i++) later += param_count(&m->params.list[i]);
     if (later > 0)
         TRY(text_print(out, "  of them %" PRId64 " in prediction heads, %" PRId64 " without\n", later,
                        m->params.n_elements - later));
     TRY(text_print(out, "  embedding %" PRId64 ", head %s%" PRId64 "; one token meets %" PRId64 "\n",
-                   param_whole(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
+                   param_count(&m->params.list[m->embedding]), c->model.tied ? "the same " : "", head, active));
     return text_print(
         out, "a step: %" PRId64 " tokens, %.6g FLOP forward and backward, %.6g of them on each of %" PRId64 " ranks\n",
         tokens, flops, flops / (double)n_ranks(c), n_ranks(c));
@@ -121,12 +123,17 @@ static enum status print_row(const struct rank_plan *p, int n, const char *name,
 
 static int64_t rank_of(const struct rank_plan *p, int use) { return (void)use, p->rank; }
 static int64_t memory_of(const struct rank_plan *p, int use) { return (void)use, ledger_total(&p->ledger); }
-static int64_t received_of(const struct rank_plan *p, int use) { return p->received[use]; }
-static int64_t sent_by(const struct rank_plan *p, int use) { return (void)use, p->sent; }
+static int64_t received_of(const struct rank_plan *p, int use) { return p->moved[use].bytes_received; }
 static int64_t all_received(const struct rank_plan *p, int use) {
     (void)use;
     int64_t sum = 0;
-    for (int i = 0; i < N_COMM_USES; i++) sum += p->received[i];
+    for (int i = 0; i < N_COMM_USES; i++) sum += p->moved[i].bytes_received;
+    return sum;
+}
+static int64_t all_sent(const struct rank_plan *p, int use) {
+    (void)use;
+    int64_t sum = 0;
+    for (int i = 0; i < N_COMM_USES; i++) sum += p->moved[i].bytes_sent;
     return sum;
 }
 
@@ -143,7 +150,7 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
     case COMM_SWAP:
         return "heads for tokens";
     case COMM_TENSOR:
-        return "rows and sums of the tensor axis";
+        return "rows entering and leaving layers";
     case COMM_EXPERT:
         return "rows to experts and back, loads even";
     case COMM_PARAMS:
@@ -165,7 +172,7 @@ static enum status print_exchanges(const struct rank_plan *p, int n, struct text
     for (int use = 0; use < N_COMM_USES; use++)
         TRY(print_row(p, n, comm_use_name((enum comm_use)use), what_of(p, (enum comm_use)use), received_of, use, out));
     TRY(print_row(p, n, "total", "", all_received, 0, out));
-    return print_row(p, n, "sent", "by the rank, in all", sent_by, 0, out);
+    return print_row(p, n, "sent", "by the rank, in all", all_sent, 0, out);
 }
 
 enum status plan_print(const struct config *c, bool cuda, struct text *out) {

@@ -5,14 +5,14 @@
  *
  * Memory is planned by the code that a run allocates by.  Exchanges are rehearsed: the code of a step runs with ops
  * that do nothing (kernels/paper.h) as one rank of a world on paper (dist/world.h), whose communicators count.  So they
- * are those of a step whose sequences are one document each: where documents end inside, fewer keys may travel. */
+ * are those of a step whose sequences are one document each: where documents end inside, fewer keys may travel, and
+ * every expert is chosen as often as every other. */
 #include "launch/trainer.h"
 
 struct rank_plan {
     int rank;
     struct ledger ledger;
-    int64_t received[N_COMM_USES]; /* bytes in one step, any but the first */
-    int64_t sent;                  /* of all uses */
+    struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
     bool sliced;       /* gradients leave in slices */
     char refused[400]; /* why a GPU run of this program would be refused, whose workspace is not in the ledger then */

@@ -163,44 +163,31 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
-enum { TRAINER_COMMS = 12 };
-
-/* Those that this rank's steps use. */
-static int comms_of(const struct trainer *t, const struct comm *list[TRAINER_COMMS]) {
+void trainer_moved(const struct trainer *t, struct comm_count out[N_COMM_USES]) {
     const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
-    const struct comm *const all[TRAINER_COMMS] = {
+    const struct comm *const all[] = {
         &t->team.seq,   &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
         &t->run.expert, &t->run.counts,  &h->comm,       &h->tensor,      &e->comm,
         &e->tensor,     &e->expert};
-    memcpy(list, all, sizeof all);
-    return TRAINER_COMMS - (h->experts ? 0 : 3);
-}
-
-int64_t trainer_sent(const struct trainer *t) {
-    const struct comm *all[TRAINER_COMMS];
-    const int n = comms_of(t, all);
-    int64_t sum = 0;
-    for (int i = 0; i < n; i++) sum += comm_total(all[i]).bytes_sent;
-    return sum;
-}
-
-void trainer_received(const struct trainer *t, int64_t out[N_COMM_USES]) {
-    const struct comm *all[TRAINER_COMMS];
-    const int n = comms_of(t, all);
+    const size_t n = sizeof all / sizeof *all - (h->experts ? 0 : 3);
     memset(out, 0, N_COMM_USES * sizeof *out);
-    for (int i = 0; i < n; i++)
-        for (int use = 0; use < N_COMM_USES; use++) out[use] += all[i]->count[use].bytes_received;
+    for (size_t i = 0; i < n; i++)
+        for (int use = 0; use < N_COMM_USES; use++) {
+            out[use].messages += all[i]->count[use].messages;
+            out[use].bytes_sent += all[i]->count[use].bytes_sent;
+            out[use].bytes_received += all[i]->count[use].bytes_received;
+        }
 }
 
 /* Steps are alike: of the second one, for the first agrees on more. */
-static void tell_exchanges(const struct trainer *t, const int64_t before[N_COMM_USES]) {
+static void tell_exchanges(const struct trainer *t, const struct comm_count before[N_COMM_USES]) {
     char line[400];
-    int64_t after[N_COMM_USES];
+    struct comm_count after[N_COMM_USES];
     int n = 0;
-    trainer_received(t, after);
+    trainer_moved(t, after);
     for (int use = 0; use < N_COMM_USES; use++)
         n += snprintf(line + n, sizeof line - (size_t)n, "%s %s %" PRId64, use ? "," : "", comm_use_name(use),
-                      after[use] - before[use]);
+                      after[use].bytes_received - before[use].bytes_received);
     report_note(t->report, "bytes that rank 0 received in step %" PRId64 ":%s", t->step, line);
 }
 
@@ -227,9 +214,9 @@ static enum status one_step(struct trainer *t) {
     const int64_t profile = t->run.ctx.traced ? c->run.profile : 0;
     const bool record = profile > 0 && t->step >= 1 && (t->step - 1) % profile == 0; /* the first step warms up */
     if (record) traced_record(&t->run.traced);
-    int64_t before[N_COMM_USES];
+    struct comm_count before[N_COMM_USES];
     const bool told = t->report && rank_size(t->team.rank) > 1 && t->step == 1;
-    if (told) trainer_received(t, before);
+    if (told) trainer_moved(t, before);
     const bool trace = t->report && t->step + 1 == c->run.trace;
     if (trace) TRY(trace_begin());
     const enum status stepped = train_step(t, &r);

@@ -42,9 +42,8 @@ struct state_place {
 enum status train_step(struct trainer *t, struct step_report *r);
 /* Its part between the data and the report, which is all that ranks exchange. */
 enum status train_passes(struct trainer *t, struct step_report *r);
-/* Bytes that this rank has received so far, by use, and sent. */
-void trainer_received(const struct trainer *t, int64_t out[N_COMM_USES]);
-int64_t trainer_sent(const struct trainer *t);
+/* What this rank has moved so far, by use, over all its communicators. */
+void trainer_moved(const struct trainer *t, struct comm_count out[N_COMM_USES]);
 /* Mean loss over the validation sequences. */
 enum status train_validate(struct trainer *t, double *loss);
 

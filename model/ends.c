@@ -33,7 +33,7 @@ static struct embedding embed_args(const struct model *m, struct tensor ids, str
 enum status ends_embed(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
                        struct tensor x) {
     const struct tensor all = ranks_of(m) ? f->y : x;
-    const struct embedding a = embed_args(m, ids, all, f->dy);
+    const struct embedding a = embed_args(m, ids, all, all);
     TRY(s->ctx->ops->embedding_fwd(s->ctx, &a));
     return s->seams->leave(s, all, x);
 }
@@ -41,7 +41,7 @@ enum status ends_embed(struct step *s, const struct model *m, struct tensor ids,
 enum status ends_embed_back(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
                             struct tensor dx) {
     const struct tensor all = ranks_of(m) ? f->dy : dx;
-    const struct embedding a = embed_args(m, ids, f->y, all);
+    const struct embedding a = embed_args(m, ids, all, all);
     TRY(s->seams->enter(s, dx, all));
     return s->ctx->ops->embedding_bwd(s->ctx, &a);
 }
@@ -60,21 +60,28 @@ static struct tensor shard_rows(const struct model *m, struct tensor slot, int64
     return ranks_of(m) ? tensor_like(slot, slot.data, slot.shape[0], n) : (struct tensor){0};
 }
 
-/* One tile: rows [begin, begin + n) of all. */
-static enum status tile_loss(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r,
+/* Of one head and loss: the rows of all tokens, and where the gradient of h goes. */
+struct tiles {
+    const struct loss_rows *r;
+    struct tensor h, dh;
+};
+
+/* One tile: rows [begin, begin + n). */
+static enum status tile_loss(struct step *s, const struct model *m, struct activations *a, const struct tiles *t,
                              int64_t begin, int64_t n) {
     const struct ops *ops = s->ctx->ops;
     const struct param *w = &m->params.list[m->head];
+    const struct loss_rows *r = t->r;
     const struct saved_slot *v = a->ends.slot;
     const struct tensor none = {0}, parts = shard_rows(m, v[ENDS_PARTS].t, n);
-    struct head h = {.x = tensor_rows(r->x, begin, n),
+    struct head h = {.x = tensor_rows(t->h, begin, n),
                      .w = w->w,
                      .targets = tensor_rows(r->targets, begin, n),
                      .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
                      .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
                      .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
                      .scale = r->scale,
-                     .dx = s->forward_only ? none : tensor_rows(r->dx, begin, n),
+                     .dx = s->forward_only ? none : tensor_rows(t->dh, begin, n),
                      .dw = w->g,
                      .logit_scale = 1.0,
                      .first = w->cut[SPLIT_TENSOR].begin,
@@ -93,72 +100,72 @@ static enum status tile_loss(struct step *s, const struct model *m, struct activ
 }
 
 /* Tiles follow each other over all rows; in exact mode each segment is one. */
-static enum status all_tiles(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r) {
+static enum status all_tiles(struct step *s, const struct model *m, struct activations *a, const struct tiles *t) {
     const struct exact *e = s->ctx->exact;
-    const int64_t T = r->x.shape[0];
+    const int64_t T = t->h.shape[0];
     const int64_t tiles = T > 0 ? (T + a->tile - 1) / a->tile : 0; /* a rank may have no token, and then no tile */
     const int64_t n = e ? e->n_ranges : tiles;
     for (int64_t i = 0; i < n; i++) {
         const int64_t begin = e ? e->range[i] : i * a->tile;
         const int64_t end = e ? e->range[i + 1] : begin + a->tile < T ? begin + a->tile : T;
-        TRY(tile_loss(s, m, a, r, begin, end - begin));
+        TRY(tile_loss(s, m, a, t, begin, end - begin));
     }
     return OK;
 }
 
-enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r) {
-    const struct saved_slot *v = a->ends.slot;
-    struct loss_rows all = *r;
-    if (ranks_of(m)) all.x = v[ENDS_H_ALL].t, all.dx = v[ENDS_DH].t;
-    TRY(s->seams->enter(s, r->x, all.x));
-    if (tensor_has(r->logits))
-        TRY(s->ctx->ops->linear_fwd(s->ctx,
-                                    &(struct linear){.x = all.x, .w = m->params.list[m->head].w, .y = r->logits}));
-    TRY(all_tiles(s, m, a, &all));
-    return s->forward_only ? OK : s->seams->leave(s, all.dx, r->dx);
+enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct flow *f,
+                      const struct loss_rows *r) {
+    const struct tiles t = {
+        .r = r, .h = ranks_of(m) ? a->ends.slot[ENDS_H_ALL].t : r->h, .dh = ranks_of(m) ? f->dh : r->dh};
+    const struct linear whole = {.x = t.h, .w = m->params.list[m->head].w, .y = r->logits};
+    TRY(s->seams->enter(s, r->h, t.h));
+    if (tensor_has(r->logits)) TRY(s->ctx->ops->linear_fwd(s->ctx, &whole));
+    TRY(all_tiles(s, m, a, &t));
+    return s->forward_only ? OK : s->seams->leave(s, t.dh, r->dh);
 }
 
-struct tensor ends_dout(const struct model *m, const struct activations *a) {
-    return a->ends.slot[a->n_depths > 0 ? ENDS_DOUT : ranks_of(m) ? ENDS_DH_OWN : ENDS_DH].t;
+struct tensor ends_dout(const struct activations *a, const struct flow *f) {
+    return a->n_depths > 0 ? a->ends.slot[ENDS_DOUT].t : f->dh_own;
 }
 
-static struct rmsnorm norm_args(const struct model *m, const struct activations *a) {
+static struct rmsnorm norm_args(const struct model *m, const struct activations *a, const struct flow *f) {
     const struct param *norm = &m->params.list[m->final_norm];
     const struct saved_slot *v = a->ends.slot;
     return (struct rmsnorm){.x = v[ENDS_X].t,
                             .w = norm->w,
                             .y = v[ENDS_H].t,
                             .r = v[ENDS_R].t,
-                            .dy = ends_dout(m, a),
-                            .dx = v[ENDS_DX].t,
+                            .dy = ends_dout(a, f),
+                            .dx = f->dx,
                             .dw = norm->g,
                             .eps = m->config->norm_eps};
 }
 
-enum status ends_norm_back(struct step *s, const struct model *m, struct activations *a) {
-    const struct rmsnorm n = norm_args(m, a);
+enum status ends_norm_back(struct step *s, const struct model *m, struct activations *a, const struct flow *f) {
+    const struct rmsnorm n = norm_args(m, a, f);
     return s->ctx->ops->rmsnorm_bwd(s->ctx, &n);
 }
 
 static enum status loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                        const struct loss_out *out) {
-    const struct rmsnorm n = norm_args(m, a);
-    const struct loss_rows rows = {.x = n.y,
+                        const struct flow *f, const struct loss_out *out) {
+    const struct rmsnorm n = norm_args(m, a, f);
+    const struct loss_rows rows = {.h = n.y,
+                                   .dh = n.dy,
                                    .targets = b->targets,
                                    .scale = out->scale,
-                                   .dx = n.dy,
                                    .total = out->total,
                                    .per_token = out->per_token,
                                    .logits = out->logits};
     ASSERT(s->forward_only || !a->forward_only);
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &n));
-    return ends_head(s, m, a, &rows);
+    return ends_head(s, m, a, f, &rows);
 }
 
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                       const struct loss_out *out) {
     prof_begin(PROF_LAYER, "head and loss");
-    const enum status st = loss(s, m, a, b, out);
+    const struct flow f = ends_flow(m, a, &b->shard);
+    const enum status st = loss(s, m, a, b, &f, out);
     prof_end();
     return st;
 }

@@ -11,22 +11,24 @@ enum { ENDS_H_ALL = ENDS_PICKED + 1, ENDS_Y_OWN, ENDS_DY, ENDS_DH_OWN, ENDS_PART
 
 /* y, dx, dy, dh and their own rows; on one rank of tensor these are the same. */
 struct flow ends_flow(const struct model *m, const struct activations *a, const struct shard *shard);
-/* f: of ends_flow, whose y and dy are used on the way where several ranks share the embedding; x, dx: own rows. */
+/* ids (T); x, dx: own rows.  f: of ends_flow. */
 enum status ends_embed(struct step *s, const struct model *m, struct tensor ids, const struct flow *f, struct tensor x);
 enum status ends_embed_back(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
                             struct tensor dx);
-/* Head and loss of some rows, tile by tile, with the head's backward behind each tile's forward when a backward pass
+/* Head and loss of all rows, tile by tile, with the head's backward behind each tile's forward when a backward pass
  * follows. */
 struct loss_rows {
-    struct tensor x, targets;               /* own (T, D); (T) of all                   */
-    struct tensor scale, dx;                /* (1);  own (T, D) out where backward      */
-    struct tensor total, per_token, logits; /* (1) +=; (T) out, (T, V) out, or absent   */
+    struct tensor h, dh;             /* own rows: in;  out where backward, before ends_flow's places change */
+    struct tensor targets, scale;    /* (T) (1)                    */
+    struct tensor total;             /* (1) +=                     */
+    struct tensor per_token, logits; /* (T) (T, V) out, or absent  */
 };
-enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct loss_rows *r);
-/* Final norm of ENDS_X, then that: ends_dout holds the gradient of ENDS_H, to which prediction heads add. */
+enum status ends_head(struct step *s, const struct model *m, struct activations *a, const struct flow *f,
+                      const struct loss_rows *r);
+/* Final norm of ENDS_X, then that: ends_dout holds the gradient of the own rows of ENDS_H. */
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                       const struct loss_out *out);
-struct tensor ends_dout(const struct model *m, const struct activations *a);
-/* ENDS_DX from it. */
-enum status ends_norm_back(struct step *s, const struct model *m, struct activations *a);
+struct tensor ends_dout(const struct activations *a, const struct flow *f);
+/* f->dx, that of ENDS_X, from it. */
+enum status ends_norm_back(struct step *s, const struct model *m, struct activations *a, const struct flow *f);
 #endif

@@ -133,7 +133,7 @@ const struct mixer_kind *mixer_kind_find(const char *name);
 struct layer {
     int index; /* position in the stack; layers of prediction heads are numbered behind it */
     int trunk; /* of such a layer: the length of the stack; 0: it belongs to the stack */
-    int use;   /* position among all: index, but where depths share one set of weights */
+    int use;   /* place among all layers of a pass; index, but where prediction heads share weights */
     char symbol;
     const struct mixer_kind *kind;
     const void *config, *whole; /* its share of the model on this rank; as configured */

@@ -65,9 +65,9 @@ static enum status split_model(struct model *m, const struct split *split) {
     m->params.split = *split;
     TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
     for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
-    const struct model_config *c = m->config;
-    const bool any = has_experts(c, c->pattern) || (c->mtp.depths > 0 && has_experts(c, c->mtp.pattern));
-    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || any, ERR_CONFIG,
+    const char *const later = m->config->mtp.depths > 0 ? m->config->mtp.pattern : "";
+    const bool experts = has_experts(m->config, m->config->pattern) || has_experts(m->config, later);
+    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || experts, ERR_CONFIG,
                 "mesh.expert: %d ranks share experts, and model.pattern has none", split_n(split, SPLIT_EXPERT));
     return OK;
 }
@@ -99,9 +99,9 @@ enum status model_init(struct model *m, const struct model_config *config, const
     const struct mtp_config *mtp = &config->mtp;
     void *mem = NULL;
     *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
-    TRY(split_model(m, split ? split : &one));
     if (mtp->depths > 0) m->mtp = (struct mtp){.depths = (int)mtp->depths, .per = (int)strlen(mtp->pattern)};
     m->n_all = m->n_layers + m->mtp.depths * m->mtp.per;
+    TRY(split_model(m, split ? split : &one));
     TRY(mem_take(m->n_all * (int64_t)sizeof *m->layers, &mem));
     m->layers = mem;
     for (int i = 0; i < m->n_layers; i++) {
@@ -206,7 +206,7 @@ static enum status forward_again(struct step *s, const struct model *m, struct a
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
     struct flow f = ends_flow(m, a, &b->shard);
     TRY(mtp_backward(s, m, a, b, &f));
-    TRY(ends_norm_back(s, m, a));
+    TRY(ends_norm_back(s, m, a, &f));
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)

@@ -11,15 +11,10 @@
  *
  * Embedding and head are the stack's own.  Depths have weights of their own, or share one set (model.mtp.shared).  Past
  * the end of its document or sequence a token is 0 and its target absent; since layers look back alone, nothing that
- * has a target sees it.  Norms and projection are of own rows, as the residual stream is: the tensor axis splits what
- * it splits of the stack.
- *
- * Names: mtp.layers.<i>: enorm, hnorm and eh_proj with the first layer of a depth, final_layernorm with its last.
- *
- * Memory: all of it is kept between the passes but what the policy drops of layers, whose inputs are kept; weights and
- * gradients belong to the block of the ends.
- *
- * Source: the heads of Nemotron-3, as Megatron Core trains them; the idea: DeepSeek-V3, arXiv:2412.19437 */
+ * has a target sees it. names      mtp.layers.<i>: enorm, hnorm and eh_proj with the first layer of a depth,
+ * final_layernorm with its last memory     all of it is kept between the passes but what the policy drops of layers,
+ * whose inputs are kept; weights and gradients belong to the block of the ends source     the heads of Nemotron-3, as
+ * Megatron Core trains them; the idea: DeepSeek-V3, arXiv:2412.19437 */
 #include "model/model.h"
 
 enum status mtp_declare(struct model *m); /* behind the ends: layers, names, parameters */
@@ -28,5 +23,5 @@ enum status mtp_forward(struct step *s, const struct model *m, struct activation
                         const struct loss_out *out);
 /* Adds to ends_dout.  f: of ends_flow. */
 enum status mtp_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                         struct flow *f);
+                         const struct flow *f);
 #endif

@@ -78,11 +78,32 @@ static int64_t visit(const struct visit *v, int to) {
 
 /* ---- counts ---- */
 
+/* On paper no token chooses: every expert gets as many of each section as every other. */
+static void even_counts(const struct seams_mesh *m, const struct layer *l, int64_t top_k) {
+    const struct shard_map *map = m->spec.map;
+    const int64_t E = l->n_experts;
+    int64_t *row = table_of(m, l);
+    for (int i = 0; i < m->spec.expert->size; i++) {
+        const int seq = member_seq(map, m->me, m->spec.expert->index, i);
+        int64_t first = 0;
+        for (int64_t k = 0; k < member_sections(m, i); k++, row += E + 1) {
+            const struct token_range *t = map->spec.segments ? shard_map_range(map, seq, k) : NULL;
+            const int64_t rows = (t ? t->end - t->begin : map->tokens[seq]) * top_k;
+            for (int64_t e = 0; e <= E; e++) row[e] = first + rows * e / E;
+            first += rows;
+        }
+    }
+}
+
 static enum status counts_begin(struct step *s, const struct layer *l, const struct routed *r) {
     struct seams_mesh *m = mesh_of(s);
     int64_t first = 0;
     const struct tensor from = r->home.offset;
     ASSERT(from.shape[0] == member_sections(m, m->spec.expert->index) && from.shape[1] == l->n_experts + 1);
+    if (s->ctx->paper) {
+        even_counts(m, l, r->home.x.shape[0] / most(1, m->spec.map->tokens[m->me]));
+        return OK;
+    }
     for (int i = 0; i < m->spec.expert->index; i++) first += member_sections(m, i);
     int64_t *const to = table_of(m, l) + first * from.shape[1];
     for (int64_t i = 0; i < from.shape[0]; i++)
@@ -115,19 +136,6 @@ static enum status send_offsets(struct step *s, const struct layer *l, struct ro
     return space_send(s->ctx, r->offsets.data, out, r->n_rounds * each * 8);
 }
 
-/* A plan has no choices of tokens: each expert gets as many. */
-static void even_table(const struct seams_mesh *m, const struct layer *l, int64_t home_rows) {
-    const struct shard_map *map = m->spec.map;
-    const int64_t own = map->tokens[m->me], top_k = own > 0 ? home_rows / own : 0, E = l->n_experts;
-    int64_t *row = table_of(m, l);
-    for (int i = 0; i < m->spec.expert->size; i++) {
-        const int64_t n = member_sections(m, i);
-        const int64_t rows = map->tokens[member_seq(map, m->me, m->spec.expert->index, i)] * top_k;
-        for (int64_t s = 0; s < n; s++)
-            for (int64_t e = 0; e <= E; e++) *row++ = rows * s / n + (rows * (s + 1) / n - rows * s / n) * e / E;
-    }
-}
-
 /* Rounds: as many as the rank with the most guests needs. */
 static enum status counts_end(struct step *s, const struct layer *l, struct routed *r) {
     struct seams_mesh *m = mesh_of(s);
@@ -140,7 +148,6 @@ static enum status counts_end(struct step *s, const struct layer *l, struct rout
     char *const table = (char *)table_of(m, l);
     TRY(all_gather_begin(c, COMM_CONTROL, table + m->sections[c->index], table, m->sections, &p));
     TRY(comm_end(c, &p));
-    if (s->ctx->paper) even_table(m, l, r->home.x.shape[0]);
     r->n_rounds = 1;
     for (int to = 0; to < c->size; to++) {
         const int64_t n = visit(&(struct visit){.m = m, .l = l}, to);

@@ -42,7 +42,7 @@ for name in nemotron_3_super_120b nemotron_h_8b jamba_1_5_mini falcon_mamba_7b s
     half=$(sed -n 's/^  memory  *planned, bytes  *\([0-9]*\).*/\1/p' "$work/out")
     diff "$work/whole" "$work/split" | grep '^[<>]' | grep -qv '^[<>] a step' && fail "$name: other counts over tensor"
     [ "$half" -lt "$memory" ] || fail "$name: two ranks of tensor take $half bytes each, one takes $memory"
-    grep -q '^  tensor  *rows and sums of the tensor axis  *[1-9]' "$work/out" || fail "$name: tensor sends nothing"
+    grep -q '^  tensor  *rows entering and leaving layers  *[1-9]' "$work/out" || fail "$name: tensor sends nothing"
     same "configs/$name.yaml" mesh.seq=2 mesh.tensor=2
 done
 

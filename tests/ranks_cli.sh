@@ -68,7 +68,7 @@ refused 2 'layers.\* .attention.: heads 6 cannot be spread over the 4 .*would do
 refused 2 'layers.- .mlp.: hidden 21 cannot be spread over the 2' $train model.layers.-.hidden=21 mesh.tensor=2
 refused 2 'keep_every: 2 wants mesh.tensor=1' $train train.keep=inputs train.keep_every=2 mesh.tensor=2
 refused 2 'mesh.pipe: 2 ranks do not run yet' $train mesh.pipe=2
-refused 2 'mesh.expert: 2 ranks do not run yet' $train mesh.seq=2 mesh.expert=2
+refused 2 'mesh.expert: 2 ranks share experts, and model.pattern has none' $train mesh.seq=2 mesh.expert=2
 refused 2 'mesh.expert: 3 does not divide data x seq = 2' $train mesh.seq=2 mesh.expert=3
 refused 2 'mesh.attention swap: 6 heads and 2 kv_heads cannot be spread over 4 ranks' \
     $train mesh.attention=swap --ranks 4
