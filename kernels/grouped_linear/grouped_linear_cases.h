@@ -48,6 +48,6 @@ static inline void grouped_linear_build(struct trial *t, struct grouped_linear *
     REALS(y, F_OUT, NORMAL(1.0), N, k->O)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), N, k->O)->gap = k->gap;
     if (k->dx) REALS(dx, (k->dx_add ? B_ADD : B_OUT) | OPTIONAL, NORMAL(1.0), N, k->I)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->E, k->O, k->I);
+    if (k->dw) WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->E, k->O, k->I);
 }
 #endif

@@ -81,6 +81,13 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
     return all;
 }
+template <typename T> static inline unsigned __match_any_sync(unsigned, T x) {
+    const char(*lanes)[32] = emulated_exchange(&x, sizeof x);
+    unsigned same = 0;
+    for (int i = 0; i < 32; i++) same |= (unsigned)(emulated_from<T>(lanes, i) == x) << i;
+    return same;
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
