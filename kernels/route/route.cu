@@ -97,22 +97,23 @@ template <typename real> __global__ static void back_rows(const struct route a) 
         real *dl = row_of<real>(a.dlogits, t);
         const float *dw = row(a.dw, t);
         const struct scorer s = scorer_of(l, E, softmax);
+        const double first = a.renormalise ? (double)dw[0] : 0.0;
         double sum = 0.0, inner = 0.0, all = 0.0;
         for (int64_t i = threadIdx.x; i < k; i += WARP) {
             const double p = (double)score(s, one(l + ids[i]));
             sum += p;
-            inner += p * (double)dw[i];
+            inner += p * ((double)dw[i] - first);
         }
         sum = a.renormalise ? warp_sum(sum) + SUM_LEAST : 1.0;
-        inner = a.renormalise ? warp_sum(inner) : 0.0;
+        inner = a.renormalise ? (warp_sum(inner) - SUM_LEAST * first) / sum : 0.0;
         for (int64_t i = threadIdx.x; i < k; i += WARP)
-            all += (double)score(s, one(l + ids[i])) * (a.scale / sum * ((double)dw[i] - inner / sum));
+            all += (double)score(s, one(l + ids[i])) * (a.scale / sum * ((double)dw[i] - first - inner));
         all = softmax ? warp_sum(all) : 0.0;
         for (int64_t e = threadIdx.x; e < E; e += WARP)
             set(dl + e, softmax ? -(float)((double)score(s, one(l + e)) * all) : 0.0f);
         __syncwarp();
         for (int64_t i = threadIdx.x; i < k; i += WARP) {
-            const double p = (double)score(s, one(l + ids[i])), ds = a.scale / sum * ((double)dw[i] - inner / sum);
+            const double p = (double)score(s, one(l + ids[i])), ds = a.scale / sum * ((double)dw[i] - first - inner);
             set(dl + ids[i], softmax ? (float)(p * ds - p * all) : (float)(p * (1.0 - p) * ds));
         }
     }
