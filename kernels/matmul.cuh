@@ -74,8 +74,8 @@ __global__ __launch_bounds__(THREADS) static void matmul_tiles(const plain_facto
 }
 
 /* Sizes come from the tensors, which agree (the ops check). */
-static enum status matmul(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A, struct tensor B,
-                          float beta, struct tensor C, const float *bias) {
+static inline enum status matmul(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A,
+                                 struct tensor B, float beta, struct tensor C, const float *bias) {
     plain_factors x = {(const float *)A.data,
                        (const float *)B.data,
                        bias,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any shape with FMA: F32, and BF16 that the tensor cores' kernels do not take (grouped_linear_bf16.h).  A block has a
  * tile of 64 x 64 of a result, found from offset; blocks are started for as many as there can be. */
-#include "kernels/grouped_linear/grouped_linear.h"
+#include "kernels/grouped_linear/grouped_linear_bf16.h"
 #include "kernels/grouped_linear/grouped_tiles.cuh"
 #include "kernels/matmul.cuh"
 
@@ -47,20 +47,13 @@ static enum status many(int64_t tiles) {
 
 /* y = x w^T, or dx (+)= dy w. */
 template <bool trans_b, typename real>
-static enum status rows_of_type(struct ctx *c, const struct grouped_linear *a, struct tensor A, bool add, struct tensor C) {
+static enum status rows_of_type(struct ctx *c, const struct grouped_linear *a, struct tensor A, bool add,
+                                struct tensor C) {
     const struct groups g = groups_of(a);
-    const struct factors<real, real> x = {(const real *)A.data,
-                                          (const real *)a->w.data,
-                                          NULL,
-                                          (real *)C.data,
-                                          0,
-                                          C.shape[1],
-                                          A.shape[1],
-                                          A.pitch,
-                                          a->w.shape[2],
-                                          C.pitch,
-                                          1.0f,
-                                          add ? 1.0f : 0.0f};
+    const struct factors<real, real> x = {
+        (const real *)A.data, (const real *)a->w.data, NULL, (real *)C.data,
+            0, C.shape[1], A.shape[1], A.pitch, a->w.shape[2], C.pitch, 1.0f, add ? 1.0f : 0.0f
+    };
     const int64_t tiles = group_tiles_most(g, SIDE) * ceil_div(x.n, SIDE);
     TRY(many(tiles));
     LAUNCH((rows_tiles<trans_b, real>), dim3((unsigned)tiles), THREADS, g, x);
@@ -75,18 +68,10 @@ static enum status rows_by(struct ctx *c, const struct grouped_linear *a, struct
 
 template <typename real> static enum status weights(struct ctx *c, const struct grouped_linear *a) {
     const int64_t O = a->dw.shape[1], I = a->dw.shape[2];
-    const struct factors<real, float> x = {(const real *)a->dy.data,
-                                           (const real *)a->x.data,
-                                           NULL,
-                                           (float *)a->dw.data,
-                                           O,
-                                           I,
-                                           0,
-                                           a->dy.pitch,
-                                           a->x.pitch,
-                                           I,
-                                           1.0f,
-                                           1.0f};
+    const struct factors<real, float> x = {
+        (const real *)a->dy.data, (const real *)a->x.data, NULL, (float *)a->dw.data, O, I,
+            0, a->dy.pitch, a->x.pitch, I, 1.0f, 1.0f
+    };
     const int64_t tiles = a->dw.shape[0] * ceil_div(O, SIDE) * ceil_div(I, SIDE);
     TRY(many(tiles));
     LAUNCH(weight_tiles<real>, dim3((unsigned)tiles), THREADS, groups_of(a), x);
@@ -99,6 +84,7 @@ extern "C" enum status grouped_linear_fwd_cuda(struct ctx *c, const struct group
     CHECK_SHAPE(grouped_linear, w, REAL, E, O, I);
     CHECK_SHAPE(grouped_linear, offset, I64, a->offset.shape[0], E + 1);
     CHECK_SHAPE(grouped_linear, y, REAL, N, O);
+    if (REAL == BF16 && wide_fits(a, WIDE_Y)) return grouped_linear_wide(c, a, WIDE_Y);
     return rows_by<true>(c, a, a->x, false, a->y);
 }
 
@@ -115,8 +101,11 @@ extern "C" enum status grouped_linear_bwd_cuda(struct ctx *c, const struct group
         CHECK_SHAPE(grouped_linear, x, REAL, N, I);
         CHECK_SHAPE(grouped_linear, dw, WIDE, E, O, I);
     }
-    if (tensor_has(a->dx)) TRY(rows_by<false>(c, a, a->dy, a->dx_add, a->dx));
+    if (tensor_has(a->dx))
+        TRY(REAL == BF16 && wide_fits(a, WIDE_DX) ? grouped_linear_wide(c, a, WIDE_DX)
+                                                  : rows_by<false>(c, a, a->dy, a->dx_add, a->dx));
     if (!tensor_has(a->dw)) return OK;
+    if (REAL == BF16 && wide_fits(a, WIDE_DW)) return grouped_linear_wide(c, a, WIDE_DW);
     return REAL == BF16 ? weights<bf16_bits>(c, a) : weights<float>(c, a);
 }
 NO_WORK(grouped_linear)

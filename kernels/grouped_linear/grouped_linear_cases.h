@@ -19,6 +19,10 @@ static const struct grouped_linear_case grouped_linear_cases[] = {
     {"no dx", 2, 1, 12, 7, 0, {0, 3, 5}, false, true, false},
     {"no dw", 2, 1, 12, 7, 0, {0, 3, 5}, true, false, false},
     {"no rows", 3, 1, 12, 7, 0, {0, 0, 0, 0}, true, true, false},
+    {"eights of columns, tiles not full", 3, 1, 200, 328, 0, {0, 150, 150, 290}, true, true, false},
+    {"eights of columns, a pitch, sums", 3, 1, 264, 72, 8, {0, 5, 77, 214}, true, true, true},
+    {"eights of columns, sections", 2, 2, 64, 72, 0, {0, 70, 133, 133, 141, 200}, true, true, false},
+    {"eights of columns, one expert has all", 4, 1, 72, 64, 0, {0, 0, 0, 400, 400}, true, true, false},
     {"tiles that the sizes do not fill", 2, 1, 600, 530, 0, {0, 300, 310}, true, true, false},
 };
 static const struct grouped_linear_case grouped_linear_bench[] = {
