@@ -95,6 +95,8 @@ static const struct field run_fields[] = {
     {"tensorboard", FIELD_BOOL, AT(tensorboard), "true", 0, 0, NULL, "write TensorBoard event files too", FREE},
     {"profile", FIELD_INT, AT(profile), "0", 0, 1e15, NULL,
      "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
+    {"trace", FIELD_INT, AT(trace), "0", 0, 1e15, NULL,
+     "step whose ranges, and kernels of GPUs, go into trace-STEP.json of the run folder (Perfetto); 0: none", FREE},
     FIELDS_END};
 #undef AT
 

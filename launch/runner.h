@@ -87,8 +87,9 @@ struct runner {
     double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
-    double aux;          /* auxiliary losses of routers: += in a pass with backward                      */
+    struct tensor aux;   /* (1) F64: auxiliary losses of routers, += in a pass with backward; or absent  */
     struct tensor load;  /* (layers, most experts) F64: tokens that experts got, += likewise; or absent  */
+    double *load_host;   /* load and aux on the host's side, as they were heard                          */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
@@ -147,8 +148,8 @@ int64_t runner_load_bytes(const struct runner *r);
 enum status runner_load_place(struct runner *r);
 enum status runner_load_begin(struct runner *r);
 enum status runner_load_end(struct runner *r);
-/* The most loaded expert of any layer over the mean of its layer; NAN: there are none. */
-double runner_load_most(const struct runner *r);
+/* Waits for a GPU.  most: the most loaded expert of any layer over the mean of its layer; NAN: there are none. */
+enum status runner_load_hear(struct runner *r, double *aux, double *most);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);
 #endif

@@ -138,8 +138,7 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(update(t));
     TRY(sharding_publish(&run->shards));
     TRY(hear(t, r));
-    r->aux_loss = run->aux;
-    r->expert_load = runner_load_most(run);
+    TRY(runner_load_hear(run, &r->aux_loss, &r->expert_load));
     r->experts = tensor_has(run->load);
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */

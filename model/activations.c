@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
 #include <string.h>
 #include "kernels/embedding/embedding.h"
 #include "kernels/head/head.h"
@@ -70,6 +71,13 @@ static void count(struct activations *a, struct saved *v, int64_t shared_at) {
         if (saved_home(v, (enum keep)k) == HOME_OWN) a->by_keep[k] += v->bytes[k];
 }
 
+static enum status refuse(const struct ctx *c, const struct layer *l) {
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_text());
+    FAIL(ERR_CONFIG, "layer %d, %c (%s): %s%s", l->index, l->symbol, l->kind->name, why,
+         c->real == BF16 ? "; or set train.precision=f32" : "");
+}
+
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size) {
     void *mem = NULL;
     *a = (struct activations){.forward_only = size->forward_only,
@@ -97,6 +105,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
         p.saved = &a->layers[i];
         p.saved->kept = kept_tags(size, i);
         TRY(block_plan(&p, &m->layers[i]));
+        if (p.refused) return refuse(c, &m->layers[i]);
         count(a, p.saved, before ? before->shared_at + saved_bytes(before, HOME_SHARED) : 0);
     }
     p.saved = &a->ends;

@@ -67,6 +67,7 @@ void plan_total(struct plan *p, int64_t numbers) {
 }
 
 void plan_work(struct plan *p, int64_t bytes) {
+    if (bytes < 0) p->refused = true;
     if (bytes > p->work) p->work = bytes;
 }
 

@@ -155,6 +155,7 @@ struct plan {
     const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
+    bool refused;               /* an op has no kernel of its shape: status_text says which there are */
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t total_numbers;  /* most numbers of one total over ranks */
@@ -167,8 +168,8 @@ void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_
                int64_t d3);
 /* Of another type. */
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
-void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */
-void plan_work(struct plan *p, int64_t bytes);
+void plan_total(struct plan *p, int64_t numbers);                    /* a sum over ranks of so many F64      */
+void plan_work(struct plan *p, int64_t bytes);                       /* what <op>_work says */
 void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols); /* op: enum carry_op */
 int64_t plan_chunks(const struct plan *p, int64_t chunk);            /* chunks that the ranges make */
 

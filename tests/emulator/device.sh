@@ -107,6 +107,8 @@ refused() { # refused CODE TEXT ARGUMENTS
     [ $? = "$code" ] && grep -q -- "$text" "$work/out" || wrong "$*: not '$text' but: $(tail -n 2 "$work/out")"
 }
 refused 2 "f64 runs on the cpu alone" --device cuda train.precision=f64
+refused 2 "layer 0, M (mamba2): ssd: .*in bf16 expected .* head_width 64" \
+    --device cuda train.precision=bf16 --dry-run
 refused 2 "bf16 needs a GPU" --device cpu train.precision=bf16
 export EMULATED_GIB=0.000293
 refused 1 "MiB are short: train.keep=[a-z]* would fit" --device cuda
