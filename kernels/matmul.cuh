@@ -15,7 +15,6 @@ template <typename real, typename out> struct factors {
     int64_t m, n, k, lda, ldb, ldc;
     float alpha, beta;
 };
-typedef struct factors<float, float> plain_factors;
 
 constexpr int SIDE = 64, DEPTH = 16, EACH = SIDE / 16;
 static_assert(EACH * EACH * THREADS == SIDE * SIDE, "every element of a tile has a thread");
@@ -66,7 +65,7 @@ static __device__ void matmul_store(const double total[EACH][EACH], const struct
 }
 
 template <bool trans_a, bool trans_b>
-__global__ __launch_bounds__(THREADS) static void matmul_tiles(const plain_factors x) {
+__global__ __launch_bounds__(THREADS) static void matmul_tiles(const struct factors<float, float> x) {
     const int64_t across = ceil_div(x.n, SIDE), i0 = blockIdx.x / across * SIDE, j0 = blockIdx.x % across * SIDE;
     double total[EACH][EACH] = {};
     matmul_add<trans_a, trans_b>(total, x, i0, j0);
@@ -76,18 +75,10 @@ __global__ __launch_bounds__(THREADS) static void matmul_tiles(const plain_facto
 /* Sizes come from the tensors, which agree (the ops check). */
 static inline enum status matmul(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A,
                                  struct tensor B, float beta, struct tensor C, const float *bias) {
-    plain_factors x = {(const float *)A.data,
-                       (const float *)B.data,
-                       bias,
-                       (float *)C.data,
-                       C.shape[0],
-                       C.shape[1],
-                       A.shape[trans_a ? 0 : 1],
-                       A.pitch,
-                       B.pitch,
-                       C.pitch,
-                       alpha,
-                       beta};
+    struct factors<float, float> x = {
+        (const float *)A.data, (const float *)B.data, bias,
+            (float *)C.data, C.shape[0], C.shape[1], A.shape[trans_a ? 0 : 1], A.pitch, B.pitch, C.pitch, alpha, beta
+    };
     const int64_t tiles = ceil_div(x.m, SIDE) * ceil_div(x.n, SIDE);
     FAIL_UNLESS(tiles < INT32_MAX, ERR_ARG, "a product of %" PRId64 " x %" PRId64 " elements has too many tiles", x.m,
                 x.n);

@@ -60,11 +60,8 @@ static enum status update_state(struct trainer *t, const struct param *p, const 
     if (p->rate == 0.0) return OK;
     struct tensor load = tensor_1d(tensor_rows(t->run.load, p->layer, 1).data, F64, p->shape[0]);
     load.space = c->space;
-    const struct nudge a = {.rate = p->rate,
-                            .begin = mine->begin,
-                            .load = load,
-                            .knobs = t->run.numbers.knobs,
-                            .b = mine->w};
+    const struct nudge a = {
+        .rate = p->rate, .begin = mine->begin, .load = load, .knobs = t->run.numbers.knobs, .b = mine->w};
     return c->ops->nudge_fwd(c, &a);
 }
 

@@ -14,8 +14,7 @@ struct shares {
     const double *load;
 };
 
-template <typename real>
-static __device__ struct shares shares_of(const struct balance &a, const real *l, int64_t t) {
+template <typename real> static __device__ struct shares shares_of(const struct balance &a, const real *l, int64_t t) {
     const int64_t E = a.logits.shape[1], G = a.load.shape[0], g = range_of(a.range, t) / ((a.range.shape[0] - 1) / G);
     struct shares q = {scorer_of(l, E, a.scores == ROUTE_SOFTMAX), 1.0, 0.0, 0.0, 0.0, (double *)a.load.data + g * E};
     double all = 0.0, sum = 0.0, inner = 0.0;

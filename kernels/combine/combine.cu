@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Forward, a thread has a pack of a token's channels and reads k rows: (k + 1) D elements a token.  Backward, a warp has
- * a choice: reads dy (from the cache but once a token) and, for dw, x, and writes dx: k (1 or 2) D + D elements. */
+/* Forward, a thread has a pack of a token's channels and reads k rows: (k + 1) D elements a token.  Backward, a warp
+ * has a choice: reads dy (from the cache but once a token) and, for dw, x, and writes dx: k (1 or 2) D + D elements. */
 #include "kernels/combine/combine.h"
 #include "kernels/packs.cuh"
 
 /* Sums over a few choices: F64 in F32, F32 in BF16. */
 template <typename real> struct sums;
-template <> struct sums<float> {
-    typedef double type;
-};
-template <> struct sums<bf16_bits> {
-    typedef float type;
-};
+template <> struct sums<float> { typedef double type; };
+template <> struct sums<bf16_bits> { typedef float type; };
 
 template <typename real, int n> __global__ static void gather_cells(const struct combine a) {
     const int64_t k = a.row.shape[1], N = a.x.shape[0];

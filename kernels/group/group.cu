@@ -37,8 +37,7 @@ __global__ static void place_choices(const struct choices x, const struct tensor
     if (!chunk_find(x, blockIdx.x, &begin, &end)) return;
     while (stretch_begin(x, s + 1) <= begin) s++;
     const int64_t *first = (const int64_t *)offset.data + s * (x.E + 1), base = first[0];
-    for (int64_t e = threadIdx.x; e < x.E; e += WARP)
-        at[e] = (int)(first[e] - base) + x.counts[blockIdx.x * x.E + e];
+    for (int64_t e = threadIdx.x; e < x.E; e += WARP) at[e] = (int)(first[e] - base) + x.counts[blockIdx.x * x.E + e];
     __syncwarp();
     chunk_walk(x, begin, end, at, [=](int64_t i, int n) { to[i] = base + n; });
 }

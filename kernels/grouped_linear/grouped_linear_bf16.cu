@@ -1,48 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks of two warpgroups stay on their multiprocessor and take tile after tile of 128 x 256 of a result, a warpgroup
- * 64 x 256 of it.  K comes in chunks of 64 through a ring of four stages: all threads copy (cp.async) two chunks ahead,
- * over the ends of tiles too, while the products of a chunk run.  Rows and columns outside a tile's own are zeros in
- * shared memory: neighbours' rows take no part. */
+/* Blocks stay on their multiprocessor and take tile after tile of 128 x 256 of a result.  One warp finds the tiles and
+ * has boxes of them copied, K in chunks of 64, through a ring of four stages; two warpgroups multiply, each 64 x 256 of
+ * the tile.  A stage goes to the copies and back by a pair of barriers, over the ends of tiles too, so that the first
+ * chunks of a tile arrive while the one before is stored.
+ *
+ * Boxes know the ends of matrices, not of an expert's rows: rows beyond them belong to others.  In y and dx they make
+ * rows that are not stored; in dw, where they are terms, both factors become zeros there. */
+#include "kernels/bulk.cuh"
 #include "kernels/grouped_linear/grouped_linear_bf16.h"
 #include "kernels/grouped_linear/grouped_tiles.cuh"
 #include "kernels/packs.cuh"
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
-constexpr int ROWS = 128, COLS = 256, DEEP = 64, STAGES = 4, LEAD = 2, SLOTS = LEAD + 2;
+constexpr int ROWS = 128, COLS = 256, DEEP = 64, STAGES = 4, SLOTS = 2 * STAGES;
 constexpr int STAGE = (ROWS + COLS) * DEEP, PANEL = DEEP * PANEL_COLS; /* elements */
-constexpr int PROCESSORS = 132;
-static_assert(THREADS == 2 * WARPGROUP && ROWS == 2 * 64, "two warpgroups share a tile");
-static_assert(STAGES == LEAD + 2, "a chunk ahead, one to come, one whose products run, one whose may");
+constexpr int PROCESSORS = 132, CONSUMERS = 2 * WARPGROUP, BLOCK_THREADS = CONSUMERS + WARPGROUP;
+constexpr int TAIL_BARRIER = 1;
+static_assert(ROWS == 2 * 64, "two warpgroups share a tile");
 
 /* C (m, n) = or += A B; m: of all groups' rows or of dw; k: terms where they are not rows of an expert. */
 struct wide {
     struct groups g;
-    const bf16_bits *A, *B;
     void *C;
-    int64_t m, n, k, lda, ldb, ldc;
+    int64_t m, n, k, ldc;
     bool add;
 };
-/* One tile: where its rows, columns and terms begin, and how many there are. */
+/* One tile: where its results begin, and how many rows, columns and terms it has; k < 0: there are no more.  Boxes
+ * begin at row, col and matrix `expert`; in dw `expert` is the first row of the terms. */
 struct work {
-    const bf16_bits *A, *B;
     void *C;
-    int m, n, k;
+    int m, n, k, expert, row, col;
+};
+struct ring {
+    uint64_t full[STAGES], empty[STAGES];
+    struct work slots[SLOTS];
 };
 
-static __device__ bool find_rows(const struct wide &x, enum wide_kind kind, int64_t i, struct work *w) {
+/* ---- the warp that finds tiles and has them copied ---- */
+
+static __device__ bool find_rows(const struct wide &x, int64_t i, struct group_search *s, struct work *w) {
     const int64_t across = ceil_div(x.n, COLS), col = i % across * COLS;
     int64_t group, row;
-    struct group_rows at;
-    if (!group_tile(x.g, ROWS, i / across, &group, &row, &at)) return false;
-    const bf16_bits *weight = x.B + group % x.g.E * x.n * x.k;
+    if (!group_find(x.g, ROWS, i / across, s, &group, &row)) return false;
+    const struct group_rows at = group_at(x.g, group);
     const int64_t first = at.begin + row;
-    *w = {x.A + first * x.lda,
-          weight + (kind == WIDE_Y ? col * x.ldb : col),
-          (bf16_bits *)x.C + first * x.ldc + col,
+    *w = {(bf16_bits *)x.C + first * x.ldc + col,
           (int)least(ROWS, at.end - first),
           (int)least(COLS, x.n - col),
-          (int)x.k};
+          (int)x.k,
+          (int)(group % x.g.E),
+          (int)first,
+          (int)col};
     return true;
 }
 
@@ -51,57 +60,68 @@ static __device__ bool find_weights(const struct wide &x, int64_t i, struct work
     const int64_t row = i % per / across * ROWS, col = i % across * COLS;
     if (e >= x.g.E) return false;
     const struct group_rows at = group_at(x.g, e);
-    *w = {x.A + at.begin * x.lda + row, x.B + at.begin * x.ldb + col, (float *)x.C + (e * x.m + row) * x.ldc + col,
-          (int)least(ROWS, x.m - row),  (int)least(COLS, x.n - col),  (int)(at.end - at.begin)};
+    *w = {(float *)x.C + (e * x.m + row) * x.ldc + col,
+          (int)least(ROWS, x.m - row),
+          (int)least(COLS, x.n - col),
+          (int)(at.end - at.begin),
+          (int)at.begin,
+          (int)row,
+          (int)col};
     return true;
 }
 
-/* The block's tile *i, or its next one that has terms, into `slot`; by all threads, behind a barrier of its own. */
-template <enum wide_kind kind> static __device__ bool find(const struct wide &x, int64_t *i, struct work *slot) {
-    for (;; *i += gridDim.x) {
-        struct work w;
-        if (!(kind == WIDE_DW ? find_weights(x, *i, &w) : find_rows(x, kind, *i, &w))) return false;
-        if (w.k == 0) continue;
-        if (threadIdx.x == 0) *slot = w;
-        __syncthreads();
-        return true;
-    }
-}
-
-/* n rows of K along columns: terms [k0, k0 + DEEP) of `rows` rows into a panel. */
-template <int rows>
-static __device__ void fetch_rows(bf16_bits *to, const bf16_bits *from, int64_t ld, int n, int k0, int k) {
-    const int piece = threadIdx.x % 8 * 8, first = threadIdx.x / 8;
-    const bool inside = k0 + piece < k;
-    const bf16_bits *at = from + first * ld + k0 + piece;
-    bf16_bits *own = tile_piece<PANEL_COLS>(to, first, piece);
-#pragma unroll
-    for (int r = 0; r < rows; r += THREADS / 8) {
-        const bool copy = inside && first + r < n;
-        cp_async16_or_zero(own + r * PANEL_COLS, copy ? at + r * ld : from, copy);
-    }
-}
-/* K along rows: rows [k0, k0 + DEEP) of `cols` columns into panels of 64 columns. */
-template <int cols>
-static __device__ void fetch_cols(bf16_bits *to, const bf16_bits *from, int64_t ld, int n, int k0, int k) {
-    const int piece = threadIdx.x % 8 * 8, first = threadIdx.x / 8;
-    const bf16_bits *at = from + (k0 + first) * ld + piece;
-    bf16_bits *own = tile_piece<PANEL_COLS>(to, first, piece);
-#pragma unroll
-    for (int r = 0; r < DEEP; r += THREADS / 8)
-#pragma unroll
-        for (int c = 0; c < cols; c += PANEL_COLS) {
-            const bool copy = k0 + first + r < k && piece + c < n;
-            cp_async16_or_zero(own + c * DEEP + r * PANEL_COLS, copy ? at + r * ld + c : from, copy);
-        }
+/* One lane: terms [k, k + DEEP) into a stage. */
+template <enum wide_kind kind>
+static __device__ void fetch(const tensor_map *A, const tensor_map *B, const struct work &w, bf16_bits *stage, int k,
+                             uint64_t *full) {
+    bf16_bits *b = stage + ROWS * DEEP;
+    bulk_expect(full, STAGE * 2);
+    if (kind == WIDE_DW)
+        for (int i = 0; i < ROWS / PANEL_COLS; i++)
+            bulk_fetch(stage + i * PANEL, A, w.row + i * PANEL_COLS, w.expert + k, 0, full);
+    else bulk_fetch(stage, A, k, w.row, 0, full);
+    if (kind == WIDE_Y) bulk_fetch(b, B, k, w.col, w.expert, full);
+    else
+        for (int i = 0; i < COLS / PANEL_COLS; i++)
+            bulk_fetch(b + i * PANEL, B, w.col + i * PANEL_COLS, kind == WIDE_DX ? k : w.expert + k,
+                       kind == WIDE_DX ? w.expert : 0, full);
 }
 
 template <enum wide_kind kind>
-static __device__ void fetch(const struct wide &x, const struct work &w, bf16_bits *stage, int k0) {
-    if (kind == WIDE_DW) fetch_cols<ROWS>(stage, w.A, x.lda, w.m, k0, w.k);
-    else fetch_rows<ROWS>(stage, w.A, x.lda, w.m, k0, w.k);
-    if (kind == WIDE_Y) fetch_rows<COLS>(stage + ROWS * DEEP, w.B, x.ldb, w.n, k0, w.k);
-    else fetch_cols<COLS>(stage + ROWS * DEEP, w.B, x.ldb, w.n, k0, w.k);
+static __device__ void produce(const tensor_map *A, const tensor_map *B, const struct wide &x, struct ring *r,
+                               bf16_bits *stages) {
+    const bool leads = threadIdx.x % WARP == 0;
+    struct group_search search = {0, 0};
+    int chunk = 0, tile = 0;
+    for (int64_t i = blockIdx.x;; i += gridDim.x) {
+        struct work w;
+        const bool found = kind == WIDE_DW ? find_weights(x, i, &w) : find_rows(x, i, &search, &w);
+        if (!found) w.k = -1;
+        else if (w.k == 0) continue;
+        for (int k = 0; k == 0 || k < w.k; k += DEEP, chunk++) {
+            uint64_t *full = &r->full[chunk % STAGES];
+            if (leads) {
+                bulk_wait(&r->empty[chunk % STAGES], chunk / STAGES % 2 ^ 1);
+                if (k == 0) r->slots[tile % SLOTS] = w;
+                if (found) fetch<kind>(A, B, w, stages + chunk % STAGES * STAGE, k, full);
+                else bulk_arrive(full);
+            }
+        }
+        __syncwarp();
+        tile++;
+        if (!found) return;
+    }
+}
+
+/* ---- the warpgroups that multiply ---- */
+
+/* dw: rows [from, DEEP) of the stage's panels become zeros; by both warpgroups. */
+static __device__ void clear_tail(bf16_bits *stage, int from) {
+    const int pieces = (DEEP - from) * 8, panels = (ROWS + COLS) / PANEL_COLS;
+    for (int i = threadIdx.x; i < pieces * panels; i += CONSUMERS)
+        *(uint4 *)(stage + i / pieces * PANEL + from * PANEL_COLS + i % pieces * 8) = make_uint4(0, 0, 0, 0);
+    wgmma_see();
+    barrier_of(TAIL_BARRIER, CONSUMERS);
 }
 
 template <enum wide_kind kind>
@@ -185,47 +205,53 @@ static __device__ void add_weights(float (&d)[128], const struct wide &x, const 
     }
 }
 
-template <enum wide_kind kind> __global__ __launch_bounds__(THREADS, 1) static void wide_tiles(const struct wide x) {
-    DYNAMIC_SHARED(shared);
-    __shared__ struct work slots[SLOTS];
-    bf16_bits *ring = (bf16_bits *)shared;
-    const int warpgroup = threadIdx.x / WARPGROUP, row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
-    int64_t next = blockIdx.x;
-    int fetched = 0, k_fetch = 0, chunk = 0, tile = 0;
-    bool more = find<kind>(x, &next, &slots[0]);
+template <enum wide_kind kind> static __device__ void consume(const struct wide &x, struct ring *r, bf16_bits *stages) {
+    const int warpgroup = warpgroup_of(), row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const bool leads = threadIdx.x % WARP == 0;
     float d[128];
-    for (int tiles = more; tile < tiles; tile++) {
-        const struct work w = slots[tile % SLOTS];
-        const int chunks = (w.k + DEEP - 1) / DEEP;
-        for (int i = tile == 0 ? -LEAD : 0; i < chunks; i++) {
-            if (i >= 0) {
-                cp_wait<LEAD - 1>();
-                wgmma_see();
-                __syncthreads();
-                multiply<kind>(d, ring + chunk % STAGES * STAGE, warpgroup, i > 0);
-                wgmma_wait<1>();
-                chunk++;
-            }
-            if (more) {
-                const struct work &to = slots[(tiles - 1) % SLOTS];
-                fetch<kind>(x, to, ring + fetched % STAGES * STAGE, k_fetch);
-                fetched++;
-                k_fetch += DEEP;
-                if (k_fetch >= to.k) {
-                    next += gridDim.x;
-                    k_fetch = 0;
-                    more = find<kind>(x, &next, &slots[tiles % SLOTS]);
-                    tiles += more;
-                }
-            }
-            cp_commit();
+    for (int chunk = 0, tile = 0;; tile++) {
+        bulk_wait(&r->full[chunk % STAGES], chunk / STAGES % 2);
+        const struct work w = r->slots[tile % SLOTS];
+        if (w.k < 0) return;
+        for (int k = 0; k < w.k; k += DEEP, chunk++) {
+            bf16_bits *stage = stages + chunk % STAGES * STAGE;
+            if (k > 0) bulk_wait(&r->full[chunk % STAGES], chunk / STAGES % 2);
+            if (kind == WIDE_DW && w.k - k < DEEP) clear_tail(stage, w.k - k);
+            multiply<kind>(d, stage, warpgroup, k > 0);
+            if (k == 0) continue;
+            wgmma_wait<1>();
+            if (leads) bulk_arrive(&r->empty[(chunk - 1) % STAGES]);
         }
         wgmma_wait<0>();
         wgmma_ended(d);
+        if (leads) bulk_arrive(&r->empty[(chunk - 1) % STAGES]);
         if (kind == WIDE_DW) add_weights(d, x, w, row);
         else store_rows(d, x, w, row);
     }
-    cp_wait<0>();
+}
+
+template <enum wide_kind kind>
+__global__ __launch_bounds__(BLOCK_THREADS, 1) static void wide_tiles(const __grid_constant__ tensor_map A,
+                                                                      const __grid_constant__ tensor_map B,
+                                                                      const struct wide x) {
+    DYNAMIC_SHARED(shared);
+    __shared__ struct ring ring;
+    bf16_bits *stages = (bf16_bits *)shared;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            bulk_barrier_init(&ring.full[i], 1);
+            bulk_barrier_init(&ring.empty[i], CONSUMERS / WARP);
+        }
+        bulk_barriers_see();
+    }
+    __syncthreads();
+    if (warpgroup_of() == CONSUMERS / WARPGROUP) {
+        registers_give<40>();
+        if (warp_of() == CONSUMERS / WARP) produce<kind>(&A, &B, x, &ring, stages);
+        return;
+    }
+    registers_take<232>();
+    consume<kind>(x, &ring, stages);
 }
 
 static bool fits(struct tensor t) { return tensor_has(t) && rows_whole(t); }
@@ -241,29 +267,33 @@ bool wide_fits(const struct grouped_linear *a, enum wide_kind kind) {
            (kind != WIDE_DW || a->offset.shape[0] == 1);
 }
 
-template <enum wide_kind kind> static enum status start(struct ctx *c, const struct wide &x, int64_t tiles) {
-    LAUNCH_SHARED(wide_tiles<kind>, least(tiles, PROCESSORS), THREADS, STAGES * STAGE * 2, x);
+template <enum wide_kind kind>
+static enum status start(struct ctx *c, const struct wide &x, const tensor_map *maps, int64_t tiles) {
+    LAUNCH_SHARED(wide_tiles<kind>, least(tiles, PROCESSORS), BLOCK_THREADS, STAGES * STAGE * 2, maps[0], maps[1], x);
     return OK;
 }
 
+/* Boxes: of K along columns ROWS or COLS rows, of K along rows DEEP. */
+static enum status map_factors(const struct grouped_linear *a, enum wide_kind kind, tensor_map maps[2]) {
+    const struct tensor A = kind == WIDE_Y ? a->x : a->dy;
+    TRY(tensor_map_make(&maps[0], A.data, A.shape[1], A.shape[0], 1, A.pitch, kind == WIDE_DW ? DEEP : ROWS));
+    if (kind == WIDE_DW) return tensor_map_make(&maps[1], a->x.data, a->x.shape[1], a->x.shape[0], 1, a->x.pitch, DEEP);
+    return tensor_map_make(&maps[1], a->w.data, a->w.shape[2], a->w.shape[1], a->w.shape[0], a->w.shape[2],
+                           kind == WIDE_Y ? COLS : DEEP);
+}
+
 enum status grouped_linear_wide(struct ctx *c, const struct grouped_linear *a, enum wide_kind kind) {
-    const struct tensor A = kind == WIDE_Y ? a->x : a->dy, B = kind == WIDE_DW ? a->x : a->w;
+    const struct tensor A = kind == WIDE_Y ? a->x : a->dy;
     const struct tensor C = kind == WIDE_Y ? a->y : kind == WIDE_DX ? a->dx : a->dw;
-    struct wide x = {groups_of(a),
-                     (const bf16_bits *)A.data,
-                     (const bf16_bits *)B.data,
-                     C.data,
-                     A.shape[1],
-                     C.shape[1],
-                     A.shape[1],
-                     A.pitch,
-                     B.pitch,
-                     C.pitch,
-                     kind == WIDE_DX && a->dx_add};
-    if (kind != WIDE_DW) x.ldb = B.shape[2];
-    else x.n = x.ldc = C.shape[2];
-    const int64_t across = ceil_div(x.n, COLS);
-    if (kind == WIDE_Y) return start<WIDE_Y>(c, x, group_tiles_most(x.g, ROWS) * across);
-    if (kind == WIDE_DX) return start<WIDE_DX>(c, x, group_tiles_most(x.g, ROWS) * across);
-    return start<WIDE_DW>(c, x, x.g.E * ceil_div(x.m, ROWS) * across);
+    const int64_t n = kind == WIDE_DW ? C.shape[2] : C.shape[1], across = ceil_div(n, COLS);
+    const struct wide x = {
+        groups_of(a), C.data, A.shape[1], n, A.shape[1], kind == WIDE_DW ? n : C.pitch, kind == WIDE_DX && a->dx_add};
+    const int64_t tiles = across * (kind == WIDE_DW ? x.g.E * ceil_div(x.m, ROWS) : group_tiles_most(x.g, ROWS));
+    tensor_map maps[2];
+    FAIL_UNLESS(A.shape[0] < INT32_MAX, ERR_ARG, "grouped_linear: %" PRId64 " rows are more than 2^31", A.shape[0]);
+    if (A.shape[0] == 0 || tiles == 0) return OK;
+    TRY(map_factors(a, kind, maps));
+    if (kind == WIDE_Y) return start<WIDE_Y>(c, x, maps, tiles);
+    if (kind == WIDE_DX) return start<WIDE_DX>(c, x, maps, tiles);
+    return start<WIDE_DW>(c, x, maps, tiles);
 }

@@ -27,6 +27,34 @@ static inline __device__ struct group_rows group_at(const struct groups &g, int6
     return {at[0], at[1]};
 }
 
+/* The same by one warp, for ascending i: the search goes on from where it was.  Begins with {0, 0}. */
+struct group_search {
+    int64_t first, before; /* groups [first, first + WARP) are looked at; tiles before them */
+};
+static __device__ bool group_find(const struct groups &g, int64_t step, int64_t i, struct group_search *s,
+                                  int64_t *group, int64_t *row) {
+    const int lane = threadIdx.x % WARP;
+    for (; s->first < g.n; s->first += WARP) {
+        const int64_t own = s->first + lane;
+        const struct group_rows r = own < g.n ? group_at(g, own) : (struct group_rows){0, 0};
+        const int n = (int)ceil_div(r.end - r.begin, step);
+        int sum = n;
+        for (int by = 1; by < WARP; by *= 2) {
+            const int x = __shfl_up_sync(0xffffffffu, sum, by);
+            if (lane >= by) sum += x;
+        }
+        const int64_t at = i - s->before;
+        const int has = __ffs((int)__ballot_sync(0xffffffffu, at < sum)) - 1;
+        if (has >= 0) {
+            *group = s->first + has;
+            *row = (at - __shfl_sync(0xffffffffu, sum - n, has)) * step;
+            return true;
+        }
+        s->before += __shfl_sync(0xffffffffu, sum, WARP - 1);
+    }
+    return false;
+}
+
 /* Tile i of all groups' rows in steps of `step`, by a whole block of THREADS threads: its group, the group's rows, and
  * its first row counted from them.  false: there is none.  Begins and ends with a barrier. */
 static __device__ bool group_tile(const struct groups &g, int64_t step, int64_t i, int64_t *group, int64_t *row,

@@ -10,6 +10,7 @@
 #define __host__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n)  alignas(n)
 #define threadIdx     emulated_threadIdx
 #define blockIdx      emulated_blockIdx
@@ -155,5 +156,6 @@ static inline void cp_async4(void *to, const void *from) { emulated_copy(to, fro
 static inline void cp_commit() { emulated_commit(); }
 template <int n> static inline void cp_wait() { emulated_wait(n); }
 #include "tests/emulator/wgmma.h"
+#include "tests/emulator/bulk.h"
 #endif
 #endif

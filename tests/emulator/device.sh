@@ -119,7 +119,8 @@ run experts cuda
 near experts experts_cpu 1e-4
 near_routed experts experts_cpu 1e-5
 for n in 1 2; do run "experts_exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
-[ "$(bits experts_exact1)" = "$(bits experts_exact2)" ] || wrong "exact mode, experts: two ranks have other bits than one"
+[ "$(bits experts_exact1)" = "$(bits experts_exact2)" ] ||
+    wrong "exact mode, experts: two ranks have other bits than one"
 yaml=$work/experts_half.yaml
 with_experts "$work/half.yaml" "$yaml"
 run experts_half cuda

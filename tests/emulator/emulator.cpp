@@ -58,6 +58,7 @@ static void enter() {
     give_way();
 }
 
+void emulated_pause(void) { give_way(); }
 int emulated_lane(void) { return (int)(now->id % 32); }
 unsigned emulated_thread(void) { return now->id; }
 uint32_t emulated_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }

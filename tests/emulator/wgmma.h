@@ -3,6 +3,8 @@
 #define BATON_TESTS_EMULATOR_WGMMA_H
 /* wgmma.h - kernels/wgmma.cuh, emulated: included by device.h.  A product is computed when it is waited for; until then
  * its registers are NaN. */
+#ifdef __cplusplus
+#include "tests/emulator/cuda_runtime.h"
 
 /* Of one lane: its two rows of D, and what it holds of A if that lies in registers. */
 struct emulated_product {
@@ -43,4 +45,5 @@ template <bool a_cols, bool b_cols> static inline void wgmma_wide(float (&d)[128
         emulated_product_add(&p, add);
     }
 }
+#endif
 #endif
