@@ -14,7 +14,8 @@
 static const struct field mesh_fields[] = {
     {"data", FIELD_INT, AT(data), "1", 1, 65536, NULL, "ranks that share the sequences of a step", FREE},
     {"seq", FIELD_INT, AT(seq), "1", 1, 65536, NULL, "ranks that share the tokens of a sequence", FREE},
-    {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL, "ranks that share the heads and channels of a layer", FREE},
+    {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL,
+     "ranks that share heads, channels, experts' width and vocabulary of all layers", FREE},
     {"expert", FIELD_INT, AT(expert), "1", 1, 65536, NULL, "ranks that share the experts; divides data x seq", FREE},
     {"pipe", FIELD_INT, AT(pipe), "1", 1, 65536, NULL, "ranks that share the layers", FREE},
     {"layout", FIELD_CHOICE, AT(layout), "contiguous", 0, 0, SHARD_LAYOUT_CHOICES,

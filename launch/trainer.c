@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "model/param_parts.h"
 #include "profiling/trace.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
@@ -120,7 +121,7 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "warning: step %" PRId64
                 " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
                 "; nothing was changed",
-                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
+                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
 }
 
@@ -148,9 +149,13 @@ static enum status tell_times(struct trainer *t) {
 
 /* Bytes that this rank has received, by use. */
 static void received(const struct trainer *t, int64_t out[N_COMM_USES]) {
-    const struct comm *const all[] = {&t->team.seq, &t->team.tokens, &t->team.tokens_there, &t->run.shards.comm};
+    const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
+    const struct comm *const all[] = {
+        &t->team.seq, &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
+        &h->comm,     &h->tensor,      &e->comm,       &e->tensor,      &e->expert};
+    const size_t n = sizeof all / sizeof *all - (h->experts ? 0 : 3);
     memset(out, 0, N_COMM_USES * sizeof *out);
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    for (size_t i = 0; i < n; i++)
         for (int use = 0; use < N_COMM_USES; use++) out[use] += all[i]->count[use].bytes_received;
 }
 

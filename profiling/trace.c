@@ -89,14 +89,15 @@ static int plain_name(const char *mangled, const char **out) {
     int n = (int)(end - at);
     *out = mangled;
     if (strncmp(at, "_Z", 2) != 0) return n;
-    for (at += 2; at < end && (*at == 'N' || *at == 'L'); at++) {
-    }
+    const bool nested = at[2] == 'N'; /* otherwise the types of arguments follow the one name */
+    at += 2;
+    while (at < end && (*at == 'N' || *at == 'L')) at++;
     while (at < end && isdigit((unsigned char)*at)) {
         char *name;
         const long length = strtol(at, &name, 10);
         if (length <= 0 || length > end - name) break;
         *out = name, n = (int)length;
-        at = name + length;
+        at = nested ? name + length : end;
     }
     return n;
 }

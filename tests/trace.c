@@ -69,7 +69,7 @@ static void test_trace(void) {
     pthread_join(other, NULL);
     add(TRACE_KERNEL, "_ZN3foo14forward_chunksILi128EEEvl", 1, 100, 200);
     add(TRACE_KERNEL, "ncclDevKernel_SendRecv", 1, 150, 300); /* 100 us of it alone */
-    add(TRACE_KERNEL, "gemm", 1, 400, 450);
+    add(TRACE_KERNEL, "_ZL10time_steps9ssd_locall", 1, 400, 450);
     add(TRACE_PEER_COPY, NULL, 1, 500, 520);
     add(TRACE_FILL, NULL, 0, 0, 10);
     MUST(trace_end(path, &s));
@@ -82,7 +82,8 @@ static void test_trace(void) {
     CHECK(count(events, "name", "outer") == 2 * ROUNDS && count(events, "cat", "op") == 2 * ROUNDS, "ranges");
     CHECK(count(events, "name", "before") == 0, "a range from before the trace");
     CHECK(count(events, "name", "forward_chunks") == 1 && count(events, "name", "copy between GPUs") == 1 &&
-              count(events, "name", "GPU 1") == 0 && count(events, "ph", "M") == 3,
+              count(events, "name", "time_steps") == 1 && count(events, "name", "GPU 1") == 0 &&
+              count(events, "ph", "M") == 3,
           "records of GPUs");
     check_nesting(events, gettid());
     json_decref(root);
