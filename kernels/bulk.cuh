@@ -42,6 +42,10 @@ static inline __device__ void bulk_fetch(void *to, const tensor_map *map, int co
                  "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(b))
                  : "memory");
 }
+/* Bytes of global memory, multiples of 16, into the L2 cache. */
+static inline __device__ void bulk_prefetch(const void *at, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
+}
 /* A whole warpgroup gives registers away, or waits for them. */
 template <int n> static inline __device__ void registers_give() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));

@@ -87,6 +87,11 @@ static __device__ void fetch(const tensor_map *A, const tensor_map *B, const str
                        kind == WIDE_DX ? w.expert : 0, full);
 }
 
+/* Results that will be added to, into the cache. */
+static __device__ void warm(const struct work &w, int64_t ld, int bytes) {
+    for (int r = threadIdx.x % WARP; r < w.m; r += WARP) bulk_prefetch((char *)w.C + r * ld * bytes, w.n * bytes);
+}
+
 template <enum wide_kind kind>
 static __device__ void produce(const tensor_map *A, const tensor_map *B, const struct wide &x, struct ring *r,
                                bf16_bits *stages) {
@@ -98,6 +103,7 @@ static __device__ void produce(const tensor_map *A, const tensor_map *B, const s
         const bool found = kind == WIDE_DW ? find_weights(x, i, &w) : find_rows(x, i, &search, &w);
         if (!found) w.k = -1;
         else if (w.k == 0) continue;
+        else if (kind == WIDE_DW || x.add) warm(w, x.ldc, kind == WIDE_DW ? sizeof(float) : sizeof(bf16_bits));
         for (int k = 0; k == 0 || k < w.k; k += DEEP, chunk++) {
             uint64_t *full = &r->full[chunk % STAGES];
             if (leads) {
@@ -182,25 +188,33 @@ static __device__ void store_rows(float (&d)[128], const struct wide &x, const s
     }
 }
 
-/* += in F32, 16 bytes a lane: even lanes have columns of 8 j, odd ones of 8 (j + 1). */
+/* += in F32, 16 bytes a lane: even lanes have columns of 8 j, odd ones of 8 (j + 1).  Loads of a batch are under way
+ * together. */
 static __device__ void add_weights(float (&d)[128], const struct wide &x, const struct work &w, int row) {
-    const unsigned all = 0xffffffffu;
+    constexpr int batch = 8;
     const bool odd = threadIdx.x & 1;
-    const int lane = threadIdx.x % 4;
+    const int first = 8 * odd + threadIdx.x % 4 / 2 * 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int r = row + 8 * half;
-        float *to = (float *)w.C + r * x.ldc;
+        float *to = (float *)w.C + r * x.ldc + first;
 #pragma unroll
-        for (int j = 0; j < 32; j += 2) {
-            const float *p = &d[4 * j + 2 * half], *q = &d[4 * j + 4 + 2 * half];
-            const float a = __shfl_xor_sync(all, odd ? p[0] : q[0], 1), b = __shfl_xor_sync(all, odd ? p[1] : q[1], 1);
-            const int col = 8 * (j + odd) + lane / 2 * 4;
-            if (r >= w.m || col >= w.n) continue;
-            float4 v = *(const float4 *)(to + col);
-            v.x += odd ? a : p[0], v.y += odd ? b : p[1];
-            v.z += odd ? q[0] : a, v.w += odd ? q[1] : b;
-            *(float4 *)(to + col) = v;
+        for (int j = 0; j < 32; j += 2 * batch) {
+            float4 v[batch];
+#pragma unroll
+            for (int i = 0; i < batch; i++) {
+                v[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (r < w.m && first + 8 * (j + 2 * i) < w.n) v[i] = *(const float4 *)(to + 8 * (j + 2 * i));
+            }
+#pragma unroll
+            for (int i = 0; i < batch; i++) {
+                const float *p = &d[4 * (j + 2 * i) + 2 * half], *q = p + 4;
+                const float a = __shfl_xor_sync(0xffffffffu, odd ? p[0] : q[0], 1);
+                const float b = __shfl_xor_sync(0xffffffffu, odd ? p[1] : q[1], 1);
+                v[i].x += odd ? a : p[0], v[i].y += odd ? b : p[1];
+                v[i].z += odd ? q[0] : a, v[i].w += odd ? q[1] : b;
+                if (r < w.m && first + 8 * (j + 2 * i) < w.n) *(float4 *)(to + 8 * (j + 2 * i)) = v[i];
+            }
         }
     }
 }

@@ -57,6 +57,6 @@ void emulated_mbarrier_wait(uint64_t *b, int parity) {
         n_boxes = left;
         memcpy(&m, b, sizeof m);
         if ((m.parity & 1) != parity) return;
-        emulated_pause();
+        emulated_pause(b);
     }
 }

@@ -32,6 +32,7 @@ static inline void bulk_wait(uint64_t *b, int parity) { emulated_mbarrier_wait(b
 static inline void bulk_fetch(void *to, const tensor_map *map, int column, int row, int matrix, uint64_t *b) {
     emulated_box_add(to, map, column, row, matrix, b);
 }
+static inline void bulk_prefetch(const void *at, int bytes) { ASSERT(((uintptr_t)at | (uintptr_t)bytes) % 16 == 0); }
 template <int n> static inline void registers_give() {}
 template <int n> static inline void registers_take() {}
 static inline enum status tensor_map_make(tensor_map *map, const void *at, int64_t cols, int64_t rows, int64_t matrices,

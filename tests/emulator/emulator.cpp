@@ -19,6 +19,8 @@ struct fiber {
     ucontext_t context;
     unsigned id;
     bool ended;
+    const unsigned long *watched; // not NULL: it runs again when that number is no longer `seen`
+    unsigned long seen;
     int n_copies, n_groups, ends[GROUPS]; // copies [0, ends[0]) are of the oldest open group
     struct copy copies[COPIES];
 };
@@ -49,6 +51,12 @@ unsigned char *emulated_shared = shared_memory;
 emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 
 static void give_way() { swapcontext(&now->context, &home); }
+static void give_way_for(const unsigned long *number) {
+    now->watched = number;
+    now->seen = *number;
+    give_way();
+    now->watched = NULL;
+}
 
 static void enter() {
     kernel(kernel_arg);
@@ -58,7 +66,7 @@ static void enter() {
     give_way();
 }
 
-void emulated_pause(void) { give_way(); }
+void emulated_pause(const void *number) { give_way_for((const unsigned long *)number); }
 int emulated_lane(void) { return (int)(now->id % 32); }
 unsigned emulated_thread(void) { return now->id; }
 uint32_t emulated_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }
@@ -70,7 +78,7 @@ void emulated_barrier(void) {
         turn++;
         return;
     }
-    while (turn == mine) give_way();
+    while (turn == mine) give_way_for(&turn);
 }
 
 void emulated_barrier_of(int id, unsigned n) {
@@ -81,7 +89,7 @@ void emulated_barrier_of(int id, unsigned n) {
         b->turn++;
         return;
     }
-    while (b->turn == mine) give_way();
+    while (b->turn == mine) give_way_for(&b->turn);
 }
 
 const char (*emulated_exchange(const void *mine, size_t n))[32] {
@@ -95,7 +103,7 @@ const char (*emulated_exchange(const void *mine, size_t n))[32] {
         memcpy(w->out[t % 2], w->in, sizeof w->in);
         w->turn++;
     } else
-        while (w->turn == t) give_way();
+        while (w->turn == t) give_way_for(&w->turn);
     return w->out[t % 2];
 }
 
@@ -195,6 +203,7 @@ static void start_threads() {
         struct fiber *f = &fibers[i];
         f->id = i;
         f->ended = false;
+        f->watched = NULL;
         f->n_copies = f->n_groups = 0;
         getcontext(&f->context);
         f->context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
@@ -206,7 +215,7 @@ static void start_threads() {
 
 static void run_thread(struct fiber *f) {
     const unsigned x = emulated_blockDim.x, y = emulated_blockDim.y;
-    if (f->ended) return;
+    if (f->ended || (f->watched && *f->watched == f->seen)) return;
     now = f;
     emulated_threadIdx = {f->id % x, f->id / x % y, f->id / x / y};
     swapcontext(&home, &f->context);
