@@ -13,10 +13,11 @@
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
+constexpr int PANEL_WIDTH = 64;
 constexpr int ROWS = 128, COLS = 256, DEEP = 64, STAGES = 4, SLOTS = 2 * STAGES;
-constexpr int STAGE = (ROWS + COLS) * DEEP, PANEL = DEEP * PANEL_COLS; /* elements */
-constexpr int PROCESSORS = 132, CONSUMERS = 2 * WARPGROUP, BLOCK_THREADS = CONSUMERS + WARPGROUP;
-constexpr int TAIL_BARRIER = 1;
+constexpr int STAGE = (ROWS + COLS) * DEEP, PANEL = DEEP * PANEL_WIDTH; /* elements */
+constexpr int PROCESSORS = 132, CONSUMERS = 2 * GROUP, BLOCK_THREADS = CONSUMERS + GROUP;
+constexpr int TAIL_BARRIER = 2;
 static_assert(ROWS == 2 * 64, "two warpgroups share a tile");
 
 /* C (m, n) = or += A B; m: of all groups' rows or of dw; k: terms where they are not rows of an expert. */
@@ -77,13 +78,13 @@ static __device__ void fetch(const tensor_map *A, const tensor_map *B, const str
     bf16_bits *b = stage + ROWS * DEEP;
     bulk_expect(full, STAGE * 2);
     if (kind == WIDE_DW)
-        for (int i = 0; i < ROWS / PANEL_COLS; i++)
-            bulk_fetch(stage + i * PANEL, A, w.row + i * PANEL_COLS, w.expert + k, 0, full);
+        for (int i = 0; i < ROWS / PANEL_WIDTH; i++)
+            bulk_fetch(stage + i * PANEL, A, w.row + i * PANEL_WIDTH, w.expert + k, 0, full);
     else bulk_fetch(stage, A, k, w.row, 0, full);
     if (kind == WIDE_Y) bulk_fetch(b, B, k, w.col, w.expert, full);
     else
-        for (int i = 0; i < COLS / PANEL_COLS; i++)
-            bulk_fetch(b + i * PANEL, B, w.col + i * PANEL_COLS, kind == WIDE_DX ? k : w.expert + k,
+        for (int i = 0; i < COLS / PANEL_WIDTH; i++)
+            bulk_fetch(b + i * PANEL, B, w.col + i * PANEL_WIDTH, kind == WIDE_DX ? k : w.expert + k,
                        kind == WIDE_DX ? w.expert : 0, full);
 }
 
@@ -123,23 +124,23 @@ static __device__ void produce(const tensor_map *A, const tensor_map *B, const s
 
 /* dw: rows [from, DEEP) of the stage's panels become zeros; by both warpgroups. */
 static __device__ void clear_tail(bf16_bits *stage, int from) {
-    const int pieces = (DEEP - from) * 8, panels = (ROWS + COLS) / PANEL_COLS;
+    const int pieces = (DEEP - from) * 8, panels = (ROWS + COLS) / PANEL_WIDTH;
     for (int i = threadIdx.x; i < pieces * panels; i += CONSUMERS)
-        *(uint4 *)(stage + i / pieces * PANEL + from * PANEL_COLS + i % pieces * 8) = make_uint4(0, 0, 0, 0);
-    wgmma_see();
+        *(uint4 *)(stage + i / pieces * PANEL + from * PANEL_WIDTH + i % pieces * 8) = make_uint4(0, 0, 0, 0);
+    shared_fence();
     barrier_of(TAIL_BARRIER, CONSUMERS);
 }
 
 template <enum wide_kind kind>
-static __device__ void multiply(float (&d)[128], const bf16_bits *stage, int warpgroup, bool add) {
-    const bf16_bits *B = stage + ROWS * DEEP;
-    wgmma_begin();
+static __device__ void multiply(float (&d)[COLS / 8][4], panels stage, int warpgroup, bool add) {
+    const panels B = panels_on(stage, ROWS * DEEP * 2);
+    wgmma_fence();
 #pragma unroll
     for (int k = 0; k < DEEP; k += 16) {
-        const uint64_t a =
-            kind == WIDE_DW ? panel_cols(stage + warpgroup * PANEL, k) : panel_rows(stage, 64 * warpgroup, k);
-        const uint64_t b = kind == WIDE_Y ? panel_rows(B, 0, k) : panels_cols(B, k, PANEL * 2);
-        wgmma_wide<kind == WIDE_DW, kind != WIDE_Y>(d, a, b, add || k > 0);
+        const struct operand a =
+            kind == WIDE_DW ? cols_at(stage, DEEP, k, 64 * warpgroup) : rows_at(stage, ROWS, 64 * warpgroup, k);
+        const struct operand b = kind == WIDE_Y ? rows_at(B, COLS, 0, k) : cols_at(B, DEEP, k, 0);
+        wgmma_shared<COLS, kind == WIDE_DW, kind != WIDE_Y>(d, a, b, add || k > 0);
     }
     wgmma_commit();
 }
@@ -164,7 +165,7 @@ static __device__ void turn(uint32_t (&u)[4]) {
 }
 
 /* Rows of BF16, 16 bytes a lane. */
-static __device__ void store_rows(float (&d)[128], const struct wide &x, const struct work &w, int row) {
+static __device__ void store_rows(const float (&d)[COLS / 8][4], const struct wide &x, const struct work &w, int row) {
     const int lane = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -175,7 +176,7 @@ static __device__ void store_rows(float (&d)[128], const struct wide &x, const s
             uint32_t u[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float v[2] = {d[4 * (j + i) + 2 * half], d[4 * (j + i) + 2 * half + 1]};
+                float v[2] = {d[j + i][2 * half], d[j + i][2 * half + 1]};
                 if (x.add && r < w.m && 8 * (j + i) < w.n) {
                     const uint32_t old = *(const uint32_t *)(to + 8 * (j + i) + 2 * lane);
                     v[0] += low_half(old), v[1] += high_half(old);
@@ -190,7 +191,7 @@ static __device__ void store_rows(float (&d)[128], const struct wide &x, const s
 
 /* += in F32, 16 bytes a lane: even lanes have columns of 8 j, odd ones of 8 (j + 1).  Loads of a batch are under way
  * together. */
-static __device__ void add_weights(float (&d)[128], const struct wide &x, const struct work &w, int row) {
+static __device__ void add_weights(const float (&d)[COLS / 8][4], const struct wide &x, const struct work &w, int row) {
     constexpr int batch = 8;
     const bool odd = threadIdx.x & 1;
     const int first = 8 * odd + threadIdx.x % 4 / 2 * 4;
@@ -208,7 +209,7 @@ static __device__ void add_weights(float (&d)[128], const struct wide &x, const 
             }
 #pragma unroll
             for (int i = 0; i < batch; i++) {
-                const float *p = &d[4 * (j + 2 * i) + 2 * half], *q = p + 4;
+                const float *p = &d[j + 2 * i][2 * half], *q = &d[j + 2 * i + 1][2 * half];
                 const float a = __shfl_xor_sync(0xffffffffu, odd ? p[0] : q[0], 1);
                 const float b = __shfl_xor_sync(0xffffffffu, odd ? p[1] : q[1], 1);
                 v[i].x += odd ? a : p[0], v[i].y += odd ? b : p[1];
@@ -220,9 +221,10 @@ static __device__ void add_weights(float (&d)[128], const struct wide &x, const 
 }
 
 template <enum wide_kind kind> static __device__ void consume(const struct wide &x, struct ring *r, bf16_bits *stages) {
-    const int warpgroup = warpgroup_of(), row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const int warpgroup = same(threadIdx.x / GROUP), row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     const bool leads = threadIdx.x % WARP == 0;
-    float d[128];
+    const panels first = panels_of(stages);
+    float d[COLS / 8][4];
     for (int chunk = 0, tile = 0;; tile++) {
         bulk_wait(&r->full[chunk % STAGES], chunk / STAGES % 2);
         const struct work w = r->slots[tile % SLOTS];
@@ -231,13 +233,13 @@ template <enum wide_kind kind> static __device__ void consume(const struct wide 
             bf16_bits *stage = stages + chunk % STAGES * STAGE;
             if (k > 0) bulk_wait(&r->full[chunk % STAGES], chunk / STAGES % 2);
             if (kind == WIDE_DW && w.k - k < DEEP) clear_tail(stage, w.k - k);
-            multiply<kind>(d, stage, warpgroup, k > 0);
+            multiply<kind>(d, panels_on(first, chunk % STAGES * STAGE * 2), warpgroup, k > 0);
             if (k == 0) continue;
             wgmma_wait<1>();
             if (leads) bulk_arrive(&r->empty[(chunk - 1) % STAGES]);
         }
         wgmma_wait<0>();
-        wgmma_ended(d);
+        wgmma_settled<COLS / 8>(d);
         if (leads) bulk_arrive(&r->empty[(chunk - 1) % STAGES]);
         if (kind == WIDE_DW) add_weights(d, x, w, row);
         else store_rows(d, x, w, row);
@@ -248,7 +250,7 @@ template <enum wide_kind kind>
 __global__ __launch_bounds__(BLOCK_THREADS, 1) static void wide_tiles(const __grid_constant__ tensor_map A,
                                                                       const __grid_constant__ tensor_map B,
                                                                       const struct wide x) {
-    DYNAMIC_SHARED(shared);
+    DYNAMIC_PANELS(shared);
     __shared__ struct ring ring;
     bf16_bits *stages = (bf16_bits *)shared;
     if (threadIdx.x == 0) {
@@ -259,12 +261,12 @@ __global__ __launch_bounds__(BLOCK_THREADS, 1) static void wide_tiles(const __gr
         bulk_barriers_see();
     }
     __syncthreads();
-    if (warpgroup_of() == CONSUMERS / WARPGROUP) {
-        registers_give<40>();
-        if (warp_of() == CONSUMERS / WARP) produce<kind>(&A, &B, x, &ring, stages);
+    if (same(threadIdx.x / GROUP) == CONSUMERS / GROUP) {
+        registers_down<40>();
+        if (same(threadIdx.x / WARP) == CONSUMERS / WARP) produce<kind>(&A, &B, x, &ring, stages);
         return;
     }
-    registers_take<232>();
+    registers_up<232>();
     consume<kind>(x, &ring, stages);
 }
 

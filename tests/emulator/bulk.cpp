@@ -42,7 +42,7 @@ static void copy_box(const struct box *x) {
 }
 
 void emulated_box_add(void *to, const struct tensor_map *map, int column, int row, int matrix, uint64_t *b) {
-    ASSERT(n_boxes < BOXES && emulated_address(to) % 1024 == 0);
+    ASSERT(n_boxes < BOXES && (uintptr_t)to % 1024 == 0);
     boxes[n_boxes++] = {(unsigned char *)to, map, column, row, matrix, b};
     memset(to, 0xff, (size_t)map->box_rows * 128);
 }

@@ -89,11 +89,11 @@ void emulated_pause(const void *number); /* others' turn, until the 8 bytes chan
 /* Every lane gives n bytes, at most 32, and gets all 32 lanes' in rows of 32 bytes. */
 const char (*emulated_exchange(const void *mine, size_t n))[32];
 int emulated_lane(void);
-unsigned emulated_thread(void); /* its number in the block */
 /* A copy that is under way until its group is waited for. */
 void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);
 void emulated_wait(int n_open);
+void emulated_stop(const char *why);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 /* Code that stands for a library of the toolkit works on memory of the device between the two. */
 void emulated_enter(void);
