@@ -3,6 +3,7 @@
 #define BATON_KERNELS_SELECTIVE_BF16_CUH
 /* selective_bf16.cuh - what both halves of the selective scan in BF16 share: a thread owns a pair of channels with all
  * their states, tokens come STEP at a time into registers, rows of B and C in F32 through shared memory. */
+#include "kernels/packs.cuh"
 #include "kernels/selective.cuh"
 
 enum { STEP = 4, TILE_ROWS = 32, QUADS = STATES / 4, PAIRS = CHANNELS };
@@ -15,20 +16,29 @@ static inline __device__ bf16_bits *row16(const struct tensor &t, int64_t i) {
     return (bf16_bits *)t.data + i * t.pitch;
 }
 
-/* Channels d and d + 1 of row i, d below their number; zero for one that is not there.  whole: rows_in_pairs. */
-template <bool whole> static inline __device__ uint32_t pair_at(const struct tensor &t, int64_t i, int64_t d) {
-    const bf16_bits *from = row16(t, i) + d;
-    if constexpr (whole) return *(const uint32_t *)from;
-    else return from[0] | (d + 1 < t.shape[1] ? (uint32_t)from[1] << 16 : 0u);
+/* A pair of channels down the rows of a tensor, d below their number; whole: rows_in_pairs. */
+struct column {
+    bf16_bits *at;
+    int pitch;
+    bool both; /* channel d + 1 is there */
+};
+static inline __device__ struct column column_open(const struct tensor &t, int64_t i, int64_t d) {
+    return (struct column){row16(t, i) + d, (int)t.pitch, d + 1 < t.shape[1]};
 }
-template <bool whole>
-static inline __device__ void pair_set(const struct tensor &t, int64_t i, int64_t d, float low, float high) {
+static inline __device__ void column_move(struct column *c, int rows) { c->at += (int64_t)rows * c->pitch; }
+/* `row` rows on, a few. */
+template <bool whole> static inline __device__ uint32_t column_get(const struct column &c, int row) {
+    const bf16_bits *from = c.at + row * c.pitch;
+    if constexpr (whole) return *(const uint32_t *)from;
+    else return from[0] | (c.both ? (uint32_t)from[1] << 16 : 0u);
+}
+template <bool whole> static inline __device__ void column_set(const struct column &c, int row, float low, float high) {
     const uint32_t both = pack(low, high);
-    bf16_bits *to = row16(t, i) + d;
+    bf16_bits *to = c.at + row * c.pitch;
     if constexpr (whole) *(uint32_t *)to = both;
     else {
         to[0] = (bf16_bits)both;
-        if (d + 1 < t.shape[1]) to[1] = (bf16_bits)(both >> 16);
+        if (c.both) to[1] = (bf16_bits)(both >> 16);
     }
 }
 static inline __device__ float half_of(uint32_t pair, int i) { return i ? high_half(pair) : low_half(pair); }
@@ -60,7 +70,6 @@ static inline __device__ float softplus_fast(float v, float *e) {
     p = fmaf(p, q, 2.0f);
     return fmaf(s, p, fmaxf(v, 0.0f));
 }
-static inline __device__ float sigmoid_fast(float x) { return reciprocal_fast(1.0f + exp2_fast(-x * LOG2_E)); }
 
 /* Rows [t, t + TILE_ROWS) of B or C, zeros from `end` on; the block calls. */
 static inline __device__ void tile_rows(float4 (*to)[QUADS], const struct tensor &from, int64_t t, int64_t end) {

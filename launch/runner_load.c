@@ -5,19 +5,21 @@
 #include "kernels/space.h"
 #include "launch/runner.h"
 
-/* What routers of experts leave of a step: how many tokens each expert got, for the selection bias and the log. */
+/* What routers of experts leave of a step: how many tokens chose each expert, for the selection bias and the log, and
+ * how many choices were dropped. */
 
-static int64_t most_experts(const struct runner *r) {
+/* Columns of a layer's row: its experts, and in the last one its dropped choices. */
+static int64_t load_columns(const struct runner *r) {
     int64_t most = 0;
     for (int i = 0; i < r->model.n_layers; i++)
         if (r->model.layers[i].n_experts > most) most = r->model.layers[i].n_experts;
-    return most;
+    return most > 0 ? most + 1 : 0;
 }
 
 /* Loads, in training, and the auxiliary losses behind them. */
 static int64_t load_numbers(const struct runner *r) {
-    const int64_t most = most_experts(r);
-    return most == 0 ? 0 : r->spec.training ? r->model.n_layers * most + 1 : 1;
+    const int64_t columns = load_columns(r);
+    return columns == 0 ? 0 : r->spec.training ? r->model.n_layers * columns + 1 : 1;
 }
 
 int64_t runner_load_bytes(const struct runner *r) { return arena_round(load_numbers(r) * (int64_t)sizeof(double)); }
@@ -41,7 +43,7 @@ enum status runner_load_place(struct runner *r) {
     r->aux.space = r->ctx.space;
     r->step.aux = r->aux;
     if (!r->spec.training) return OK;
-    r->load = tensor_2d(mem, F64, r->model.n_layers, most_experts(r));
+    r->load = tensor_2d(mem, F64, r->model.n_layers, load_columns(r));
     r->load.space = r->ctx.space;
     r->step.load = r->load;
     return OK;
@@ -59,9 +61,16 @@ enum status runner_load_end(struct runner *r) {
     return r->step.seams->total(&r->step, r->aux, AXIS_DATA | AXIS_SEQ);
 }
 
-static double load_most(const struct runner *r) {
+enum status runner_load_hear(struct runner *r) {
+    if (!tensor_has(r->load) || !runner_apart(r)) return OK;
+    return space_fetch(&r->ctx, r->load_host, r->load.data, load_numbers(r) * (int64_t)sizeof(double));
+}
+
+double runner_load_aux(const struct runner *r) { return tensor_has(r->load) ? r->load_host[load_numbers(r) - 1] : 0.0; }
+
+double runner_load_most(const struct runner *r) {
     double worst = NAN;
-    for (int64_t i = 0; i < r->load.shape[0]; i++) {
+    for (int64_t i = 0; tensor_has(r->load) && i < r->load.shape[0]; i++) {
         const double *row = r->load_host + i * r->load.pitch;
         const int64_t n = r->model.layers[i].n_experts;
         double sum = 0.0, most = 0.0;
@@ -74,13 +83,11 @@ static double load_most(const struct runner *r) {
     return worst;
 }
 
-enum status runner_load_hear(struct runner *r, double *aux, double *most) {
-    const int64_t n = load_numbers(r);
-    *aux = 0.0;
-    *most = NAN;
-    if (!tensor_has(r->load)) return OK;
-    if (runner_apart(r)) TRY(space_fetch(&r->ctx, r->load_host, r->load.data, n * (int64_t)sizeof(double)));
-    *aux = r->load_host[n - 1];
-    *most = load_most(r);
-    return OK;
+double runner_load_dropped(const struct runner *r) {
+    double sum = NAN;
+    for (int64_t i = 0; tensor_has(r->load) && i < r->load.shape[0]; i++) {
+        const double n = r->load_host[(i + 1) * r->load.pitch - 1];
+        if (r->model.layers[i].drops) sum = n + (isnan(sum) ? 0.0 : sum);
+    }
+    return sum;
 }

@@ -137,7 +137,11 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(update(t));
     TRY(sharding_publish(&run->shards));
     TRY(hear(t, r));
-    TRY(runner_load_hear(run, &r->aux_loss, &r->expert_load));
+    TRY(runner_load_hear(run));
+    r->aux_loss = runner_load_aux(run);
+    r->expert_load = runner_load_most(run);
+    r->dropped = runner_load_dropped(run);
+    r->drops = !isnan(r->dropped);
     r->experts = tensor_has(run->load);
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */

@@ -12,17 +12,22 @@ enum { BY_FMA = 2 };
 struct tokens {
     uint32_t dt[STEP], x[STEP], z[STEP];
 };
+struct columns {
+    struct column dt, x, z, out;
+};
 
-template <bool whole>
-static __device__ void tokens_fetch(struct tokens *k, const struct selective_scan &a, const struct pair &p, int64_t t,
-                                    int64_t end) {
+/* The first `n` rows of the STEP at the columns' places, which then move on. */
+template <bool whole> static __device__ void tokens_fetch(struct tokens *k, struct columns *c, int n) {
 #pragma unroll
     for (int i = 0; i < STEP; i++) {
-        if (!p.live || t + i >= end) continue;
-        k->dt[i] = pair_at<whole>(a.dt, t + i, p.d);
-        k->x[i] = pair_at<whole>(a.x, t + i, p.d);
-        k->z[i] = pair_at<whole>(a.z, t + i, p.d);
+        if (i >= n) continue;
+        k->dt[i] = column_get<whole>(c->dt, i);
+        k->x[i] = column_get<whole>(c->x, i);
+        k->z[i] = column_get<whole>(c->z, i);
     }
+    column_move(&c->dt, STEP);
+    column_move(&c->x, STEP);
+    column_move(&c->z, STEP);
 }
 
 static __device__ void pair_load(float h[2][STATES], const struct tensor &from, int64_t chunk, const struct pair &p) {
@@ -53,43 +58,62 @@ static __device__ float token(float dt, float x, float z, float bias, float D, c
     return y * z * sigmoid_fast(z);
 }
 
+/* What the block works with: tiles in shared memory, a pair's own. */
+struct work {
+    float4 (*B)[QUADS], (*C)[QUADS];
+    bool *fresh;
+    struct pair p;
+    float D[2], h[2][STATES];
+};
+
+/* resets: documents may start in the chunk. */
+template <bool whole, bool resets>
+static __device__ void forward_chunk(const struct selective_scan &a, const struct device_span &k, struct work *w) {
+    const int n = (int)(k.end - k.begin);
+    const int64_t d = w->p.d;
+    struct columns c = {column_open(a.dt, k.begin, d), column_open(a.x, k.begin, d), column_open(a.z, k.begin, d),
+                        column_open(a.out, k.begin, d)};
+    struct tokens next = {};
+    tokens_fetch<whole>(&next, &c, w->p.live ? n : 0);
+    for (int t0 = 0; t0 < n; t0 += TILE_ROWS) {
+        __syncthreads();
+        tile_rows(w->B, a.B, k.begin + t0, k.end);
+        tile_rows(w->C, a.C, k.begin + t0, k.end);
+        if (resets && threadIdx.x < TILE_ROWS && t0 + (int)threadIdx.x < n)
+            w->fresh[threadIdx.x] = long_at(a.pos, k.begin + t0 + threadIdx.x) == 0;
+        __syncthreads();
+        for (int r = 0; w->p.live && r < TILE_ROWS && t0 + r < n; r += STEP) {
+            const struct tokens now = next;
+            tokens_fetch<whole>(&next, &c, n - t0 - r - STEP);
+#pragma unroll
+            for (int j = 0; j < STEP; j++) {
+                if (t0 + r + j >= n) continue;
+                if (resets && w->fresh[r + j])
+                    for (int s = 0; s < STATES; s++) w->h[0][s] = w->h[1][s] = 0.0f;
+                float out[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    out[i] = token(half_of(now.dt[j], i), half_of(now.x[j], i), half_of(now.z[j], i), w->p.bias[i],
+                                   w->D[i], w->p.A[i], w->h[i], w->B[r + j], w->C[r + j]);
+                column_set<whole>(c.out, j, out[0], out[1]);
+            }
+            column_move(&c.out, STEP);
+        }
+    }
+}
+
 template <bool whole>
 __global__ static void __launch_bounds__(PAIRS, 4) forward_chunks(const struct selective_scan a, int64_t n_chunks) {
     __shared__ float4 B[TILE_ROWS][QUADS], C[TILE_ROWS][QUADS];
     __shared__ bool fresh[TILE_ROWS];
-    const struct pair p = pair_open(a.A_log, a.dt_bias);
-    float D[2], h[2][STATES];
+    struct work w = {B, C, fresh, pair_open(a.A_log, a.dt_bias), {}, {}};
     struct device_span k;
-    struct tokens next = {};
-    for (int i = 0; i < 2; i++) D[i] = p.d + i < a.A_log.shape[0] ? vector_at(a.D, p.d + i) : 0.0f;
+    for (int i = 0; i < 2; i++) w.D[i] = w.p.d + i < a.A_log.shape[0] ? vector_at(a.D, w.p.d + i) : 0.0f;
     for (int64_t chunk = blockIdx.y; chunk < n_chunks; chunk += gridDim.y) {
         if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
-        pair_load(h, a.states, chunk, p);
-        tokens_fetch<whole>(&next, a, p, k.begin, k.end);
-        for (int64_t t0 = k.begin; t0 < k.end; t0 += TILE_ROWS) {
-            __syncthreads();
-            tile_rows(B, a.B, t0, k.end);
-            tile_rows(C, a.C, t0, k.end);
-            if (threadIdx.x < TILE_ROWS && t0 + threadIdx.x < k.end)
-                fresh[threadIdx.x] = long_at(a.pos, t0 + threadIdx.x) == 0;
-            __syncthreads();
-            for (int r = 0; p.live && r < TILE_ROWS && t0 + r < k.end; r += STEP) {
-                const struct tokens now = next;
-                tokens_fetch<whole>(&next, a, p, t0 + r + STEP, k.end);
-#pragma unroll
-                for (int j = 0; j < STEP; j++) {
-                    if (t0 + r + j >= k.end) continue;
-                    if (fresh[r + j])
-                        for (int s = 0; s < STATES; s++) h[0][s] = h[1][s] = 0.0f;
-                    float out[2];
-#pragma unroll
-                    for (int i = 0; i < 2; i++)
-                        out[i] = token(half_of(now.dt[j], i), half_of(now.x[j], i), half_of(now.z[j], i), p.bias[i],
-                                       D[i], p.A[i], h[i], B[r + j], C[r + j]);
-                    pair_set<whole>(a.out, t0 + r + j, p.d, out[0], out[1]);
-                }
-            }
-        }
+        pair_load(w.h, a.states, chunk, w.p);
+        if (k.through) forward_chunk<whole, false>(a, k, &w);
+        else forward_chunk<whole, true>(a, k, &w);
     }
 }
 

@@ -40,51 +40,59 @@ struct ahead_rows {
     bf16_bits bc;
     bool fresh;
 };
-/* The chunk and the block's channels. */
+/* The chunk and the block's channels; of this thread, its pair of them down the rows it stages, their biases. */
 struct place {
     struct device_span k;
     int64_t chunk, d0;
+    int n; /* rows */
+    bool live;
+    float bias[2];
+    struct column dt, x, z, dout;
 };
+static __device__ void place_open(struct place *p, const struct selective_scan &a, int64_t d0) {
+    const int64_t t = p->k.begin + threadIdx.x / WARP, D = a.A_log.shape[0], d = d0 + 2 * (threadIdx.x % WARP);
+    p->d0 = d0;
+    p->n = (int)(p->k.end - p->k.begin);
+    p->live = d < D;
+    for (int i = 0; i < 2; i++) p->bias[i] = d + i < D ? vector_at(a.dt_bias, d + i) : 0.0f;
+    p->dt = column_open(a.dt, t, d), p->x = column_open(a.x, t, d);
+    p->z = column_open(a.z, t, d), p->dout = column_open(a.dout, t, d);
+}
 
 template <bool whole>
 static __device__ void rows_ahead(struct ahead_rows *r, const struct selective_scan &a, const struct place &p,
-                                  int64_t segment, bool gate) {
+                                  int segment, bool gate) {
     static_assert(SEGMENT * BLOCK == 2 * THREADS && 2 * SEGMENT * STATES == THREADS, "threads cover a segment");
-    const int64_t t0 = p.k.begin + segment * SEGMENT, t = t0 + threadIdx.x / WARP;
-    const int64_t d = p.d0 + 2 * (threadIdx.x % WARP);
-    const int64_t u = t0 + threadIdx.x % (THREADS / 2) / STATES, n = threadIdx.x % STATES;
+    const int t0 = segment * SEGMENT, u = t0 + threadIdx.x % (THREADS / 2) / STATES, n = threadIdx.x % STATES;
     *r = (struct ahead_rows){};
     if (segment < 0) return;
-    if (t < p.k.end && d < a.A_log.shape[0]) {
-        r->dt = pair_at<whole>(a.dt, t, d);
-        r->x = pair_at<whole>(a.x, t, d);
-        if (gate) r->z = pair_at<whole>(a.z, t, d), r->dout = pair_at<whole>(a.dout, t, d);
+    if (p.live && t0 + (int)(threadIdx.x / WARP) < p.n) {
+        r->dt = column_get<whole>(p.dt, t0);
+        r->x = column_get<whole>(p.x, t0);
+        if (gate) r->z = column_get<whole>(p.z, t0), r->dout = column_get<whole>(p.dout, t0);
     }
-    if (u < p.k.end && n < a.state) r->bc = row16(threadIdx.x < THREADS / 2 ? a.B : a.C, u)[n];
-    if (threadIdx.x < SEGMENT && t0 + threadIdx.x < p.k.end) r->fresh = long_at(a.pos, t0 + threadIdx.x) == 0;
+    if (u < p.n && n < a.state) r->bc = row16(threadIdx.x < THREADS / 2 ? a.B : a.C, p.k.begin + u)[n];
+    if (!p.k.through && threadIdx.x < SEGMENT && t0 + (int)threadIdx.x < p.n)
+        r->fresh = long_at(a.pos, p.k.begin + t0 + threadIdx.x) == 0;
 }
 
-/* Rows that came ahead, worked on and put where all see them; barriers are the caller's. */
-static __device__ void rows_put(struct tile *m, const struct selective_scan &a, const struct place &p, int64_t segment,
-                                const struct ahead_rows &r, bool gate) {
+/* Rows that came ahead, worked on and put where all see them; barriers are the caller's.  Past the end a token has no
+ * time and nothing is asked of it; a channel that is not there has rates 0 and x 0. */
+static __device__ void rows_put(struct tile *m, const struct place &p, int segment, const struct ahead_rows &r,
+                                bool gate) {
     const int i = threadIdx.x / WARP, channel = 2 * (threadIdx.x % WARP);
-    const bool in = p.k.begin + segment * SEGMENT + i < p.k.end;
+    const bool in = p.live && segment * SEGMENT + i < p.n;
     ((float *)m->rows)[threadIdx.x] = bf16_float(r.bc);
     if (threadIdx.x < SEGMENT) m->fresh[threadIdx.x] = r.fresh;
 #pragma unroll
     for (int k = 0; k < 2; k++) {
-        const int64_t d = p.d0 + channel + k;
         float e;
-        if (!in || d >= a.A_log.shape[0]) {
-            m->step[i][channel + k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            continue;
-        }
-        const float v = half_of(r.dt, k) + vector_at(a.dt_bias, d), x = half_of(r.x, k), dts = softplus_fast(v, &e);
+        const float v = half_of(r.dt, k) + p.bias[k], x = half_of(r.x, k), dts = in ? softplus_fast(v, &e) : 0.0f;
         float4 step = make_float4(dts, dts * x, 0.0f, 0.0f);
         if (gate) {
             const float z = half_of(r.z, k), s = sigmoid_fast(z), dout = half_of(r.dout, k);
             step.z = dout * z * s;
-            step.w = reciprocal_fast(1.0f + e) * (v < 0.0f ? e : 1.0f);
+            step.w = in ? reciprocal_fast(1.0f + e) * (v < 0.0f ? e : 1.0f) : 0.0f;
             m->gate[i][channel + k] = make_float2(x, dout * s * fmaf(z, 1.0f - s, 1.0f));
         }
         m->step[i][channel + k] = step;
@@ -98,20 +106,23 @@ struct own {
 };
 /* What a thread adds up of the channel and tokens it finishes. */
 struct finish {
+    bool live;
     float D, dbias, dD;
 };
 
 static __device__ void four(float *to, const float4 &v) { to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w; }
 
-/* A segment forward: h goes from before it to behind it; what backward needs of it stays in keep and past. */
+/* resets: documents may start in the chunk.  A segment forward: h goes from before it to behind it; what backward needs
+ * of it stays in keep and past. */
+template <bool resets>
 static __device__ void segment_forward(const struct tile *m, const struct own &o, float *h, float (*keep)[OWN],
                                        float (*past)[OWN]) {
 #pragma unroll
     for (int i = 0; i < SEGMENT; i++) {
-        const float4 step = m->step[i][o.channel];
+        const float2 step = *(const float2 *)&m->step[i][o.channel]; /* the half that is needed */
         float B[OWN];
         four(B, m->rows[0][i][o.q]);
-        if (m->fresh[i])
+        if (resets && m->fresh[i])
             for (int s = 0; s < OWN; s++) h[s] = 0.0f;
 #pragma unroll
         for (int s = 0; s < OWN; s++) {
@@ -119,7 +130,7 @@ static __device__ void segment_forward(const struct tile *m, const struct own &o
             if (keep) keep[i][s] = a, past[i][s] = a * h[s];
             h[s] = fmaf(step.y, B[s], a * h[s]);
         }
-        if (keep && m->fresh[i])
+        if (resets && keep && m->fresh[i])
             for (int s = 0; s < OWN; s++) keep[i][s] = 0.0f;
     }
 }
@@ -173,10 +184,10 @@ static __device__ void channels_add(const struct tile *m, float *bc, bool first)
 
 /* What is left of one token and channel when its states are summed: thread's token and channel of the part. */
 static __device__ void finish_one(const struct tile *m, const struct selective_scan &a, const struct place &p, int i0,
-                                  int64_t t0, struct finish *f) {
+                                  int t0, struct finish *f) {
     const int channel = threadIdx.x % BLOCK, j = threadIdx.x / BLOCK;
-    const int64_t t = t0 + j, d = p.d0 + channel;
-    if (t >= p.k.end || d >= a.A_log.shape[0]) return;
+    const int64_t t = p.k.begin + t0 + j, d = p.d0 + channel;
+    if (t0 + j >= p.n || !f->live) return;
     const float4 step = m->step[i0 + j][channel];
     const float2 gate = m->gate[i0 + j][channel];
     float y = f->D * gate.x, gB = 0.0f, rate = 0.0f;
@@ -229,40 +240,42 @@ static __device__ struct own own_open(const struct selective_scan &a, const stru
 }
 
 /* BLOCK channels of a chunk; bc, in shared memory, gets their dB | dC. */
-template <bool whole>
+template <bool whole, bool resets>
 static __device__ void block_back(struct tile *m, const struct selective_scan &a, const struct sums &w,
                                   const struct place &p, float *bc, bool first) {
-    const int64_t n = segments_of(p.k.end - p.k.begin), mine = p.d0 + threadIdx.x % BLOCK;
+    const int n = (int)segments_of(p.n);
+    const int64_t mine = p.d0 + threadIdx.x % BLOCK;
     float h[OWN], keep[SEGMENT][OWN], past[SEGMENT][OWN];
     struct own o = own_open(a, p, h);
-    struct finish f = {mine < a.A_log.shape[0] ? vector_at(a.D, mine) : 0.0f, 0.0f, 0.0f};
+    struct finish f = {mine < a.A_log.shape[0], 0.0f, 0.0f, 0.0f};
     struct ahead_rows next;
+    if (f.live) f.D = vector_at(a.D, mine);
     rows_ahead<whole>(&next, a, p, 0, n == 1);
-    for (int64_t i = 0; i < n - 1; i++) {
+    for (int i = 0; i < n - 1; i++) {
         marks_of(m)[i * THREADS + threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
         __syncthreads();
-        rows_put(m, a, p, i, next, false);
+        rows_put(m, p, i, next, false);
         __syncthreads();
         rows_ahead<whole>(&next, a, p, i + 1, i + 2 == n);
-        segment_forward(m, o, h, NULL, NULL);
+        segment_forward<resets>(m, o, h, NULL, NULL);
     }
     marks_of(m)[(n - 1) * THREADS + threadIdx.x] = make_float4(h[0], h[1], h[2], h[3]);
-    for (int64_t i = n - 1; i >= 0; i--) {
+    for (int i = n - 1; i >= 0; i--) {
         __syncthreads();
-        rows_put(m, a, p, i, next, true);
+        rows_put(m, p, i, next, true);
         __syncthreads();
         rows_ahead<whole>(&next, a, p, i - 1, true);
         four(h, marks_of(m)[i * THREADS + threadIdx.x]);
-        segment_forward(m, o, h, keep, past);
+        segment_forward<resets>(m, o, h, keep, past);
 #pragma unroll
         for (int i0 = SEGMENT - PART; i0 >= 0; i0 -= PART) {
-            const int64_t at = i * SEGMENT + i0;
+            const int at = i * SEGMENT + i0;
             if (i0 < SEGMENT - PART) __syncthreads();
 #pragma unroll
             for (int j = PART - 1; j >= 0; j--) token_back(m, &o, i0 + j, keep[i0 + j], past[i0 + j]);
             __syncthreads();
             channels_add(m, bc + at * BC, first);
-            finish_one(m, a, p, i0, p.k.begin + at, &f);
+            finish_one(m, a, p, i0, at, &f);
         }
     }
     finish_chunk(m, a, w, p, o, f);
@@ -275,13 +288,15 @@ __global__ static void __launch_bounds__(THREADS, 2)
     struct tile *m = (struct tile *)memory;
     const int64_t T = a.pos.shape[0], N = a.state, blocks = ceil_div(a.A_log.shape[0], BLOCK);
     const int64_t strip = blockIdx.x % w.strips, begin = strip * blocks / w.strips;
-    struct place p = {{}, blockIdx.x / w.strips, 0};
+    struct place p = {};
+    p.chunk = blockIdx.x / w.strips;
     if (!span_find(a.range, a.pos, a.chunk, p.chunk, &p.k)) return;
     const int64_t rows = p.k.end - p.k.begin;
     float *bc = (float *)(marks_of(m) + segments_of(rows) * THREADS);
     for (int64_t b = begin; b < (strip + 1) * blocks / w.strips; b++) {
-        p.d0 = b * BLOCK;
-        block_back<whole>(m, a, w, p, bc, b == begin);
+        place_open(&p, a, b * BLOCK);
+        if (p.k.through) block_back<whole, false>(m, a, w, p, bc, b == begin);
+        else block_back<whole, true>(m, a, w, p, bc, b == begin);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < rows * BC; i += THREADS)

@@ -13,17 +13,27 @@ enum { BY_FMA = 3 };
 struct tokens {
     uint32_t dt[STEP], x[STEP], z[STEP]; /* backward: x is dout */
 };
+struct columns {
+    struct column dt, x, z;
+};
+static __device__ struct columns columns_open(const struct selective_scan_local &a, const struct tensor &x, int64_t t,
+                                              int64_t d) {
+    return (struct columns){column_open(a.dt, t, d), column_open(x, t, d), column_open(a.z, t, d)};
+}
 
-template <bool whole, bool forward>
-static __device__ void tokens_fetch(struct tokens *k, const struct selective_scan_local &a, const struct pair &p,
-                                    int64_t t, int64_t begin, int64_t end) {
+/* Rows [from, to) of the STEP at the columns' places, which then move `by` rows. */
+template <bool whole, bool gate>
+static __device__ void tokens_fetch(struct tokens *k, struct columns *c, int from, int to, int by) {
 #pragma unroll
     for (int i = 0; i < STEP; i++) {
-        if (!p.live || t + i < begin || t + i >= end) continue;
-        k->dt[i] = pair_at<whole>(a.dt, t + i, p.d);
-        k->x[i] = pair_at<whole>(forward ? a.x : a.dout, t + i, p.d);
-        if (!forward) k->z[i] = pair_at<whole>(a.z, t + i, p.d);
+        if (i < from || i >= to) continue;
+        k->dt[i] = column_get<whole>(c->dt, i);
+        k->x[i] = column_get<whole>(c->x, i);
+        if (gate) k->z[i] = column_get<whole>(c->z, i);
     }
+    column_move(&c->dt, by);
+    column_move(&c->x, by);
+    if (gate) column_move(&c->z, by);
 }
 
 static __device__ void pair_store(const struct tensor &to, int64_t chunk, const struct pair &p,
@@ -74,18 +84,20 @@ __global__ static void __launch_bounds__(PAIRS, 4)
         if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
         float h[2][STATES] = {};
         double time[2] = {0.0, 0.0};
-        tokens_fetch<whole, true>(&next, a, p, k.last, k.last, k.end);
-        for (int64_t t0 = k.last; t0 < k.end; t0 += TILE_ROWS) {
+        const int n = (int)(k.end - k.last);
+        struct columns c = columns_open(a, a.x, k.last, p.d);
+        tokens_fetch<whole, false>(&next, &c, 0, p.live ? n : 0, STEP);
+        for (int t0 = 0; t0 < n; t0 += TILE_ROWS) {
             __syncthreads();
-            tile_rows(B, a.B, t0, k.end);
+            tile_rows(B, a.B, k.last + t0, k.end);
             __syncthreads();
-            for (int r = 0; p.live && r < TILE_ROWS && t0 + r < k.end; r += STEP) {
+            for (int r = 0; p.live && r < TILE_ROWS && t0 + r < n; r += STEP) {
                 const struct tokens now = next;
                 float sum[2] = {0.0f, 0.0f};
-                tokens_fetch<whole, true>(&next, a, p, t0 + r + STEP, k.last, k.end);
+                tokens_fetch<whole, false>(&next, &c, 0, n - t0 - r - STEP, STEP);
 #pragma unroll
                 for (int j = 0; j < STEP; j++) {
-                    if (t0 + r + j >= k.end) continue;
+                    if (t0 + r + j >= n) continue;
 #pragma unroll
                     for (int i = 0; i < 2; i++)
                         sum[i] += token_forward(half_of(now.dt[j], i), half_of(now.x[j], i), p.bias[i], p.A[i], h[i],
@@ -131,23 +143,25 @@ __global__ static void __launch_bounds__(PAIRS, 4)
         int64_t end = k.begin;
         while (end < k.end && long_at(a.pos, end) > end - k.begin) end = k.through ? k.end : end + 1;
         float g[2][STATES] = {};
-        tokens_fetch<whole, false>(&next, a, p, end - STEP, k.begin, end);
-        for (int64_t t1 = end; t1 > k.begin; t1 -= TILE_ROWS) {
-            const int64_t t0 = t1 - TILE_ROWS; /* may lie before begin: those rows are not looked at */
+        const int n = (int)(end - k.begin);
+        struct columns c = columns_open(a, a.dout, end - STEP, p.d);
+        tokens_fetch<whole, true>(&next, &c, p.live ? STEP - n : STEP, STEP, -STEP);
+        for (int t1 = n; t1 > 0; t1 -= TILE_ROWS) {
+            const int t0 = t1 < TILE_ROWS ? 0 : t1 - TILE_ROWS;
             __syncthreads();
-            tile_rows(C, a.C, most(t0, k.begin), t1);
+            tile_rows(C, a.C, k.begin + t0, k.begin + t1);
             __syncthreads();
-            const int skip = (int)(most(t0, k.begin) - t0);
-            for (int r = TILE_ROWS - STEP; p.live && r >= 0 && t0 + r + STEP > k.begin; r -= STEP) {
+            for (int t = t1 - STEP; p.live && t > t0 - STEP;
+                 t -= STEP) { /* t may be below 0: rows that are not there */
                 const struct tokens now = next;
-                tokens_fetch<whole, false>(&next, a, p, t0 + r - STEP, k.begin, end);
+                tokens_fetch<whole, true>(&next, &c, STEP - t, STEP, -STEP);
 #pragma unroll
                 for (int j = STEP - 1; j >= 0; j--) {
-                    if (t0 + r + j < k.begin) continue;
+                    if (t + j < 0) continue;
 #pragma unroll
                     for (int i = 0; i < 2; i++)
                         token_backward(half_of(now.dt[j], i), half_of(now.x[j], i), half_of(now.z[j], i), p.bias[i],
-                                       p.A[i], g[i], C[r + j - skip]);
+                                       p.A[i], g[i], C[t + j - t0]);
                 }
             }
         }
