@@ -3,7 +3,8 @@
  *
  * Per token and channel: reads x, z, dt, writes out, 8 bytes, and reads 4 N / chunk of the state; N + 4 special
  * functions, 6 N flops.  At D 8,192, N 16, 1.755 GHz the special functions of an H200 need 44 ns a token, the bytes 16
- * ns of 4.8 TB/s, 5 N + 35 instructions 26 ns; two exponentials of sixteen on the FMA units leave 40 ns. */
+ * ns of 4.8 TB/s, 5 N + 35 instructions 26 ns; two exponentials of sixteen on the FMA units leave 40 ns.
+ * Measured, T 65,536 in chunks of 64: 77 ns at 1.5 GHz under ncu, which is 66 at 1.755. */
 #include "kernels/selective_scan/selective_scan_bf16.h"
 #include "kernels/selective_bf16.cuh"
 

@@ -4,7 +4,7 @@
  * Per token and channel: forward reads x and dt, 4 bytes, backward z, dt, dout, 6 bytes; 4 N / chunk more for the
  * state; N + 2 and N + 4 special functions, 4 N flops.  At D 8,192, N 16, 1.755 GHz the special functions of an H200
  * need 40 and 44 ns a token, the bytes 9 and 12 ns of 4.8 TB/s; three exponentials of sixteen on the FMA units leave 33
- * and 38 ns. */
+ * and 38 ns.  Measured, T 65,536 in chunks of 64: 60 and 70 ns at 1.49 GHz under ncu, which is 51 and 59 at 1.755. */
 #include "kernels/selective_scan_local/selective_scan_local_bf16.h"
 #include "kernels/selective_bf16.cuh"
 
