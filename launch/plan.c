@@ -154,8 +154,6 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "tokens to experts and back";
     case COMM_TENSOR:
         return "rows entering and leaving layers";
-    case COMM_EXPERT:
-        return "rows to their experts and back";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:
