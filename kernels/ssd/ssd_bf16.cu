@@ -194,6 +194,13 @@ static enum status check(struct ctx *c, const struct ssd *a) {
 }
 
 static enum status walk_and_chunks(struct ctx *c, const struct ssd *a, int64_t n, float *decays) {
+    if (ssd_walks(a->heads, a->groups, a->state)) {
+        struct walk w = ssd_walk_of(a, a->x, a->B);
+        w.Z = a->C, w.y = a->y, w.x_D = a->D;
+        w.whole = w.whole && rows_whole(a->C);
+        w.whole_y = rows_whole(a->y);
+        return walk_through<true, false>(c, w, a->states, a->s_in, a->s_out);
+    }
     LAUNCH_CELLS(chunk_decays, n, a->heads, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<true, false>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                  a->chunk, a->states, decays, a->s_in, a->s_out);

@@ -117,8 +117,11 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               least(chunks_of(a), a->states.shape[0]),
                               a->heads / a->groups / heads_of(a)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
-    LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
-                 a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
+    if (ssd_walks(a->heads, a->groups, a->state))
+        TRY((walk_through<false, true>(c, ssd_walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
+    else
+        LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
+                     a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
     SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
     LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
     LAUNCH_CELLS(backward_sums, N_SUMS, a->heads, *a, w.sums);
@@ -137,5 +140,6 @@ int64_t ssd_work_bf16(const struct ssd *a) {
     int64_t bytes[N_SCRATCH], sum = 0;
     scratch_bytes(a, bytes);
     for (int i = 0; i < N_SCRATCH; i++) sum += arena_round(bytes[i]);
+    if (ssd_walks(a->heads, a->groups, a->state)) sum += walk_work(a->pos, a->range, a->heads, a->state, a->chunk);
     return sum;
 }

@@ -2,7 +2,7 @@
 /* ssd_local in BF16.  Bytes per token and head of P 64, N 128, Q 128: x 128, states 128, and B 16 (8 groups of 16
  * heads); flops 2 P N = 16,384: 35 KB a token of 128 heads, 7.3 ns at 4.8 TB/s.  The walk over chunks reads the states
  * again: 16 KB, 3.4 ns. */
-#include "kernels/ssd_bf16.cuh"
+#include "kernels/ssd_join.cuh"
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
@@ -166,10 +166,21 @@ template <int N, int Q> static enum status backward_states(struct ctx *c, const 
     return OK;
 }
 
+static bool walks(const struct ssd_local *a) { return ssd_walks(a->heads, a->groups, a->state); }
+static struct walk walk_of(const struct ssd_local *a, struct tensor X, struct tensor Y) {
+    struct walk w = {};
+    w.heads = a->heads, w.groups = a->groups, w.chunk = a->chunk, w.segment = ssd_segment(a->heads, a->chunk);
+    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
+    w.whole = rows_whole(X) && rows_whole(Y);
+    return w;
+}
+
 static enum status forward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->states.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
     LAUNCH_CELLS(time_steps, n, H, *a, n);
+    if (walks(a))
+        return walk_from_zero<false>(c, walk_of(a, a->x, a->B), a->states, a->range_decay, a->range_state);
     SSD_FOR_SHAPE(a->state, a->chunk, forward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<false, false>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->states, decays, none,
@@ -181,6 +192,7 @@ static enum status forward(struct ctx *c, const struct ssd_local *a, float *deca
 static enum status backward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->dstates.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
+    if (walks(a)) return walk_from_zero<true>(c, walk_of(a, a->dy, a->C), a->dstates, none, a->range_dstate);
     SSD_FOR_SHAPE(a->state, a->chunk, backward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<false, true>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->dstates, decays, none,
@@ -208,4 +220,7 @@ enum status ssd_local_bwd_bf16(struct ctx *c, const struct ssd_local *a) {
     return with_decays(c, a, backward);
 }
 
-int64_t ssd_local_work_bf16(const struct ssd_local *a) { return decays_bytes(chunks_of(a), a->heads); }
+int64_t ssd_local_work_bf16(const struct ssd_local *a) {
+    const int64_t walk = walks(a) ? walk_work(a->pos, a->range, a->heads, a->state, a->chunk) : 0;
+    return decays_bytes(chunks_of(a), a->heads) + walk;
+}

@@ -88,6 +88,7 @@ void emulated_barrier(void);
 /* Every lane gives n bytes, at most 32, and gets all 32 lanes' in rows of 32 bytes. */
 const char (*emulated_exchange(const void *mine, size_t n))[32];
 int emulated_lane(void);
+unsigned emulated_thread(void); /* its number in the block */
 /* A copy that is under way until its group is waited for. */
 void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);

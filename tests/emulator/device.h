@@ -20,7 +20,7 @@
 struct dim3 : emulated_dim3 {
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : emulated_dim3{a, b, c} {}
 };
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
 struct alignas(16) uint4 {
@@ -35,6 +35,7 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
 static inline int4 make_int4(int a, int b, int c, int d) { return {a, b, c, d}; }
 static inline float2 make_float2(float a, float b) { return {a, b}; }
@@ -146,5 +147,6 @@ static inline void cp_async16_or_zero(void *to, const void *from, bool copy) {
 static inline void cp_async4(void *to, const void *from) { emulated_copy(to, from, 4); }
 static inline void cp_commit() { emulated_commit(); }
 template <int n> static inline void cp_wait() { emulated_wait(n); }
+#include "tests/emulator/wgmma.h"
 #endif
 #endif

@@ -28,6 +28,12 @@ struct warp {
     unsigned long turn;
 };
 
+struct named {
+    unsigned n;
+    unsigned long turn;
+};
+
+static struct named named[16];
 static struct fiber *fibers;
 static char *stacks;
 static struct warp warps[THREADS_MAX / 32];
@@ -53,6 +59,8 @@ static void enter() {
 }
 
 int emulated_lane(void) { return (int)(now->id % 32); }
+unsigned emulated_thread(void) { return now->id; }
+uint32_t emulated_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }
 
 void emulated_barrier(void) {
     const unsigned long mine = turn;
@@ -62,6 +70,17 @@ void emulated_barrier(void) {
         return;
     }
     while (turn == mine) give_way();
+}
+
+void emulated_barrier_of(int id, unsigned n) {
+    struct named *b = &named[id];
+    const unsigned long mine = b->turn;
+    if (++b->n == n) {
+        b->n = 0;
+        b->turn++;
+        return;
+    }
+    while (b->turn == mine) give_way();
 }
 
 const char (*emulated_exchange(const void *mine, size_t n))[32] {

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BATON_KERNELS_SSD_WALK_CUH
+#define BATON_KERNELS_SSD_WALK_CUH
+/* ssd_walk.cuh - the SSD scan as a walk, for both halves and both directions: a warpgroup owns a head, holds its state
+ * in F32 registers and goes over the tokens of a segment in steps of 64, two heads of a group to a block, so that tiles
+ * of B and C come once for both.  No state is in memory but those that backward keeps, one a chunk.
+ *
+ *   a step   S = exp(cum_end - cum_before) S + sum_t weight_t X_t Y_t^T          (T, H P) X, (T, G N) Y
+ *            down: X = x, Y = B, weight_t = exp(cum_end - cum_t) dts_t;  up: X = dy, Y = C, weight_t = exp(cum_t -
+ *            cum_before), last step first.  Outputs y: ssd_steps.cuh
+ *   segment  ssd_segment tokens of a range, from its start: enough of them to fill a GPU.  ssd_local's walk begins with
+ *            zero and ends with what the segment adds, which it leaves, rounded, in the slot of the segment's first
+ *            chunk (up: its last) of states (dstates); ssd joins them from what enters the range and walks again.  The
+ *            length hangs on the shape alone, so that a range gives the same bits on every mesh.
+ *   shapes   P 64, N 64 or 128, chunk 64 or 128, an even number of heads to a group: ssd_walks */
+#include "kernels/ssd_bf16.cuh"
+#include "kernels/wgmma.cuh"
+
+enum { STEP = 64, WALK_HEADS = 2, WALK_THREADS = WALK_HEADS * WARPGROUP, PANEL = STEP * PANEL_COLS };
+
+static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t N) {
+    return (N == 64 || N == 128) && heads / groups % WALK_HEADS == 0;
+}
+static inline int64_t ssd_segment(int64_t heads, int64_t chunk) { return ceil_div(32 * heads, chunk) * chunk; }
+
+struct walk {
+    int64_t heads, groups, chunk, segment;
+    struct tensor range, pos, cum, dts;
+    struct tensor X, Y;       /* what a step adds to the state                                              */
+    struct tensor Z, y, x_D;  /* with outputs: C (T, G N), y (T, H P), D (H)                                */
+    struct tensor states;     /* (c, H, P, N): what enters (up: leaves) every chunk; absent: not wanted     */
+    const float *begin;       /* (segments, H, P, N): what a segment begins with; NULL: zero                */
+    float *end;               /* likewise: what it ends with; NULL: not wanted                              */
+    struct tensor range_end;  /* (R, H, P, N): what a range ends with, or absent                            */
+    bool whole, whole_y;      /* rows begin at multiples of 16 bytes                                        */
+};
+
+/* A head's step: cum and dts of its rows, those past the end as the last (dts: anything); cum before the first. */
+struct step_raw { float cum[STEP], dts[STEP], before; };
+template <int N, bool outputs> struct walk_stage { bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL], Z[outputs ? N / 64 : 1][outputs ? PANEL : 512]; };
+struct step_made { float weight[STEP], reach[STEP], in[STEP]; int from[STEP]; };
+template <int N, bool outputs> struct walk_shared {
+    static constexpr int STAGES = outputs ? 3 : 4;
+    walk_stage<N, outputs> stage[STAGES];
+    bf16_bits S[WALK_HEADS][N / 64][PANEL], out[WALK_HEADS][outputs ? PANEL : 512];
+    struct step_raw raw[STAGES][WALK_HEADS];
+    struct step_made made[WALK_HEADS];
+    int64_t pos[STAGES]; /* of the step's last row */
+};
+
+/* A block's segment. */
+struct walk_place {
+    struct device_span k;
+    int64_t h0, g, segment, range_begin, range_end, first_chunk;
+    int steps;
+};
+static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
+    const int64_t pairs = a.heads / WALK_HEADS;
+    p->segment = blockIdx.x / pairs;
+    p->h0 = blockIdx.x % pairs * WALK_HEADS;
+    p->g = p->h0 / (a.heads / a.groups);
+    if (!span_find(a.range, a.pos, a.segment, p->segment, &p->k)) return false;
+    p->range_begin = long_at(a.range, p->k.range);
+    p->range_end = long_at(a.range, p->k.range + 1);
+    p->first_chunk = spans_before(a.range, p->k.range, a.chunk);
+    p->steps = (int)ceil_div(p->k.end - p->k.begin, STEP);
+    return true;
+}
+/* First row of step i. */
+template <bool up> static inline __device__ int64_t step_begin(const struct walk_place &p, int i) {
+    return p.k.begin + (int64_t)(up ? p.steps - 1 - i : i) * STEP;
+}
+static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
+
+/* 64 columns of the step's rows; those that do not exist become zero. */
+static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
+    for (int i = threadIdx.x; i < STEP * 8; i += WALK_THREADS) {
+        const int r = i / 8, col = i % 8 * 8;
+        bf16_bits *piece = tile_piece<64>(to, r, col);
+        if (whole) cp_async16_or_zero(piece, from + r * pitch + col, r < n);
+        else
+            for (int e = 0; e < 8; e++) piece[e] = r < n ? from[r * pitch + col + e] : (bf16_bits)0;
+    }
+}
+
+template <int N, bool outputs, bool up>
+static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i,
+                                  walk_shared<N, outputs> *m) {
+    if (i >= p.steps) return;
+    const int at = i % m->STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP;
+    const int64_t b = step_begin<up>(p, i);
+    const int n = step_rows(p, b);
+    walk_stage<N, outputs> *s = &m->stage[at];
+    for (int k = 0; k < WALK_HEADS; k++)
+        panel_fetch(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+    for (int k = 0; k < N / 64; k++) panel_fetch(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
+    if (outputs)
+        for (int k = 0; k < N / 64; k++) panel_fetch(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
+    struct step_raw *raw = &m->raw[at][w];
+    const int64_t r = b + (t < n ? t : n - 1);
+    if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
+    else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[p.h0 + w]);
+    if (threadIdx.x % WARPGROUP == 0) {
+        if ((b - p.range_begin) % a.chunk == 0) raw->before = 0.0f;
+        else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
+    }
+    if (threadIdx.x < 2)
+        cp_async4((int *)&m->pos[at] + threadIdx.x, (const int *)((const int64_t *)a.pos.data + b + n - 1) + threadIdx.x);
+}
+
+/* exp of a sum of decays, which rounding may leave above 0. */
+static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum * LOG2_E, 0.0f)); }
+
+/* What hangs on decays: weights of rows; with outputs reach (ssd_tiles.cuh), the decay from what enters, and the first
+ * row that is seen.  Thread t of the warpgroup makes row t. */
+template <bool up, bool outputs>
+static __device__ void step_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, int64_t pos_last,
+                                 struct step_made *made) {
+    const int t = threadIdx.x % WARPGROUP;
+    if (t >= STEP) return;
+    const bool through = pos_last >= n;
+    const int last = through ? 0 : (int)(n - 1 - pos_last);
+    const int64_t pos = through ? n + t : t < n ? long_at(a.pos, b + t) : 0; /* through: more than t */
+    const float cum = raw->cum[t], in = t < n && pos > t ? step_exp(cum - raw->before) : 0.0f;
+    const float dts = !up && t < n ? raw->dts[t] : 0.0f;
+    made->weight[t] = up ? in : t >= last ? step_exp(raw->cum[STEP - 1] - cum) * dts : 0.0f;
+    if (!outputs) return;
+    made->reach[t] = step_exp(raw->cum[t | 15] - cum) * dts;
+    made->in[t] = in;
+    made->from[t] = pos >= t ? 0 : (int)(t - pos);
+}
+
+/* ---- the state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2 (l % 4) ---- */
+
+template <int N> struct state { float d[N / 64][32]; };
+
+template <int N, bool store> static __device__ void state_move(struct state<N> *s, float *at) {
+    const int lane = threadIdx.x % WARP, p = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < N / 64; k++)
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            float2 *to = (float2 *)(at + (p + i % 2 * 8) * N + 64 * k + i / 2 * 8 + c);
+            float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
+            if (store) *to = make_float2(d[0], d[1]);
+            else {
+                const float2 x = *to;
+                d[0] = x.x, d[1] = x.y;
+            }
+        }
+}
+/* Rounded, into panels of rows p. */
+template <int N> static __device__ void state_round(const struct state<N> *s, bf16_bits (*to)[PANEL]) {
+    const int lane = threadIdx.x % WARP, p = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < N / 64; k++)
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            const float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
+            *(uint32_t *)(tile_piece<64>(to[k], p + i % 2 * 8, i / 2 * 8) + c) = pack(d[0], d[1]);
+        }
+}
+template <int N> static __device__ void state_keep(const bf16_bits (*from)[PANEL], bf16_bits *to) {
+    for (int i = threadIdx.x % WARPGROUP; i < SSD_P * N / 8; i += WARPGROUP) {
+        const int p = i / (N / 8), n = i % (N / 8) * 8;
+        *(uint4 *)(to + p * N + n) = *(const uint4 *)tile_piece<64>((bf16_bits *)from[n / 64], p, n % 64);
+    }
+}
+
+/* The products of S += sum_t weight_t X_t Y_t^T, on their way. */
+template <int N>
+static __device__ void state_add(struct state<N> *s, const bf16_bits *X, const bf16_bits (*Y)[PANEL],
+                                 const float *weight) {
+    const int c = threadIdx.x % 4 * 2, m0 = threadIdx.x % WARPGROUP / WARP * 16;
+    uint32_t A[STEP / 16][4];
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++) {
+        const float2 w0 = *(const float2 *)(weight + 16 * k + c), w8 = *(const float2 *)(weight + 16 * k + c + 8);
+        a_cols<64>(A[k], X, m0, 16 * k);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            A[k][i] = pack(low_half(A[k][i]) * (i < 2 ? w0.x : w8.x), high_half(A[k][i]) * (i < 2 ? w0.y : w8.y));
+    }
+    wgmma_begin();
+#pragma unroll
+    for (int j = 0; j < N / 64; j++)
+#pragma unroll
+        for (int k = 0; k < STEP / 16; k++) wgmma<true>(s->d[j], A[k], panel_cols(Y[j], 16 * k), true);
+    wgmma_commit();
+}
+
+/* The state stands before step b: to memory if a chunk begins (up: ends) there. */
+template <int N, bool outputs, bool up>
+static __device__ void walk_keep(const struct walk &a, const struct walk_place &p, int64_t b, struct state<N> *s,
+                                 walk_shared<N, outputs> *m) {
+    const int w = threadIdx.x / WARPGROUP;
+    const int64_t row = b - p.range_begin, end = row + STEP;
+    if (!a.states.data || (up ? end % a.chunk != 0 && b + STEP < p.range_end : row % a.chunk != 0)) return;
+    if (!outputs) {
+        state_round<N>(s, m->S[w]);
+        barrier_of(1 + w, WARPGROUP);
+    }
+    state_keep<N>(m->S[w], state16(a.states, p.first_chunk + row / a.chunk, p.h0 + w));
+}
+
+template <int N, bool outputs, bool up>
+static __device__ void walk_end(const struct walk &a, const struct walk_place &p, struct state<N> *s) {
+    const int64_t h = p.h0 + threadIdx.x / WARPGROUP;
+    const bool last = up ? p.k.begin == p.range_begin : p.k.end == p.range_end;
+    if (a.end) state_move<N, true>(s, a.end + (p.segment * a.heads + h) * SSD_P * N);
+    if (a.range_end.data && last) state_move<N, true>(s, state_of(a.range_end, p.k.range, h));
+}
+#endif
