@@ -72,9 +72,10 @@ template <bool up> static inline __device__ int64_t step_begin(const struct walk
 }
 static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
 
-/* 64 columns of the step's rows; those that do not exist become zero. */
+/* 64 columns of `rows` rows; those from n on become zero. */
+template <int rows>
 static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
-    for (int i = threadIdx.x; i < STEP * 8; i += WALK_THREADS) {
+    for (int i = threadIdx.x; i < rows * 8; i += blockDim.x) {
         const int r = i / 8, col = i % 8 * 8;
         bf16_bits *piece = tile_piece<64>(to, r, col);
         if (whole) cp_async16_or_zero(piece, from + r * pitch + col, r < n);
@@ -92,10 +93,10 @@ static __device__ void step_fetch(const struct walk &a, const struct walk_place 
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
     for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
-    for (int k = 0; k < N / 64; k++) panel_fetch(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
+        panel_fetch<STEP>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+    for (int k = 0; k < N / 64; k++) panel_fetch<STEP>(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
     if (outputs)
-        for (int k = 0; k < N / 64; k++) panel_fetch(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
+        for (int k = 0; k < N / 64; k++) panel_fetch<STEP>(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
     struct step_raw *raw = &m->raw[at][w];
     const int64_t r = b + (t < n ? t : n - 1);
     if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);

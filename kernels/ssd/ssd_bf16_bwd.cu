@@ -16,6 +16,7 @@
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
 #include "kernels/ssd/ssd_sums.cuh"
+#include "kernels/ssd/ssd_wide_rows.cuh"
 
 /* ---- time steps ---- */
 
@@ -100,6 +101,18 @@ static enum status backward_chunks(struct ctx *c, const struct ssd *a, const str
     return OK;
 }
 
+template <int N> static enum status backward_wide(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
+    const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
+    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<N>) <= 227 * 1024,
+                  "the tiles fit into a processor's shared memory");
+    LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
+                  heads, whole, rows_whole(a->dx));
+    LAUNCH_SHARED((wide_rows<N, true>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<N, false>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
+    return OK;
+}
+
 static enum status backward(struct ctx *c, const struct ssd *a) {
     int64_t bytes[N_SCRATCH];
     void *at[N_SCRATCH];
@@ -122,7 +135,9 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
     else
         LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                      a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
-    SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
+    if (a->chunk == WIDE_ROWS && a->state == 64) TRY(backward_wide<64>(c, a, &w));
+    else if (a->chunk == WIDE_ROWS && a->state == 128) TRY(backward_wide<128>(c, a, &w));
+    else SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
     LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
     LAUNCH_CELLS(backward_sums, N_SUMS, a->heads, *a, w.sums);
     return OK;
