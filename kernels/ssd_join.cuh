@@ -4,20 +4,17 @@
 /* ssd_join.cuh - the segments of ssd_walk.cuh joined along a range, and the launches of both halves. */
 #include "kernels/ssd_steps.cuh"
 
-/* The factor that a state keeps through each (segment, head): 0 where a document starts in it. */
+/* The factor that a state keeps through each (segment, head): 0 where a document starts in it.  A warp for each, its
+ * lanes every 32nd chunk. */
 __global__ static void segment_decays(const struct walk a, int64_t n_segments, float *decays) {
     struct device_span k;
-    FOR_CELLS(i, h, n_segments, a.heads) {
-        if (!span_find(a.range, a.pos, a.segment, i, &k)) continue;
+    FOR_WARPS(item, n_segments * a.heads) {
+        if (!span_find(a.range, a.pos, a.segment, item / a.heads, &k)) continue;
         double sum = 0.0;
-        bool through = true;
-#pragma unroll 8
-        for (int64_t t = k.begin; t < k.end; t += a.chunk) {
-            const int64_t end = least(t + a.chunk, k.end);
-            through = through && long_at(a.pos, end - 1) >= end - t;
-            sum += (double)row(a.cum, end - 1)[h];
-        }
-        decays[i * a.heads + h] = through ? (float)exp(sum) : 0.0f;
+        for (int64_t t = k.begin + threadIdx.x * a.chunk; t < k.end; t += WARP * a.chunk)
+            sum += (double)row(a.cum, least(t + a.chunk, k.end) - 1)[item % a.heads];
+        sum = warp_sum(sum);
+        if (threadIdx.x == 0) decays[item] = k.through ? (float)exp(sum) : 0.0f;
     }
 }
 
@@ -100,7 +97,7 @@ static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor st
     j.decays = (float *)at[0], j.ends = a.end = (float *)at[1];
     j.states = states, j.last = range_state, j.range_decay = range_decay;
     TRY((walk_shape<false, up>(c, &a, states.shape[3])));
-    LAUNCH_CELLS(segment_decays, segments_of(&a), a.heads, a, segments_of(&a), (float *)at[0]);
+    LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
     LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * states.shape[3] / 4, a, j);
     return OK;
 }
@@ -117,7 +114,7 @@ static enum status walk_through(struct ctx *c, struct walk a, struct tensor stat
     j.decays = (float *)at[0], j.begin = (float *)at[1];
     j.states = states, j.first = first, j.last = last;
     a.begin = j.begin, a.states = states, a.range_end = last;
-    LAUNCH_CELLS(segment_decays, segments_of(&a), a.heads, a, segments_of(&a), (float *)at[0]);
+    LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
     LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * states.shape[3] / 4, a, j);
     return walk_shape<outputs, up>(c, &a, states.shape[3]);
 }

@@ -92,7 +92,7 @@ __global__ __launch_bounds__(WALK_THREADS) static void walk_segments(const struc
     constexpr int STAGES = walk_shared<N, outputs>::STAGES;
     struct walk_place p;
     if (!walk_find(a, &p)) return;
-    const int w = threadIdx.x / WARPGROUP;
+    const int w = warpgroup_of();
     struct state<N> s = {};
     for (int i = 0; i < STAGES - 1; i++) {
         step_fetch<N, outputs, up>(a, p, i, m);
@@ -101,7 +101,8 @@ __global__ __launch_bounds__(WALK_THREADS) static void walk_segments(const struc
     if (a.begin) state_move<N, false>(&s, (float *)a.begin + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
     if (outputs) state_round<N>(&s, m->S[w]);
     for (int i = 0; i < p.steps; i++) {
-        const int64_t b = step_begin<up>(p, i);
+        const int step = step_at<up>(p, i);
+        const int64_t b = step_begin(p, step);
         const int n = step_rows(p, b);
         const walk_stage<N, outputs> *stage = &m->stage[i % STAGES];
         const struct step_raw *raw = &m->raw[i % STAGES][w];
@@ -113,7 +114,7 @@ __global__ __launch_bounds__(WALK_THREADS) static void walk_segments(const struc
         cp_commit();
         const int64_t pos_last = m->pos[i % STAGES];
         const bool through = pos_last >= n;
-        walk_keep<N, outputs, up>(a, p, b, &s, m);
+        walk_keep<N, outputs, up>(a, p, step, &s, m);
         const float keep = through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
 #pragma unroll
         for (int k = 0; k < N / 64; k++)

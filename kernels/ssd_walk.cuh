@@ -51,8 +51,8 @@ template <int N, bool outputs> struct walk_shared {
 /* A block's segment. */
 struct walk_place {
     struct device_span k;
-    int64_t h0, g, segment, range_begin, range_end, first_chunk;
-    int steps;
+    int64_t h0, g, segment, range_begin, range_end, chunk; /* chunk: the segment's first */
+    int steps, more; /* more: steps of a chunk but one */
 };
 static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     const int64_t pairs = a.heads / WALK_HEADS;
@@ -62,25 +62,38 @@ static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     if (!span_find(a.range, a.pos, a.segment, p->segment, &p->k)) return false;
     p->range_begin = long_at(a.range, p->k.range);
     p->range_end = long_at(a.range, p->k.range + 1);
-    p->first_chunk = spans_before(a.range, p->k.range, a.chunk);
+    p->chunk = spans_before(a.range, p->k.range, a.chunk) + (p->k.begin - p->range_begin) / a.chunk;
+    p->more = a.chunk == STEP ? 0 : 1;
     p->steps = (int)ceil_div(p->k.end - p->k.begin, STEP);
     return true;
 }
-/* First row of step i. */
-template <bool up> static inline __device__ int64_t step_begin(const struct walk_place &p, int i) {
-    return p.k.begin + (int64_t)(up ? p.steps - 1 - i : i) * STEP;
+/* The i-th step in the order of the walk, its number from the segment's first row on. */
+template <bool up> static inline __device__ int step_at(const struct walk_place &p, int i) {
+    return up ? p.steps - 1 - i : i;
+}
+static inline __device__ int64_t step_begin(const struct walk_place &p, int step) {
+    return p.k.begin + (int64_t)step * STEP;
 }
 static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
 
 /* 64 columns of `rows` rows; those from n on become zero. */
-template <int rows>
+template <int rows, int threads>
 static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
-    for (int i = threadIdx.x; i < rows * 8; i += blockDim.x) {
-        const int r = i / 8, col = i % 8 * 8;
-        bf16_bits *piece = tile_piece<64>(to, r, col);
-        if (whole) cp_async16_or_zero(piece, from + r * pitch + col, r < n);
-        else
-            for (int e = 0; e < 8; e++) piece[e] = r < n ? from[r * pitch + col + e] : (bf16_bits)0;
+    constexpr int each = threads / 8;
+    static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
+    const int first = threadIdx.x / 8, col = threadIdx.x % 8 * 8;
+    to = tile_piece<64>(to, first, col);
+    from += first * pitch + col;
+    if (whole) {
+#pragma unroll
+        for (int r = 0; r < rows; r += each)
+            if (rows % each == 0 || first + r < rows)
+                cp_async16_or_zero(to + r * 64, from + r * pitch, first + r < n);
+    } else {
+#pragma unroll 1
+        for (int r = 0; r < rows - first; r += each)
+#pragma unroll 1
+            for (int e = 0; e < 8; e++) to[r * 64 + e] = first + r < n ? from[r * pitch + e] : (bf16_bits)0;
     }
 }
 
@@ -88,21 +101,21 @@ template <int N, bool outputs, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i,
                                   walk_shared<N, outputs> *m) {
     if (i >= p.steps) return;
-    const int at = i % m->STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP;
-    const int64_t b = step_begin<up>(p, i);
+    const int at = i % m->STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
+    const int64_t b = step_begin(p, step);
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
     for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch<STEP>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
-    for (int k = 0; k < N / 64; k++) panel_fetch<STEP>(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
+        panel_fetch<STEP, WALK_THREADS>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+    for (int k = 0; k < N / 64; k++) panel_fetch<STEP, WALK_THREADS>(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
     if (outputs)
-        for (int k = 0; k < N / 64; k++) panel_fetch<STEP>(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
+        for (int k = 0; k < N / 64; k++) panel_fetch<STEP, WALK_THREADS>(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
     struct step_raw *raw = &m->raw[at][w];
     const int64_t r = b + (t < n ? t : n - 1);
     if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
     else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[p.h0 + w]);
     if (threadIdx.x % WARPGROUP == 0) {
-        if ((b - p.range_begin) % a.chunk == 0) raw->before = 0.0f;
+        if ((step & p.more) == 0) raw->before = 0.0f;
         else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
     }
     if (threadIdx.x < 2)
@@ -190,18 +203,18 @@ static __device__ void state_add(struct state<N> *s, const bf16_bits *X, const b
     wgmma_commit();
 }
 
-/* The state stands before step b: to memory if a chunk begins (up: ends) there. */
+/* The state stands before a step: to memory if a chunk begins (up: ends) there. */
 template <int N, bool outputs, bool up>
-static __device__ void walk_keep(const struct walk &a, const struct walk_place &p, int64_t b, struct state<N> *s,
+static __device__ void walk_keep(const struct walk &a, const struct walk_place &p, int step, struct state<N> *s,
                                  walk_shared<N, outputs> *m) {
     const int w = threadIdx.x / WARPGROUP;
-    const int64_t row = b - p.range_begin, end = row + STEP;
-    if (!a.states.data || (up ? end % a.chunk != 0 && b + STEP < p.range_end : row % a.chunk != 0)) return;
+    if (!a.states.data) return;
+    if (up ? ((step + 1) & p.more) != 0 && step_begin(p, step + 1) < p.range_end : (step & p.more) != 0) return;
     if (!outputs) {
         state_round<N>(s, m->S[w]);
         barrier_of(1 + w, WARPGROUP);
     }
-    state_keep<N>(m->S[w], state16(a.states, p.first_chunk + row / a.chunk, p.h0 + w));
+    state_keep<N>(m->S[w], state16(a.states, p.chunk + (p.more ? step / 2 : step), p.h0 + w));
 }
 
 template <int N, bool outputs, bool up>

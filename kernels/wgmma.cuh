@@ -19,6 +19,9 @@
 
 enum { WARPGROUP = 128, PANEL_COLS = 64 };
 
+/* The thread's warpgroup in its block, which the compiler then knows to be one for all of a warp. */
+static inline __device__ int warpgroup_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / WARPGROUP, 0); }
+
 /* Where K begins at column k (rows) or at row k (cols), M or N at row i (a multiple of 8); cols has its 64 columns. */
 static inline __device__ uint64_t panel_rows(const bf16_bits *panel, int i, int k) {
     return (uint64_t)((shared_address(panel) + i * 128 + k * 2) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;

@@ -139,7 +139,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
     else if (a->chunk == WIDE_ROWS && a->state == 128) TRY(backward_wide<128>(c, a, &w));
     else SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
     LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
-    LAUNCH_CELLS(backward_sums, N_SUMS, a->heads, *a, w.sums);
+    LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w.sums);
     return OK;
 }
 

@@ -32,7 +32,7 @@ struct wide_place {
 static inline __device__ struct wide_place wide_find() {
     struct wide_place i;
     const int lane = threadIdx.x % WARP;
-    i.group = threadIdx.x / WARPGROUP;
+    i.group = warpgroup_of();
     i.half_s = i.group == 2, i.half_t = i.group > 0;
     i.strip = 4 * i.half_s + threadIdx.x % WARPGROUP / WARP;
     i.s = 16 * i.strip + lane / 4;
@@ -49,10 +49,10 @@ static __device__ void steps_fetch(const struct ssd &a, const struct place &p, i
 template <int N>
 static __device__ void wide_fetch(const struct ssd &a, const struct place &p, int64_t h, int at, wide_shared<N> *m,
                                   bool whole) {
-    panel_fetch<WIDE_ROWS>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
-    panel_fetch<WIDE_ROWS>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n, whole);
+    panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
+    panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n, whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P, true);
+        panel_fetch<SSD_P, WIDE_THREADS>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P, true);
     steps_fetch(a, p, h, &m->steps[at]);
 }
 
@@ -208,8 +208,8 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
     for (int k = 0; k < N / 64; k++) {
-        panel_fetch<WIDE_ROWS>(m->C[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
-        panel_fetch<WIDE_ROWS>(m->B[k], row16(a.B, p.k.begin) + p.g * N + 64 * k, a.B.pitch, p.n, whole);
+        panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->C[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
+        panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->B[k], row16(a.B, p.k.begin) + p.g * N + 64 * k, a.B.pitch, p.n, whole);
     }
     first_seen(a.pos, p, WIDE_ROWS, m->from);
     wide_fetch<N>(a, p, p.h0, 0, m, whole);

@@ -24,30 +24,33 @@ static __device__ void wide_rows_fetch(const struct ssd &a, const struct place &
     const int at = (int)(i % ROWS_STAGES);
     const int64_t h = p.h0 + i;
     const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
-    panel_fetch<WIDE_ROWS>(m->head[at].rows, row16(rows, p.k.begin) + h * SSD_P, rows.pitch, p.n, whole);
+    panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->head[at].rows, row16(rows, p.k.begin) + h * SSD_P, rows.pitch, p.n, whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P>(m->head[at].state[k], row16(states, p.chunk) + h * SSD_P * N + 64 * k, N, SSD_P, true);
+        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], row16(states, p.chunk) + h * SSD_P * N + 64 * k, N, SSD_P, true);
     steps_fetch(a, p, h, &m->steps[at]);
 }
 
-/* sum = K^T B (dC), or K C (dB): what comes of the chunk's own tokens; K is [s][t], t >= s. */
+/* sum = K^T B (dC), or K C (dB): what comes of the chunk's own tokens.  K is [s][t]; of its four blocks of 64 x 64 that of
+ * s >= 64 > t is left out. */
 template <int N, bool for_C>
 static __device__ void own_products(float (&sum)[N / 64][32], const wide_rows_shared<N> *m, int half, bool add) {
-    wgmma_begin();
+    const auto products = [&](int k0, bool more) {
+        wgmma_begin();
 #pragma unroll
-    for (int j = 0; j < N / 64; j++)
+        for (int j = 0; j < N / 64; j++)
 #pragma unroll
-        for (int k = 0; k < WIDE_ROWS / 16; k++) {
-            if (for_C && k < 4 + 4 * half)
-                wgmma<true, true>(sum[j], panel_cols(m->K[half], 16 * k), panel_cols(m->other[j], 16 * k), add || k > 0);
-            if (!for_C && k >= 4 * half)
-                wgmma<false, true>(sum[j], panel_rows(m->K[k / 4], 64 * half, k % 4 * 16),
-                                   panel_cols(m->other[j], 16 * k), add || k > 4 * half);
-        }
-    wgmma_commit();
-    wgmma_wait<0>();
+            for (int k = 0; k < 4; k++) {
+                const uint64_t b = panel_cols(m->other[j], 64 * k0 + 16 * k);
+                if (for_C) wgmma<true, true>(sum[j], panel_cols(m->K[half], 64 * k0 + 16 * k), b, more || k > 0);
+                else wgmma<false, true>(sum[j], panel_rows(m->K[k0], 64 * half, 16 * k), b, more || k > 0);
+            }
+        wgmma_commit();
+        wgmma_wait<0>();
 #pragma unroll
-    for (int j = 0; j < N / 64; j++) wgmma_ended(sum[j]);
+        for (int j = 0; j < N / 64; j++) wgmma_ended(sum[j]);
+    };
+    products(for_C ? 0 : 1, add);
+    if (half == (for_C ? 1 : 0)) products(for_C ? 1 : 0, true);
 }
 
 /* This thread's part of <S, G>: S from memory, early; G from the panels. */
@@ -111,16 +114,16 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
     const struct tensor &other = for_C ? a.B : a.C, &out = for_C ? a.dC : a.dB;
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, heads, heads, &p)) return;
-    const int half = threadIdx.x / WARPGROUP, r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const int half = warpgroup_of(), r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     for (int k = 0; k < N / 64; k++) {
-        if (for_C) panel_fetch<WIDE_ROWS>(m->Y[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
-        panel_fetch<WIDE_ROWS>(m->other[k], row16(other, p.k.begin) + p.g * N + 64 * k, other.pitch, p.n, whole);
+        if (for_C) panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->Y[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
+        panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->other[k], row16(other, p.k.begin) + p.g * N + 64 * k, other.pitch, p.n, whole);
     }
     float sum[N / 64][32];
     for (int64_t part = 0; part < w.parts; part++) {
         if (part > 0) __syncthreads();
         for (int k = 0; k < 2; k++)
-            panel_fetch<WIDE_ROWS>(m->K[k], weights_at(a, w, part, p.chunk, p.g) + 64 * k, WIDE_ROWS, WIDE_ROWS, true);
+            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->K[k], weights_at(a, w, part, p.chunk, p.g) + 64 * k, WIDE_ROWS, WIDE_ROWS, true);
         cp_commit();
         if (part + 1 == w.parts)
             for (int i = 0; i < ROWS_STAGES - 1; i++) {
