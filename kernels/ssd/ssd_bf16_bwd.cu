@@ -5,7 +5,7 @@
  *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
  *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
  *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
- *   backward_steps   a thread owns a (chunk, head): da, ddt, and what sums over tokens
+ *   backward_steps   a block owns a chunk and 32 heads: da, ddt, and what sums over tokens
  *
  * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
@@ -20,35 +20,57 @@
 
 /* ---- time steps ---- */
 
-__global__ static void backward_steps(const struct ssd a, const struct scratch w) {
-    const int64_t H = a.heads;
+/* In an order that is always the same: the sums over a thread's rows, then over the eight threads of a head. */
+static __device__ double parts_sum(double (*room)[WARP], double own, int first, int end) {
+    __syncthreads();
+    room[threadIdx.y][threadIdx.x] = own;
+    __syncthreads();
+    double sum = 0.0;
+    for (int part = first; part < end; part++) sum += room[part][threadIdx.x];
+    return sum;
+}
+
+/* 32 heads of one chunk, a thread for an eighth of a head's rows. */
+__global__ __launch_bounds__(THREADS) static void backward_steps(const struct ssd a, const struct scratch w) {
+    constexpr int MOST = 128 / WARPS;
+    __shared__ double room[WARPS][WARP];
+    const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, each = a.chunk / WARPS;
+    const int64_t own_h = blockIdx.x % blocks * WARP + threadIdx.x, h = least(own_h, H - 1);
     struct device_span k;
-    FOR_CELLS(chunk, h, w.n_chunks, H) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) continue;
-        const double A = -exp((double)((const float *)a.A_log.data)[h]);
-        const float bias = ((const float *)a.dt_bias.data)[h];
-        double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h], before = 0.0;
-        double sum_A = 0.0, sum_bias = 0.0, sum_D = 0.0;
-#pragma unroll 4
-        for (int64_t t = k.end - 1; t >= k.begin; t--) {
-            after += (double)w.u[t * H + h];
-            w.da[t * H + h] += (float)after;
-        }
-#pragma unroll 4
-        for (int64_t t = k.begin; t < k.end; t++) {
-            const double da = (double)w.da[t * H + h] + before;
-            before += (double)w.v[t * H + h];
-            const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
-            const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
-            row16(a.ddt, t)[h] = bf16_of((float)ddt);
-            sum_A += da * A * (double)row(a.dts, t)[h];
-            sum_bias += ddt;
-            sum_D += (double)w.xdy[t * H + h];
-        }
-        double *sums = w.sums + (chunk * H + h) * N_SUMS;
-        sums[SUM_A_LOG] = sum_A;
-        sums[SUM_DT_BIAS] = sum_bias;
-        sums[SUM_D] = sum_D;
+    if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
+    const int64_t begin = k.begin + threadIdx.y * each, n = own_h < H ? least(each, k.end - begin) : 0;
+    const double A = -exp((double)((const float *)a.A_log.data)[h]);
+    const float bias = ((const float *)a.dt_bias.data)[h];
+    float u[MOST], v[MOST];
+    double sums[N_SUMS] = {}, own_u = 0.0, own_v = 0.0;
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        u[i] = i < n ? w.u[(begin + i) * H + h] : 0.0f;
+        v[i] = i < n ? w.v[(begin + i) * H + h] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < MOST; i++) own_u += (double)u[i], own_v += (double)v[i];
+    double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h];
+    after += parts_sum(room, own_u, (int)threadIdx.y + 1, WARPS);
+    double before = parts_sum(room, own_v, 0, (int)threadIdx.y);
+#pragma unroll
+    for (int i = MOST - 1; i >= 0; i--) u[i] = (float)(after += (double)u[i]);
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        const int64_t t = begin + i;
+        if (i >= n) continue;
+        const double da = (double)(w.da[t * H + h] + u[i]) + before;
+        before += (double)v[i];
+        const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
+        const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
+        row16(a.ddt, t)[h] = bf16_of((float)ddt);
+        sums[SUM_A_LOG] += da * A * (double)row(a.dts, t)[h];
+        sums[SUM_DT_BIAS] += ddt;
+        sums[SUM_D] += (double)w.xdy[t * H + h];
+    }
+    for (int i = 0; i < N_SUMS; i++) {
+        const double sum = parts_sum(room, sums[i], 0, WARPS);
+        if (threadIdx.y == 0 && own_h < H) w.sums[(chunk * H + h) * N_SUMS + i] = sum;
     }
 }
 
@@ -138,7 +160,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
     if (a->chunk == WIDE_ROWS && a->state == 64) TRY(backward_wide<64>(c, a, &w));
     else if (a->chunk == WIDE_ROWS && a->state == 128) TRY(backward_wide<128>(c, a, &w));
     else SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
-    LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
+    LAUNCH(backward_steps, dim3((unsigned)(w.n_chunks * ceil_div(a->heads, WARP))), dim3(WARP, WARPS), *a, w);
     LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w.sums);
     return OK;
 }

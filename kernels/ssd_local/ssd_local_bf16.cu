@@ -6,29 +6,43 @@
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
-/* dts and cum of one head over one chunk: a thread each, the logarithm in F32, the sum in F64. */
-__global__ static void time_steps(const struct ssd_local a, int64_t n_chunks) {
-    constexpr int AHEAD = 8;
+/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64. */
+__global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_local a) {
+    constexpr int MOST = 128 / WARPS;
+    __shared__ double sums[WARPS][WARP];
+    __shared__ bool restarts[WARPS];
+    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x, each = a.chunk / WARPS;
     struct device_span k;
-    FOR_CELLS(chunk, h, n_chunks, a.heads) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) continue;
-        const double A = -exp((double)((const float *)a.A_log.data)[h]);
-        const float bias = ((const float *)a.dt_bias.data)[h];
-        double sum = 0.0;
-        for (int64_t t0 = k.begin; t0 < k.end; t0 += AHEAD) {
-            float dts[AHEAD];
+    if (!span_find(a.range, a.pos, a.chunk, blockIdx.x / blocks, &k)) return;
+    const int64_t begin = k.begin + threadIdx.y * each, n = h < a.heads ? least(each, k.end - begin) : 0;
+    const double A = h < a.heads ? -exp((double)((const float *)a.A_log.data)[h]) : 0.0;
+    const float bias = h < a.heads ? ((const float *)a.dt_bias.data)[h] : 0.0f;
+    float dts[MOST];
+    int64_t pos[MOST];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                if (t0 + i < k.end) dts[i] = bf16_float(row16(a.dt, t0 + i)[h]);
+    for (int i = 0; i < MOST; i++) {
+        dts[i] = i < n ? bf16_float(row16(a.dt, begin + i)[h]) : 0.0f;
+        pos[i] = begin + i < k.end && i < each ? long_at(a.pos, begin + i) : 1;
+    }
+    double sum = 0.0;
+    bool restart = false;
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (t0 + i >= k.end) continue;
-                dts[i] = ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max);
-                sum = A * (double)dts[i] + (long_at(a.pos, t0 + i) == 0 ? 0.0 : sum);
-                row(a.dts, t0 + i)[h] = dts[i];
-                row(a.cum, t0 + i)[h] = (float)sum;
-            }
-        }
+    for (int i = 0; i < MOST; i++) {
+        dts[i] = i < n ? ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max) : 0.0f;
+        restart = restart || pos[i] == 0;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    if (threadIdx.x == 0) restarts[threadIdx.y] = restart;
+    __syncthreads();
+    sum = 0.0;
+    for (int part = 0; part < (int)threadIdx.y; part++) sum = sums[part][threadIdx.x] + (restarts[part] ? 0.0 : sum);
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        if (i >= n) continue;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+        row(a.dts, begin + i)[h] = dts[i];
+        row(a.cum, begin + i)[h] = (float)sum;
     }
 }
 
@@ -178,7 +192,7 @@ static struct walk walk_of(const struct ssd_local *a, struct tensor X, struct te
 static enum status forward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->states.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
-    LAUNCH_CELLS(time_steps, n, H, *a, n);
+    LAUNCH(time_steps, dim3((unsigned)(n * ceil_div(H, WARP))), dim3(WARP, WARPS), *a);
     if (walks(a))
         return walk_from_zero<false>(c, walk_of(a, a->x, a->B), a->states, a->range_decay, a->range_state);
     SSD_FOR_SHAPE(a->state, a->chunk, forward_states, c, a, n);
