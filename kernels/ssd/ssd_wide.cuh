@@ -11,7 +11,7 @@
 enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * WARPGROUP, WIDE_PANEL = WIDE_ROWS * PANEL_COLS };
 
 /* ssd_bf16_bwd.cu: the double sum of da; later: over the block's own half of t, and over the other. */
-struct wide_sums { float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS]; };
+struct wide_sums { float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8], inside[WIDE_ROWS]; };
 struct wide_steps { float cum[WIDE_ROWS], dts[WIDE_ROWS]; };
 template <int N> struct wide_shared {
     bf16_bits C[N / 64][WIDE_PANEL], B[N / 64][WIDE_PANEL];
@@ -118,26 +118,59 @@ static __device__ void wide_weights(const struct wide_place &i, const struct wid
     w->later[i.half_t - i.half_s][i.s + 8] = later[1];
 }
 
-/* The double sum of da for the 16 rows j of a block, by one warp. */
-static __device__ void wide_da(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                               int block, const struct wide_sums *w) {
-    const int lane = threadIdx.x % WARP, l = lane % 16, j = 16 * block + l;
-    float sum = 0.0f;
-    for (int t = 16 * (block + 1) + lane; t < WIDE_ROWS; t += WARP)
-        for (int sb = 0; sb < block; sb++) sum += w->earlier[sb][t];
+/* n values of every lane become, in lane l, the sum over `lanes` lanes of value l / (lanes / n), if n <= lanes. */
+template <int n, int lanes> static inline __device__ float scatter_sum(float (&x)[n]) {
+    const int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int half = WARP / 2; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
-    float own = 0.0f;
-    for (int sb = 0; sb < block; sb++) own += w->earlier[sb][j];
-    const float later = w->later[0][j] + (block < 4 ? w->later[1][j] : 0.0f);
+    for (int half = lanes / 2, k = n / 2; half > 0; half /= 2, k /= 2) {
+        const bool upper = lane & half;
+        if (k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const float up = __shfl_sync(0xffffffffu, own, i), down = __shfl_sync(0xffffffffu, later, i);
-        sum += i >= l ? up : down;
+        for (int i = 0; i < k; i++)
+            x[i] = (upper ? x[i + k] : x[i]) + __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[i + k], half);
     }
-    for (int t = l; t < 16; t++)
-        for (int s = 0; s < l; s++) sum += w->diagonal[block][s][t];
-    if (lane < 16 && j < p.n) sc.da[(p.k.begin + j) * a.heads + h] = sum;
+    return x[0];
+}
+
+/* The double sum of da inside the 16 x 16 blocks on the diagonal: by a warp, two of them, a lane for a column t, then
+ * for a row j: the sum over s < j of W[s][t], over t >= j. */
+static __device__ float diagonal_sums(const struct wide_sums *w, int warp) {
+    const int lane = threadIdx.x % WARP, t = lane % 16;
+    const float(*W)[17] = w->diagonal[2 * warp + lane / 16];
+    float sum = 0.0f, x[16];
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+        x[j] = t >= j ? sum : 0.0f;
+        sum += W[j][t];
+    }
+    return scatter_sum<16, 16>(x);
+}
+
+/* What blocks off the diagonal add, by a warpgroup, thread t for column t, then for row t: `earlier` summed over the
+ * strips before a block, of columns in later blocks (across), and of its own from row j on; `later` of rows before j. */
+static __device__ float block_sums(struct wide_sums *w) {
+    const int t = threadIdx.x % WARPGROUP, lane = threadIdx.x % WARP, l = t % 16;
+    float sum = 0.0f, own = 0.0f, x[8];
+#pragma unroll
+    for (int block = 0; block < 8; block++) {
+        x[block] = block < t / 16 ? sum : 0.0f;
+        if (block == t / 16) own = sum;
+        if (block < t / 16) sum += w->earlier[block][t];
+    }
+    const float across = scatter_sum<8, 32>(x);
+    if (lane % 4 == 0) w->across[t / WARP][lane / 4] = across;
+    float later = w->later[0][t] + (t < 64 ? w->later[1][t] : 0.0f);
+#pragma unroll
+    for (int by = 1; by < 16; by *= 2) {
+        const float o = __shfl_down_sync(0xffffffffu, own, by), a = __shfl_up_sync(0xffffffffu, later, by);
+        if (l + by < 16) own += o;
+        if (l >= by) later += a;
+    }
+    barrier_of(2, WARPGROUP);
+    const float before = __shfl_up_sync(0xffffffffu, later, 1);
+    sum = own + (l > 0 ? before : 0.0f);
+    for (int k = 0; k < WARPGROUP / WARP; k++) sum += w->across[k][t / 16];
+    return sum;
 }
 
 /* q += w G B, and v, of a thread's two rows. */
@@ -258,7 +291,9 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
         }
         wgmma_commit();
         __syncthreads();
-        if (threadIdx.x < WIDE_ROWS / 16 * WARP) wide_da(a, sc, p, h, threadIdx.x / WARP, &m->w);
+        float da = 0.0f;
+        if (i.group == 0) da = block_sums(&m->w);
+        if (i.group == 1) m->w.inside[threadIdx.x % WARPGROUP] = diagonal_sums(&m->w, threadIdx.x % WARPGROUP / WARP);
         wgmma_wait<0>();
         wgmma_ended(q);
         if (i.group > 0) {
@@ -270,8 +305,11 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
             if (i.group == 1)
                 for (int e = 0; e < 32; e++) part[e * WARPGROUP] = q[e];
             barrier_of(1, 2 * WARPGROUP);
-            if (i.group == 0)
+            if (i.group == 0) {
                 for (int e = 0; e < 32; e++) q[e] += part[e * WARPGROUP];
+                if ((int)threadIdx.x < p.n)
+                    sc.da[(p.k.begin + threadIdx.x) * a.heads + h] = da + m->w.inside[threadIdx.x];
+            }
         }
         if (i.group != 1)
             wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);

@@ -136,11 +136,12 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         __syncthreads();
         own_products<N, for_C>(sum, m, half, part > 0);
     }
+    struct state_part<N> S;
+    if (!for_C) part_fetch<N>(&S, state16(a.states, p.chunk, p.h0));
     for (int64_t i = 0; i < heads; i++) {
         const int at = (int)(i % ROWS_STAGES);
         const int64_t h = p.h0 + i;
         float own[N / 64][32];
-        struct state_part<N> S;
         cp_wait<ROWS_STAGES - 2>();
         wgmma_see();
         __syncthreads();
@@ -151,7 +152,6 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         }
         wide_rows_fetch<N, for_C>(a, p, i + ROWS_STAGES - 1, heads, m, whole);
         cp_commit();
-        if (!for_C) part_fetch<N>(&S, state16(a.states, p.chunk, h));
         wgmma_begin();
 #pragma unroll
         for (int j = 0; j < N / 64; j++)
@@ -166,6 +166,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         add_own<N, for_C>(a, w, p, h, r, &m->steps[at], m, own, sum);
         if (!for_C) {
             const float total = part_product<N>(&S, m->head[at].state);
+            if (i + 1 < heads) part_fetch<N>(&S, state16(a.states, p.chunk, h + 1));
             if (threadIdx.x % WARP == 0) m->room[i & 1][threadIdx.x / WARP] = total;
         }
     }
