@@ -75,14 +75,14 @@ static inline int64_t walk_work(struct tensor pos, struct tensor range, int64_t 
 }
 
 template <int N, bool outputs, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
-    static_assert(sizeof(walk_shared<N, outputs>) <= 227 * 1024, "the tiles fit into a processor's shared memory");
-    LAUNCH_SHARED((walk_segments<N, outputs, up>), segments_of(a) * (a->heads / WALK_HEADS), WALK_THREADS,
-                  sizeof(walk_shared<N, outputs>), *a);
+    const int64_t blocks = segments_of(a) * (a->heads / WALK_HEADS), bytes = sizeof(walk_shared<N, outputs>);
+    static_assert(sizeof(walk_shared<N, outputs>) <= (outputs ? 227 : 113) * 1024, "a processor's shared memory");
+    if constexpr (outputs) LAUNCH_SHARED(walk_outputs<N>, blocks, 2 * WALK_THREADS, bytes, *a);
+    else LAUNCH_SHARED((walk_states<N, up>), blocks, WALK_THREADS, bytes, *a);
     return OK;
 }
 template <bool outputs, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a, int64_t N) {
-    if (N == 64) return walk_launch<64, outputs, up>(c, a);
-    return walk_launch<128, outputs, up>(c, a);
+    return N == 64 ? walk_launch<64, outputs, up>(c, a) : walk_launch<128, outputs, up>(c, a);
 }
 
 /* The walk of ssd_local: from zero.  states: the slots. */

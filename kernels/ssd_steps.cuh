@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_SSD_STEPS_CUH
 #define BATON_KERNELS_SSD_STEPS_CUH
-/* ssd_steps.cuh - the kernel of ssd_walk.cuh, and a step's outputs: rows t, s of a step, M[t, s] = exp(cum_t - cum_s)
- * (C_t . B_s) dts_s,  y_t = exp(cum_t - cum_before) S C_t + sum_s M[t, s] x_s + D x_t. */
+/* ssd_steps.cuh - the walk of ssd_walk.cuh with outputs: rows t, s of a step, M[t, s] = exp(cum_t - cum_s) (C_t . B_s)
+ * dts_s,  y_t = exp(cum_t - cum_before) S C_t + sum_s M[t, s] x_s + D x_t.  A head has two warpgroups, one that carries
+ * the state and one that makes outputs from the copy of it, rounded, which the first leaves a step ahead. */
 #include "kernels/ssd_walk.cuh"
 
 /* Rows of C B^T, and of C S^T, on their way. */
@@ -20,9 +21,22 @@ static __device__ void products_of_C(float (&cb)[32], float (&cs)[32], const wal
     wgmma_commit();
 }
 
+/* Of the warpgroup's thread t: reach (ssd_tiles.cuh), the decay from what enters, the first row that row t sees. */
+template <int N>
+static __device__ void outputs_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, bool through,
+                                    int w, walk_shared<N, true> *m) {
+    const int t = threadIdx.x % WARPGROUP;
+    if (t >= STEP) return;
+    const int64_t pos = step_pos(a, b, n, t, through);
+    const float cum = raw->cum[t];
+    m->reach[w][t] = t < n ? step_exp(raw->cum[t | 15] - cum) * raw->dts[t] : 0.0f;
+    m->in[w][t] = t < n && pos > t ? step_exp(cum - raw->before) : 0.0f;
+    m->from[w][t] = pos >= t ? 0 : (int)(t - pos);
+}
+
 /* M of a warp's 16 rows: zero above the diagonal.  A block left of it that all rows see costs an exponential a row. */
 static __device__ void step_weights(uint32_t (&M)[4][4], const float (&cb)[32], const struct step_raw *raw,
-                                    const struct step_made *made, bool through) {
+                                    const float *reach, const int *from, bool through) {
     const int lane = threadIdx.x % WARP, strip = threadIdx.x % WARPGROUP / WARP, c = lane % 4 * 2;
     const int t = 16 * strip + lane / 4;
     const float cum[2] = {raw->cum[t], raw->cum[t + 8]};
@@ -42,11 +56,11 @@ static __device__ void step_weights(uint32_t (&M)[4][4], const float (&cb)[32], 
             const int s = 16 * kb + i / 2 * 8 + c, half = i % 2;
             float w[2];
             if (plain) {
-                w[0] = f[half] * made->reach[s], w[1] = f[half] * made->reach[s + 1];
+                w[0] = f[half] * reach[s], w[1] = f[half] * reach[s + 1];
             } else {
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const bool sees = s + e <= t + 8 * half && s + e >= made->from[t + 8 * half];
+                    const bool sees = s + e <= t + 8 * half && s + e >= from[t + 8 * half];
                     w[e] = sees ? step_exp(cum[half] - raw->cum[s + e]) * raw->dts[s + e] : 0.0f;
                 }
             }
@@ -85,70 +99,74 @@ static __device__ void step_outputs(const struct walk &a, int64_t b, int n, int6
     }
 }
 
-template <int N, bool outputs, bool up>
-__global__ __launch_bounds__(WALK_THREADS) static void walk_segments(const struct walk a) {
+template <int N>
+static __device__ void outputs_of(const struct walk &a, const struct walk_place &p, int i, int w,
+                                  walk_shared<N, true> *m) {
+    const int at = i % STAGES;
+    const int64_t b = step_begin(p, i);
+    const int n = step_rows(p, b);
+    const bool through = m->pos[at] >= n;
+    const struct step_raw *raw = &m->raw[at][w];
+    float cb[32], entered[32], own[32];
+    uint32_t M[4][4];
+    products_of_C<N>(cb, entered, &m->stage[at], m->S[i % 2][w]);
+    outputs_make<N>(a, raw, b, n, through, w, m);
+    barrier_of(1 + warpgroup_of(), WARPGROUP);
+    wgmma_wait<1>();
+    wgmma_ended(cb);
+    step_weights(M, cb, raw, m->reach[w], m->from[w], through);
+    wgmma_begin();
+#pragma unroll
+    for (int k = 0; k < 4; k++) wgmma<true>(own, M[k], panel_cols(m->stage[at].X[w], 16 * k), k > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_ended(entered);
+    wgmma_ended(own);
+    step_outputs(a, b, n, p.h0 + w, own, entered, m->stage[at].X[w], m->in[w], m->out[w]);
+}
+
+/* Step i has arrived, step i + 1 is on its way. */
+template <int N>
+static __device__ void next_step(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, true> *m) {
+    cp_wait<0>();
+    wgmma_see();
+    __syncthreads();
+    step_fetch<N, true, false>(a, p, i + 1, m);
+    cp_commit();
+}
+
+template <int N>
+static __device__ void carry_state(const struct walk &a, const struct walk_place &p, int w, walk_shared<N, true> *m) {
+    struct state<N> s = {};
+    walk_begin<N>(a, p, w, &s);
+    state_round<N>(&s, m->S[0][w]);
+    for (int i = 0; i < p.steps; i++) {
+        const int at = i % STAGES;
+        const int64_t b = step_begin(p, i);
+        next_step<N>(a, p, i, m);
+        if (walk_keeps<false>(a, p, i)) state_keep<N>(m->S[i % 2][w], walk_kept(a, p, i, w));
+        walk_step<N, false>(a, b, step_rows(p, b), m->pos[at], &m->raw[at][w], m->stage[at].X[w], m->stage[at].Y,
+                            m->weight[w], &s);
+        state_round<N>(&s, m->S[(i + 1) % 2][w]);
+    }
+    walk_end<N, false>(a, p, w, &s);
+}
+
+template <int N> __global__ __launch_bounds__(2 * WALK_THREADS) static void walk_outputs(const struct walk a) {
     DYNAMIC_SHARED(memory);
-    walk_shared<N, outputs> *m = (walk_shared<N, outputs> *)memory;
-    constexpr int STAGES = walk_shared<N, outputs>::STAGES;
+    walk_shared<N, true> *m = (walk_shared<N, true> *)memory;
     struct walk_place p;
     if (!walk_find(a, &p)) return;
     const int w = warpgroup_of();
-    struct state<N> s = {};
-    for (int i = 0; i < STAGES - 1; i++) {
-        step_fetch<N, outputs, up>(a, p, i, m);
-        cp_commit();
+    step_fetch<N, true, false>(a, p, 0, m);
+    cp_commit();
+    if (w >= WALK_HEADS) {
+        carry_state<N>(a, p, w - WALK_HEADS, m);
+        return;
     }
-    if (a.begin) state_move<N, false>(&s, (float *)a.begin + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
-    if (outputs) state_round<N>(&s, m->S[w]);
     for (int i = 0; i < p.steps; i++) {
-        const int step = step_at<up>(p, i);
-        const int64_t b = step_begin(p, step);
-        const int n = step_rows(p, b);
-        const walk_stage<N, outputs> *stage = &m->stage[i % STAGES];
-        const struct step_raw *raw = &m->raw[i % STAGES][w];
-        struct step_made *made = &m->made[w];
-        cp_wait<STAGES - 2>();
-        wgmma_see();
-        __syncthreads();
-        step_fetch<N, outputs, up>(a, p, i + STAGES - 1, m);
-        cp_commit();
-        const int64_t pos_last = m->pos[i % STAGES];
-        const bool through = pos_last >= n;
-        walk_keep<N, outputs, up>(a, p, step, &s, m);
-        const float keep = through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
-#pragma unroll
-        for (int k = 0; k < N / 64; k++)
-#pragma unroll
-            for (int e = 0; e < 32; e++) s.d[k][e] *= keep;
-        float cb[32], entered[32], own[32];
-        if constexpr (outputs) products_of_C<N>(cb, entered, stage, m->S[w]);
-        step_make<up, outputs>(a, raw, b, n, pos_last, made);
-        barrier_of(1 + w, WARPGROUP);
-        state_add<N>(&s, stage->X[w], stage->Y, made->weight);
-        if constexpr (outputs) {
-            uint32_t M[4][4];
-            wgmma_wait<2>();
-            wgmma_ended(cb);
-            step_weights(M, cb, raw, made, through);
-            wgmma_begin();
-#pragma unroll
-            for (int k = 0; k < 4; k++) wgmma<true>(own, M[k], panel_cols(stage->X[w], 16 * k), k > 0);
-            wgmma_commit();
-            wgmma_wait<1>();
-            barrier_of(1 + w, WARPGROUP);
-        } else {
-            wgmma_wait<0>();
-        }
-#pragma unroll
-        for (int k = 0; k < N / 64; k++) wgmma_ended(s.d[k]);
-        if constexpr (outputs) {
-            wgmma_ended(entered);
-            state_round<N>(&s, m->S[w]);
-            wgmma_wait<0>();
-            wgmma_ended(own);
-            step_outputs(a, b, n, p.h0 + w, own, entered, stage->X[w], made->in, m->out[w]);
-        }
+        next_step<N>(a, p, i, m);
+        outputs_of<N>(a, p, i, w, m);
     }
-    walk_end<N, outputs, up>(a, p, &s);
 }
 #endif

@@ -36,15 +36,20 @@ struct walk {
 };
 
 /* A head's step: cum and dts of its rows, those past the end as the last (dts: anything); cum before the first. */
-struct step_raw { float cum[STEP], dts[STEP], before; };
-template <int N, bool outputs> struct walk_stage { bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL], Z[outputs ? N / 64 : 1][outputs ? PANEL : 512]; };
-struct step_made { float weight[STEP], reach[STEP], in[STEP]; int from[STEP]; };
+struct step_raw {
+    float cum[STEP], dts[STEP], before;
+};
+template <int N, bool outputs> struct walk_stage {
+    bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL], Z[outputs ? N / 64 : 1][outputs ? PANEL : 512];
+};
+enum { STAGES = 2 };
+/* With outputs S is double: what a step reads, and what the next one will. */
 template <int N, bool outputs> struct walk_shared {
-    static constexpr int STAGES = outputs ? 3 : 4;
     walk_stage<N, outputs> stage[STAGES];
-    bf16_bits S[WALK_HEADS][N / 64][PANEL], out[WALK_HEADS][outputs ? PANEL : 512];
+    bf16_bits S[outputs ? 2 : 1][WALK_HEADS][N / 64][PANEL], out[WALK_HEADS][outputs ? PANEL : 512];
     struct step_raw raw[STAGES][WALK_HEADS];
-    struct step_made made[WALK_HEADS];
+    float weight[WALK_HEADS][STEP], reach[WALK_HEADS][STEP], in[WALK_HEADS][STEP];
+    int from[WALK_HEADS][STEP];
     int64_t pos[STAGES]; /* of the step's last row */
 };
 
@@ -100,16 +105,19 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
 template <int N, bool outputs, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i,
                                   walk_shared<N, outputs> *m) {
+    constexpr int threads = outputs ? 2 * WALK_THREADS : WALK_THREADS;
     if (i >= p.steps) return;
-    const int at = i % m->STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
-    const int64_t b = step_begin(p, step);
+    const int at = i % STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
+    const int64_t b = step_begin(p, step), col = p.g * N;
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
     for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch<STEP, WALK_THREADS>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
-    for (int k = 0; k < N / 64; k++) panel_fetch<STEP, WALK_THREADS>(s->Y[k], row16(a.Y, b) + p.g * N + 64 * k, a.Y.pitch, n, a.whole);
-    if (outputs)
-        for (int k = 0; k < N / 64; k++) panel_fetch<STEP, WALK_THREADS>(s->Z[k], row16(a.Z, b) + p.g * N + 64 * k, a.Z.pitch, n, a.whole);
+        panel_fetch<STEP, threads>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+    for (int k = 0; k < N / 64; k++) {
+        panel_fetch<STEP, threads>(s->Y[k], row16(a.Y, b) + col + 64 * k, a.Y.pitch, n, a.whole);
+        if (outputs) panel_fetch<STEP, threads>(s->Z[k], row16(a.Z, b) + col + 64 * k, a.Z.pitch, n, a.whole);
+    }
+    if (w >= WALK_HEADS) return;
     struct step_raw *raw = &m->raw[at][w];
     const int64_t r = b + (t < n ? t : n - 1);
     if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
@@ -118,30 +126,31 @@ static __device__ void step_fetch(const struct walk &a, const struct walk_place 
         if ((step & p.more) == 0) raw->before = 0.0f;
         else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
     }
-    if (threadIdx.x < 2)
-        cp_async4((int *)&m->pos[at] + threadIdx.x, (const int *)((const int64_t *)a.pos.data + b + n - 1) + threadIdx.x);
+    const int *pos = (const int *)((const int64_t *)a.pos.data + b + n - 1);
+    if (threadIdx.x < 2) cp_async4((int *)&m->pos[at] + threadIdx.x, pos + threadIdx.x);
 }
 
 /* exp of a sum of decays, which rounding may leave above 0. */
 static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum * LOG2_E, 0.0f)); }
 
-/* What hangs on decays: weights of rows; with outputs reach (ssd_tiles.cuh), the decay from what enters, and the first
- * row that is seen.  Thread t of the warpgroup makes row t. */
-template <bool up, bool outputs>
+/* Position of a step's row t, or more than t where no document starts in the step. */
+static inline __device__ int64_t step_pos(const struct walk &a, int64_t b, int n, int t, bool through) {
+    return through ? n + t : t < n ? long_at(a.pos, b + t) : 0;
+}
+/* What row t of the warpgroup's thread t adds to the state. */
+template <bool up>
 static __device__ void step_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, int64_t pos_last,
-                                 struct step_made *made) {
+                                 float *weight) {
     const int t = threadIdx.x % WARPGROUP;
     if (t >= STEP) return;
     const bool through = pos_last >= n;
-    const int last = through ? 0 : (int)(n - 1 - pos_last);
-    const int64_t pos = through ? n + t : t < n ? long_at(a.pos, b + t) : 0; /* through: more than t */
-    const float cum = raw->cum[t], in = t < n && pos > t ? step_exp(cum - raw->before) : 0.0f;
-    const float dts = !up && t < n ? raw->dts[t] : 0.0f;
-    made->weight[t] = up ? in : t >= last ? step_exp(raw->cum[STEP - 1] - cum) * dts : 0.0f;
-    if (!outputs) return;
-    made->reach[t] = step_exp(raw->cum[t | 15] - cum) * dts;
-    made->in[t] = in;
-    made->from[t] = pos >= t ? 0 : (int)(t - pos);
+    const float cum = raw->cum[t];
+    if (up) {
+        weight[t] = t < n && step_pos(a, b, n, t, through) > t ? step_exp(cum - raw->before) : 0.0f;
+    } else {
+        const bool stays = t < n && (through || t >= n - 1 - pos_last);
+        weight[t] = stays ? step_exp(raw->cum[STEP - 1] - cum) * raw->dts[t] : 0.0f;
+    }
 }
 
 /* ---- the state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2 (l % 4) ---- */
@@ -203,25 +212,70 @@ static __device__ void state_add(struct state<N> *s, const bf16_bits *X, const b
     wgmma_commit();
 }
 
-/* The state stands before a step: to memory if a chunk begins (up: ends) there. */
-template <int N, bool outputs, bool up>
-static __device__ void walk_keep(const struct walk &a, const struct walk_place &p, int step, struct state<N> *s,
-                                 walk_shared<N, outputs> *m) {
-    const int w = threadIdx.x / WARPGROUP;
-    if (!a.states.data) return;
-    if (up ? ((step + 1) & p.more) != 0 && step_begin(p, step + 1) < p.range_end : (step & p.more) != 0) return;
-    if (!outputs) {
-        state_round<N>(s, m->S[w]);
-        barrier_of(1 + w, WARPGROUP);
-    }
-    state_keep<N>(m->S[w], state16(a.states, p.chunk + (p.more ? step / 2 : step), p.h0 + w));
+/* Whether the state that stands before a step goes to memory: a chunk begins (up: ends) there. */
+template <bool up> static __device__ bool walk_keeps(const struct walk &a, const struct walk_place &p, int step) {
+    if (!a.states.data) return false;
+    return up ? ((step + 1) & p.more) == 0 || step_begin(p, step + 1) >= p.range_end : (step & p.more) == 0;
+}
+static __device__ bf16_bits *walk_kept(const struct walk &a, const struct walk_place &p, int step, int w) {
+    return state16(a.states, p.chunk + (p.more ? step / 2 : step), p.h0 + w);
 }
 
-template <int N, bool outputs, bool up>
-static __device__ void walk_end(const struct walk &a, const struct walk_place &p, struct state<N> *s) {
-    const int64_t h = p.h0 + threadIdx.x / WARPGROUP;
+template <int N, bool up>
+static __device__ void walk_end(const struct walk &a, const struct walk_place &p, int w, struct state<N> *s) {
     const bool last = up ? p.k.begin == p.range_begin : p.k.end == p.range_end;
-    if (a.end) state_move<N, true>(s, a.end + (p.segment * a.heads + h) * SSD_P * N);
-    if (a.range_end.data && last) state_move<N, true>(s, state_of(a.range_end, p.k.range, h));
+    if (a.end) state_move<N, true>(s, a.end + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
+    if (a.range_end.data && last) state_move<N, true>(s, state_of(a.range_end, p.k.range, p.h0 + w));
+}
+template <int N>
+static __device__ void walk_begin(const struct walk &a, const struct walk_place &p, int w, struct state<N> *s) {
+    if (a.begin) state_move<N, false>(s, (float *)a.begin + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
+}
+
+/* One step of the state, its products ended. */
+template <int N, bool up>
+static __device__ void walk_step(const struct walk &a, int64_t b, int n, int64_t pos_last, const struct step_raw *raw,
+                                 const bf16_bits *X, const bf16_bits (*Y)[PANEL], float *weight, struct state<N> *s) {
+    step_make<up>(a, raw, b, n, pos_last, weight);
+    const float keep = pos_last >= n ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
+#pragma unroll
+    for (int k = 0; k < N / 64; k++)
+#pragma unroll
+        for (int e = 0; e < 32; e++) s->d[k][e] *= keep;
+    barrier_of(1 + warpgroup_of(), WARPGROUP);
+    state_add<N>(s, X, Y, weight);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int k = 0; k < N / 64; k++) wgmma_ended(s->d[k]);
+}
+
+/* The walk without outputs; two blocks to a processor. */
+template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
+    DYNAMIC_SHARED(memory);
+    walk_shared<N, false> *m = (walk_shared<N, false> *)memory;
+    struct walk_place p;
+    if (!walk_find(a, &p)) return;
+    const int w = warpgroup_of();
+    struct state<N> s = {};
+    step_fetch<N, false, up>(a, p, 0, m);
+    cp_commit();
+    walk_begin<N>(a, p, w, &s);
+    for (int i = 0; i < p.steps; i++) {
+        const int step = step_at<up>(p, i), at = i % STAGES;
+        const int64_t b = step_begin(p, step);
+        cp_wait<0>();
+        wgmma_see();
+        __syncthreads();
+        step_fetch<N, false, up>(a, p, i + 1, m);
+        cp_commit();
+        if (walk_keeps<up>(a, p, step)) {
+            state_round<N>(&s, m->S[0][w]);
+            barrier_of(1 + w, WARPGROUP);
+            state_keep<N>(m->S[0][w], walk_kept(a, p, step, w));
+        }
+        walk_step<N, up>(a, b, step_rows(p, b), m->pos[at], &m->raw[at][w], m->stage[at].X[w], m->stage[at].Y,
+                         m->weight[w], &s);
+    }
+    walk_end<N, up>(a, p, w, &s);
 }
 #endif
