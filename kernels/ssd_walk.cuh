@@ -26,13 +26,13 @@ static inline int64_t ssd_segment(int64_t heads, int64_t chunk) { return ceil_di
 struct walk {
     int64_t heads, groups, chunk, segment;
     struct tensor range, pos, cum, dts;
-    struct tensor X, Y;       /* what a step adds to the state                                              */
-    struct tensor Z, y, x_D;  /* with outputs: C (T, G N), y (T, H P), D (H)                                */
-    struct tensor states;     /* (c, H, P, N): what enters (up: leaves) every chunk; absent: not wanted     */
-    const float *begin;       /* (segments, H, P, N): what a segment begins with; NULL: zero                */
-    float *end;               /* likewise: what it ends with; NULL: not wanted                              */
-    struct tensor range_end;  /* (R, H, P, N): what a range ends with, or absent                            */
-    bool whole, whole_y;      /* rows begin at multiples of 16 bytes                                        */
+    struct tensor X, Y;      /* what a step adds to the state                                              */
+    struct tensor Z, y, x_D; /* with outputs: C (T, G N), y (T, H P), D (H)                                */
+    struct tensor states;    /* (c, H, P, N): what enters (up: leaves) every chunk; absent: not wanted     */
+    const float *begin;      /* (segments, H, P, N): what a segment begins with; NULL: zero                */
+    float *end;              /* likewise: what it ends with; NULL: not wanted                              */
+    struct tensor range_end; /* (R, H, P, N): what a range ends with, or absent                            */
+    bool whole, whole_y;     /* rows begin at multiples of 16 bytes                                        */
 };
 
 /* A head's step: cum and dts of its rows, those past the end as the last (dts: anything); cum before the first. */
@@ -57,7 +57,7 @@ template <int N, bool outputs> struct walk_shared {
 struct walk_place {
     struct device_span k;
     int64_t h0, g, segment, range_begin, range_end, chunk; /* chunk: the segment's first */
-    int steps, more; /* more: steps of a chunk but one */
+    int steps, more;                                       /* more: steps of a chunk but one */
 };
 static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     const int64_t pairs = a.heads / WALK_HEADS;
@@ -92,8 +92,7 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
-            if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + r * 64, from + r * pitch, first + r < n);
+            if (rows % each == 0 || first + r < rows) cp_async16_or_zero(to + r * 64, from + r * pitch, first + r < n);
     } else {
 #pragma unroll 1
         for (int r = 0; r < rows - first; r += each)
@@ -103,8 +102,7 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
 }
 
 template <int N, bool outputs, bool up>
-static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i,
-                                  walk_shared<N, outputs> *m) {
+static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, outputs> *m) {
     constexpr int threads = outputs ? 2 * WALK_THREADS : WALK_THREADS;
     if (i >= p.steps) return;
     const int at = i % STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
@@ -153,7 +151,8 @@ static __device__ void step_make(const struct walk &a, const struct step_raw *ra
     }
 }
 
-/* ---- the state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2 (l % 4) ---- */
+/* ---- the state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2 (l % 4) ----
+ */
 
 template <int N> struct state { float d[N / 64][32]; };
 

@@ -4,13 +4,12 @@
 /* wgmma.cuh - products of BF16 tiles by a warpgroup, four warps side by side from a multiple of 128 threads: wgmma
  * m64n64k16 of sm_90a, sums in F32, B always and A as wished in shared memory.
  *
- * A panel is rows of 64 BF16 in shared memory, row r's 16-byte pieces permuted by r & 7 (tile_piece<64> of mma.cuh), its
- * first byte at a multiple of 1024: "128-byte swizzle" in PTX ISA, "Asynchronous warpgroup level matrix operations".
- *   rows  the operand's M or N runs along the panel's rows, its terms (K) along 64 columns: panel_rows
- *   cols  the other way round: K runs along rows, M or N along the 64 columns: panel_cols
- * Registers, warp w of the four, lane l, g = 16 w + l / 4, c = 2 (l % 4): those of mma.cuh, row g and g + 8 of 64
- *   A  a[0] (g, c..c+1)  a[1] (g + 8, c..)  a[2] (g, c + 8..)  a[3] (g + 8, c + 8..)    D  d[4 j + 0..1] (g, 8 j + c..)
- *   d[4 j + 2..3] (g + 8, 8 j + c..)
+ * A panel is rows of 64 BF16 in shared memory, row r's 16-byte pieces permuted by r & 7 (tile_piece<64> of mma.cuh),
+ * its first byte at a multiple of 1024: "128-byte swizzle" in PTX ISA, "Asynchronous warpgroup level matrix
+ * operations". rows  the operand's M or N runs along the panel's rows, its terms (K) along 64 columns: panel_rows cols
+ * the other way round: K runs along rows, M or N along the 64 columns: panel_cols Registers, warp w of the four, lane
+ * l, g = 16 w + l / 4, c = 2 (l % 4): those of mma.cuh, row g and g + 8 of 64 A  a[0] (g, c..c+1)  a[1] (g + 8, c..)
+ * a[2] (g, c + 8..)  a[3] (g + 8, c + 8..)    D  d[4 j + 0..1] (g, 8 j + c..) d[4 j + 2..3] (g + 8, 8 j + c..)
  *
  * Order: what threads wrote to shared memory (cp.async too) is seen after wgmma_see by each writer and a barrier; then
  * wgmma_begin, products, wgmma_commit.  Their registers, A's too, and their tiles are the hardware's until wgmma_wait.
@@ -69,6 +68,8 @@ static inline __device__ void wgmma(float (&d)[32], const uint32_t (&a)[4], uint
 }
 
 /* A barrier of n threads, a multiple of 32; 1 <= id < 16. */
-static inline __device__ void barrier_of(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
+static inline __device__ void barrier_of(int id, int n) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
+}
 #endif
 #endif

@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_SSD_SSD_WIDE_CUH
 #define BATON_KERNELS_SSD_SSD_WIDE_CUH
-/* ssd_wide.cuh - backward_heads of ssd_bf16_bwd.cu by warpgroups, for chunks of 128 tokens: of the four blocks of 64 x 64
- * of K, L and C B^T a block of threads owns the three that are not zero, a warpgroup each:
- *   0   rows s 0-63, columns t 0-63;  dx of these rows        1   rows 0-63, columns 64-127;  q = w G B of these rows
- *   2   rows and columns 64-127;  q = w G B and dx of these rows
- * A warp has 16 rows s, a thread rows s and s + 8 of them.  Here v comes for nothing: v_s = dts_s x_s . (w_s G B_s). */
+/* ssd_wide.cuh - backward_heads of ssd_bf16_bwd.cu by warpgroups, for chunks of 128 tokens: of the four blocks of 64 x
+ * 64 of K, L and C B^T a block of threads owns the three that are not zero, a warpgroup each: 0   rows s 0-63, columns
+ * t 0-63;  dx of these rows        1   rows 0-63, columns 64-127;  q = w G B of these rows 2   rows and columns 64-127;
+ * q = w G B and dx of these rows A warp has 16 rows s, a thread rows s and s + 8 of them.  Here v comes for nothing:
+ * v_s = dts_s x_s . (w_s G B_s). */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * WARPGROUP, WIDE_PANEL = WIDE_ROWS * PANEL_COLS };
 
 /* ssd_bf16_bwd.cu: the double sum of da; later: over the block's own half of t, and over the other. */
-struct wide_sums { float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8], inside[WIDE_ROWS]; };
-struct wide_steps { float cum[WIDE_ROWS], dts[WIDE_ROWS]; };
+struct wide_sums {
+    float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8],
+        inside[WIDE_ROWS];
+};
+struct wide_steps {
+    float cum[WIDE_ROWS], dts[WIDE_ROWS];
+};
 template <int N> struct wide_shared {
     bf16_bits C[N / 64][WIDE_PANEL], B[N / 64][WIDE_PANEL];
     struct {
@@ -27,7 +32,8 @@ template <int N> struct wide_shared {
 
 /* Where a thread is. */
 struct wide_place {
-    int group, half_s, half_t, strip, s, c; /* strip: of 16 rows, of eight; s: its first row; c: its first column of 8 */
+    int group, half_s, half_t, strip, s,
+        c; /* strip: of 16 rows, of eight; s: its first row; c: its first column of 8 */
 };
 static inline __device__ struct wide_place wide_find() {
     struct wide_place i;
@@ -56,7 +62,8 @@ static __device__ void wide_fetch(const struct ssd &a, const struct place &p, in
     steps_fetch(a, p, h, &m->steps[at]);
 }
 
-/* Sums over a warp's rows of W: sixteen columns to a thread before, two after; every lane sends what it does not keep. */
+/* Sums over a warp's rows of W: sixteen columns to a thread before, two after; every lane sends what it does not keep.
+ */
 static __device__ void store_columns(float *earlier, float col[16], const struct wide_place &i) {
     const int lane = threadIdx.x % WARP;
     int first = 0;
@@ -147,7 +154,8 @@ static __device__ float diagonal_sums(const struct wide_sums *w, int warp) {
 }
 
 /* What blocks off the diagonal add, by a warpgroup, thread t for column t, then for row t: `earlier` summed over the
- * strips before a block, of columns in later blocks (across), and of its own from row j on; `later` of rows before j. */
+ * strips before a block, of columns in later blocks (across), and of its own from row j on; `later` of rows before j.
+ */
 static __device__ float block_sums(struct wide_sums *w) {
     const int t = threadIdx.x % WARPGROUP, lane = threadIdx.x % WARP, l = t % 16;
     float sum = 0.0f, own = 0.0f, x[8];
@@ -281,8 +289,7 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
         wide_weights(i, steps, m->from, p.k.through, xdy, bc, K, M, &m->w);
         wgmma_begin();
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-            wgmma<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), k > 0);
+        for (int k = 0; k < 4; k++) wgmma<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), k > 0);
         if (i.group > 0) {
 #pragma unroll
             for (int k = 0; k < N / 16; k++)
@@ -311,10 +318,10 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
                     sc.da[(p.k.begin + threadIdx.x) * a.heads + h] = da + m->w.inside[threadIdx.x];
             }
         }
-        if (i.group != 1)
-            wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
+        if (i.group != 1) wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
     }
-    bf16_bits *to = weights_at(a, sc, (p.h0 - p.g * per_group) / heads, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
+    bf16_bits *to =
+        weights_at(a, sc, (p.h0 - p.g * per_group) / heads, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         *(uint32_t *)(to + 8 * j) = pack(K[4 * j], K[4 * j + 1]);

@@ -26,12 +26,13 @@ static __device__ void wide_rows_fetch(const struct ssd &a, const struct place &
     const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
     panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->head[at].rows, row16(rows, p.k.begin) + h * SSD_P, rows.pitch, p.n, whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], row16(states, p.chunk) + h * SSD_P * N + 64 * k, N, SSD_P, true);
+        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], row16(states, p.chunk) + h * SSD_P * N + 64 * k, N,
+                                         SSD_P, true);
     steps_fetch(a, p, h, &m->steps[at]);
 }
 
-/* sum = K^T B (dC), or K C (dB): what comes of the chunk's own tokens.  K is [s][t]; of its four blocks of 64 x 64 that of
- * s >= 64 > t is left out. */
+/* sum = K^T B (dC), or K C (dB): what comes of the chunk's own tokens.  K is [s][t]; of its four blocks of 64 x 64 that
+ * of s >= 64 > t is left out. */
 template <int N, bool for_C>
 static __device__ void own_products(float (&sum)[N / 64][32], const wide_rows_shared<N> *m, int half, bool add) {
     const auto products = [&](int k0, bool more) {
@@ -116,14 +117,18 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
     if (!place_find(a.range, a.pos, a.chunk, a.groups, heads, heads, &p)) return;
     const int half = warpgroup_of(), r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     for (int k = 0; k < N / 64; k++) {
-        if (for_C) panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->Y[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
-        panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->other[k], row16(other, p.k.begin) + p.g * N + 64 * k, other.pitch, p.n, whole);
+        if (for_C)
+            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->Y[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n,
+                                                 whole);
+        panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->other[k], row16(other, p.k.begin) + p.g * N + 64 * k, other.pitch, p.n,
+                                             whole);
     }
     float sum[N / 64][32];
     for (int64_t part = 0; part < w.parts; part++) {
         if (part > 0) __syncthreads();
         for (int k = 0; k < 2; k++)
-            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->K[k], weights_at(a, w, part, p.chunk, p.g) + 64 * k, WIDE_ROWS, WIDE_ROWS, true);
+            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->K[k], weights_at(a, w, part, p.chunk, p.g) + 64 * k, WIDE_ROWS,
+                                                 WIDE_ROWS, true);
         cp_commit();
         if (part + 1 == w.parts)
             for (int i = 0; i < ROWS_STAGES - 1; i++) {

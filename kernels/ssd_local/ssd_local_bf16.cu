@@ -6,12 +6,14 @@
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
-/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64. */
+/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64.
+ */
 __global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_local a) {
     constexpr int MOST = 128 / WARPS;
     __shared__ double sums[WARPS][WARP];
     __shared__ bool restarts[WARPS];
-    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x, each = a.chunk / WARPS;
+    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x,
+                  each = a.chunk / WARPS;
     struct device_span k;
     if (!span_find(a.range, a.pos, a.chunk, blockIdx.x / blocks, &k)) return;
     const int64_t begin = k.begin + threadIdx.y * each, n = h < a.heads ? least(each, k.end - begin) : 0;
@@ -193,8 +195,7 @@ static enum status forward(struct ctx *c, const struct ssd_local *a, float *deca
     const int64_t n = least(a->states.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
     LAUNCH(time_steps, dim3((unsigned)(n * ceil_div(H, WARP))), dim3(WARP, WARPS), *a);
-    if (walks(a))
-        return walk_from_zero<false>(c, walk_of(a, a->x, a->B), a->states, a->range_decay, a->range_state);
+    if (walks(a)) return walk_from_zero<false>(c, walk_of(a, a->x, a->B), a->states, a->range_decay, a->range_state);
     SSD_FOR_SHAPE(a->state, a->chunk, forward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<false, false>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->states, decays, none,

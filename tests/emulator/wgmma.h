@@ -3,6 +3,8 @@
 #define BATON_TESTS_EMULATOR_WGMMA_H
 /* wgmma.h - kernels/wgmma.cuh, emulated: included by device.h.  A product is computed when it is waited for; until then
  * its registers are NaN. */
+#ifdef __cplusplus
+#include "tests/emulator/cuda_runtime.h"
 
 /* Of one lane: its two rows of D, and what it holds of A if that lies in registers. */
 struct emulated_product {
@@ -35,4 +37,5 @@ template <bool b_cols> static inline void wgmma(float (&d)[32], const uint32_t (
     for (int i = 0; i < 4; i++) memcpy(&p.a[4 * i], lanes[emulated_lane() / 4 * 4 + i], 16);
     emulated_product_add(&p, add);
 }
+#endif
 #endif
