@@ -31,9 +31,11 @@ enum { STATE_PIECE = 4 << 20 }; /* elements */
 
 struct state_tensor {
     char name[160];
-    int64_t global[4];                 /* whole shape; trailing dims 1       */
-    int n_dims;                        /* 0: a scalar, one row               */
-    int64_t begin;                     /* first row of dim 0 held here       */
+    int64_t global[4]; /* whole shape; trailing dims 1       */
+    int n_dims;        /* 0: a scalar, one row               */
+    int64_t begin;     /* first row of dim 0 held here       */
+    int cut_dim;       /* 1 to 3: of that dim only entries from cut_begin on are held; 0: all */
+    int64_t cut_begin;
     struct tensor t;                   /* the rows held here, packed         */
     bool elsewhere;                    /* another rank holds them too, and saves them */
     const struct state_memory *memory; /* NULL: t is in the host's            */

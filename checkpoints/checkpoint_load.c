@@ -89,9 +89,12 @@ static enum status join_piece(struct checkpoint *c, const struct manifest_tensor
     const struct shard_file *f = &c->shard[p->file];
     const struct shard_entry *e = shard_find(f, t->name);
     FAIL_UNLESS(e, ERR_DATA, "%s: tensor %s: the manifest places it here; it is not", f->path, t->name);
-    FAIL_UNLESS(e->dtype == t->dtype && e->n_dims == t->n_dims && (!t->n_dims || e->shape[0] == p->rows) &&
-                    !memcmp(e->shape + 1, t->shape + 1, 3 * sizeof *e->shape),
-                ERR_DATA, "%s: tensor %s: type or shape differs from the manifest's", f->path, t->name);
+    int64_t shape[4];
+    memcpy(shape, t->shape, sizeof shape);
+    if (t->n_dims > 0) shape[0] = p->rows;
+    if (p->dim > 0) shape[p->dim] = p->size;
+    FAIL_UNLESS(e->dtype == t->dtype && e->n_dims == t->n_dims && !memcmp(e->shape, shape, sizeof shape), ERR_DATA,
+                "%s: tensor %s: type or shape differs from the manifest's", f->path, t->name);
     for (int64_t j = t->first_piece; j < i; j++)
         FAIL_UNLESS(c->m.piece[j].file != p->file, ERR_DATA, "%s: tensor %s: two pieces of it in one file", f->path,
                     t->name);
@@ -242,24 +245,58 @@ static enum status put_piece(const struct checkpoint *c, const struct state_tens
     return st;
 }
 
+/* Elements [from, from + n) of a piece's entry go to elements of s from `to` on. */
+static enum status read_run(const struct checkpoint *c, const struct state_tensor *s, int64_t piece, int64_t from,
+                            int64_t to, int64_t n) {
+    const struct manifest_piece *p = &c->m.piece[piece];
+    if (s->memory) return put_piece(c, s, piece, from, to, n);
+    char *at = (char *)s->t.data + to * dtype_bytes(s->t.dtype);
+    return shard_read(&c->shard[p->file], c->entry[piece], from, n, s->t.dtype, at);
+}
+
+/* What a box of rows, and of entries of one later dim, holds of it. */
+struct box {
+    int64_t begin, rows, from, size;
+};
+
+static int64_t low(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t high(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The elements that a piece and s share, in stretches; how many goes to *filled. */
+static enum status read_piece(const struct checkpoint *c, const struct state_tensor *s, const struct manifest_tensor *t,
+                              int64_t piece, int64_t *filled) {
+    const struct manifest_piece *p = &c->m.piece[piece];
+    const int64_t dim = p->dim > 0 ? p->dim : s->cut_dim;
+    FAIL_UNLESS(p->dim == 0 || s->cut_dim == 0 || p->dim == s->cut_dim, ERR_DATA,
+                "%s: tensor %s is cut along dim %" PRId64 " there and along dim %d here", c->path, s->name, p->dim,
+                s->cut_dim);
+    const int64_t all = dim > 0 ? t->shape[dim] : 1;
+    const struct box theirs = {p->begin, p->rows, p->from, p->dim > 0 ? p->size : all};
+    const struct box mine = {s->begin, s->t.shape[0], s->cut_begin, s->cut_dim > 0 ? s->t.shape[dim] : all};
+    const int64_t begin = high(theirs.begin, mine.begin), end = low(theirs.begin + theirs.rows, mine.begin + mine.rows);
+    const int64_t from = high(theirs.from, mine.from), to = low(theirs.from + theirs.size, mine.from + mine.size);
+    int64_t inner = 1, outer = 1; /* elements of one entry of the dim; entries of the dims between rows and it */
+    for (int d = 1; d < 4; d++)
+        if (d > dim) inner *= t->shape[d];
+        else if (d < dim) outer *= t->shape[d];
+    if (begin >= end || from >= to) return OK;
+    const bool whole = theirs.size == to - from && mine.size == to - from;
+    const int64_t n_runs = whole ? 1 : (end - begin) * outer, n = (to - from) * inner;
+    const int64_t each = whole ? (end - begin) * outer * n : n;
+    for (int64_t i = 0; i < n_runs; i++) {
+        const int64_t there = ((begin - theirs.begin) * outer + i) * theirs.size + from - theirs.from;
+        const int64_t here = ((begin - mine.begin) * outer + i) * mine.size + from - mine.from;
+        TRY(read_run(c, s, piece, there * inner, here * inner, each));
+    }
+    *filled += n_runs * each;
+    return OK;
+}
+
 static enum status read_tensor(const struct checkpoint *c, const struct state_tensor *s,
                                const struct manifest_tensor *t) {
-    const int64_t row = t->shape[1] * t->shape[2] * t->shape[3], end = s->begin + s->t.shape[0];
     int64_t filled = 0;
-    for (int64_t i = t->first_piece; i < t->first_piece + t->n_pieces; i++) {
-        const struct manifest_piece *p = &c->m.piece[i];
-        const int64_t from = p->begin > s->begin ? p->begin : s->begin;
-        const int64_t to = p->begin + p->rows < end ? p->begin + p->rows : end;
-        if (from >= to) continue;
-        filled += to - from;
-        if (s->memory) {
-            TRY(put_piece(c, s, i, (from - p->begin) * row, (from - s->begin) * row, (to - from) * row));
-            continue;
-        }
-        char *at = (char *)s->t.data + (from - s->begin) * row * dtype_bytes(s->t.dtype);
-        TRY(shard_read(&c->shard[p->file], c->entry[i], (from - p->begin) * row, (to - from) * row, s->t.dtype, at));
-    }
-    ASSERT(filled == s->t.shape[0]); /* pieces cover each row once, and stretches of them do not overlap */
+    for (int64_t i = t->first_piece; i < t->first_piece + t->n_pieces; i++) TRY(read_piece(c, s, t, i, &filled));
+    ASSERT(filled == tensor_count(s->t)); /* pieces cover each element once, and stretches of them do not overlap */
     return OK;
 }
 

@@ -14,7 +14,7 @@
 
 /* What the leader must know of a tensor's rows on one rank. */
 struct save_note {
-    int64_t begin, rows;
+    int64_t begin, rows, dim, from, size;
     char xxh3[HASH_HEX];
 };
 struct save_job {
@@ -64,7 +64,8 @@ static enum status describe_tensor(struct save_job *j, int64_t i) {
     struct hash_stream *hash = NULL;
     ASSERT((s->memory || s->t.space == HOST) && tensor_packed(s->t) && s->begin >= 0 && s->n_dims >= 0 &&
            s->n_dims <= 4);
-    j->mine[i] = (struct save_note){.begin = s->begin, .rows = s->elsewhere ? 0 : s->t.shape[0]};
+    j->mine[i] = (struct save_note){.begin = s->begin, .rows = s->elsewhere ? 0 : s->t.shape[0], .dim = s->cut_dim};
+    if (s->cut_dim > 0) j->mine[i].from = s->cut_begin, j->mine[i].size = s->t.shape[s->cut_dim];
     if (s->elsewhere || !holds(j, save_rank(j->comm), i, s->t.shape[0])) return OK;
     struct shard_item *item = &j->item[j->n_items++];
     *item = (struct shard_item){.name = s->name, .dtype = s->t.dtype, .n_dims = s->n_dims, .data = s->t.data};
@@ -141,8 +142,13 @@ static enum status fill_manifest(struct save_job *j) {
         for (int r = 0; r < j->n_ranks; r++) {
             const struct save_note *k = &j->all[r * j->n + i];
             if (!holds(j, r, i, k->rows)) continue;
-            m->piece[m->n_pieces++] =
-                (struct manifest_piece){.file = 1 + j->shard[r], .begin = k->begin, .rows = k->rows, .xxh3 = k->xxh3};
+            m->piece[m->n_pieces++] = (struct manifest_piece){.file = 1 + j->shard[r],
+                                                              .begin = k->begin,
+                                                              .rows = k->rows,
+                                                              .xxh3 = k->xxh3,
+                                                              .dim = k->dim,
+                                                              .from = k->from,
+                                                              .size = k->size};
             t->n_pieces++;
         }
     }

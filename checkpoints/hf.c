@@ -8,6 +8,7 @@
 #include "checkpoints/hf_family.h"
 #include "checkpoints/manifest.h"
 #include "checkpoints/safetensors.h"
+#include "model/param_parts.h"
 
 struct hf_folder {
     char dir[PATH_BYTES], config[PATH_BYTES];
@@ -193,11 +194,11 @@ static enum status split_name(const struct hf_folder *f, const char *name, char 
 static bool match_row(const struct param *p, const char *rest, const char *ours, int64_t *begin, int64_t *rows) {
     const size_t n = strlen(rest);
     *begin = 0;
-    *rows = p->shape[0];
+    *rows = p->whole[0];
     if (!strcmp(rest, ours)) return true;
     if (strncmp(rest, ours, n) != 0 || ours[n] != '.') return false;
-    for (int i = 0; i < p->n_sections; *begin += p->section[i].rows, i++) {
-        *rows = p->section[i].rows;
+    for (int i = 0; i < p->n_sections; *begin += p->section[i].whole, i++) {
+        *rows = p->section[i].whole;
         if (!strcmp(p->section[i].name, ours + n + 1)) return true;
     }
     return false;
@@ -205,7 +206,7 @@ static bool match_row(const struct param *p, const char *rest, const char *ours,
 
 /* Equal but for dims of 1: a convolution's (C, 1, K) is our (C, K). */
 static bool same_shape(const struct shard_entry *e, const struct param *p, int64_t rows) {
-    int64_t wanted[4] = {rows, p->shape[1], p->shape[2], p->shape[3]};
+    int64_t wanted[4] = {rows, p->whole[1], p->whole[2], p->whole[3]};
     int at = 0;
     for (int d = 0; d < 4; d++) {
         if (e->shape[d] == 1) continue;
@@ -241,7 +242,7 @@ static enum status map_row(const struct hf_folder *f, const struct param *p, int
                 "%s: tensor %s: its shape (%" PRId64 ", %" PRId64 ", %" PRId64 ") is not that of our %s, %" PRId64
                 " rows of %" PRId64,
                 in->path, t->name, e->shape[0], e->shape[1], e->shape[2], p->name, t->rows,
-                p->shape[1] * p->shape[2] * p->shape[3]);
+                p->whole[1] * p->whole[2] * p->whole[3]);
     return OK;
 }
 
@@ -270,7 +271,7 @@ static enum status map_param(const struct hf_folder *f, const struct params *ps,
         TRY(map_rows(f, p, layer, row, &t, m));
         covered += t.rows;
     }
-    FAIL_UNLESS(covered == p->shape[0], ERR_ARG, "%s: family %s has no tensor for our %s", f->dir,
+    FAIL_UNLESS(covered == p->whole[0], ERR_ARG, "%s: family %s has no tensor for our %s", f->dir,
                 f->family->model_type, p->name);
     return OK;
 }
@@ -333,16 +334,36 @@ out:
     return st;
 }
 
+struct reading {
+    const struct shard_file *in;
+    const struct shard_entry *e;
+    const struct param_sink *sink;
+    void *room;
+};
+
+/* Elements [at, at + n) of the file's tensor are elements [held, held + n) of the parameter here. */
+static enum status read_run(const struct reading *r, int param, int64_t at, int64_t held, int64_t n) {
+    for (int64_t done = 0; done < n; done += PIECE) {
+        const int64_t m = n - done < PIECE ? n - done : PIECE;
+        TRY(shard_read(r->in, r->e, at + done, m, r->sink->type, r->room));
+        TRY(r->sink->store(r->sink->arg, param, held + done, m, r->room));
+    }
+    return OK;
+}
+
 static enum status read_tensor(const struct hf_folder *f, const struct hf_tensor *t, const struct param *p,
                                const struct param_sink *sink, void *room) {
-    const struct shard_file *in = NULL;
-    const struct shard_entry *e = find_tensor(f, t->name, &in);
-    const int64_t row = p->shape[1] * p->shape[2] * p->shape[3], n = t->rows * row;
-    ASSERT(e);
-    for (int64_t at = 0; at < n; at += PIECE) {
-        const int64_t m = n - at < PIECE ? n - at : PIECE;
-        TRY(shard_read(in, e, at, m, sink->type, room));
-        TRY(sink->store(sink->arg, t->param, t->row_begin * row + at, m, room));
+    struct reading r = {.sink = sink, .room = room};
+    const int64_t row = p->whole[1] * p->whole[2] * p->whole[3], held_row = param_count(p) / p->shape[0];
+    const int64_t begin = t->row_begin * row, end = begin + t->rows * row;
+    r.e = find_tensor(f, t->name, &r.in);
+    ASSERT(r.e);
+    for (int64_t held = 0, n = 0; held < param_count(p); held += n) {
+        int64_t whole = 0;
+        n = param_run(p, held, &whole);
+        const int64_t from = whole > begin ? whole : begin, to = whole + n < end ? whole + n : end;
+        if (from < to) TRY(read_run(&r, t->param, from - begin, held + from - whole, to - from));
+        else if (n < held_row) n = held_row - held % held_row; /* none of this row */
     }
     return OK;
 }

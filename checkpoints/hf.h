@@ -19,7 +19,8 @@ enum status hf_open(struct hf_folder **out,
 void hf_close(struct hf_folder *f);
 /* "model:\n  width: ..." as in a configuration file. */
 enum status hf_model_yaml(const struct hf_folder *f, struct text *yaml);
-/* Where the numbers of parameters go: elements [first, first + n) of one, of the type that is asked for. */
+/* Where the numbers of parameters go: elements [first, first + n) of what is held here of one, of the type that is
+ * asked for. */
 struct param_sink {
     enum dtype type; /* F32 or F64 */
     enum status (*store)(void *arg, int param, int64_t first, int64_t n, const void *numbers);
@@ -29,8 +30,7 @@ struct param_sink {
  * and every one of theirs used; else ERR_DATA names it. */
 enum status hf_read_params(const struct hf_folder *f, const struct params *ps, const struct param_sink *sink);
 /* The tensors of the files, one by one, as rows of ours: tensor i is their `name`, and covers rows [row_begin,
- * row_begin
- * + rows) of parameter index param. */
+ * row_begin + rows) of the whole of parameter index param. */
 struct hf_tensor {
     char name[160];
     int param;

@@ -79,17 +79,19 @@ static enum status parse_shape(struct manifest_tensor *t, const char *where, con
 
 static int by_begin(const void *a, const void *b) {
     const struct manifest_piece *x = a, *y = b;
+    if (x->from != y->from) return x->from < y->from ? -1 : 1;
     if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
     return (x->rows > y->rows) - (x->rows < y->rows);
 }
 
-/* Every row of the tensor once. */
-static enum status check_pieces(const struct manifest *m, const struct manifest_tensor *t, const char *where) {
-    struct manifest_piece *p = m->piece + t->first_piece;
+/* Every row of a band once. */
+static enum status check_band(const struct manifest_piece *p, int64_t n, const struct manifest_tensor *t,
+                              const char *where) {
     int64_t at = 0;
-    if (t->n_pieces > 1) qsort(p, (size_t)t->n_pieces, sizeof *p, by_begin);
-    FAIL_UNLESS(t->n_pieces > 0, ERR_DATA, "%s: tensor %s: no piece of it is listed", where, t->name);
-    for (int64_t i = 0; i < t->n_pieces; i++) {
+    for (int64_t i = 0; i < n; i++) {
+        FAIL_UNLESS(p[i].dim == p->dim && p[i].size == p->size, ERR_DATA,
+                    "%s: tensor %s: pieces from %" PRId64 " of dim %" PRId64 " on have different sizes", where, t->name,
+                    p->from, p->dim);
         FAIL_UNLESS(p[i].begin == at && p[i].rows <= manifest_rows(t) - at, ERR_DATA,
                     "%s: tensor %s: rows from %" PRId64 " on come next, but a piece holds %" PRId64
                     " rows from %" PRId64 " on: not each row once",
@@ -98,6 +100,41 @@ static enum status check_pieces(const struct manifest *m, const struct manifest_
     }
     FAIL_UNLESS(at == manifest_rows(t), ERR_DATA, "%s: tensor %s: %" PRId64 " of %" PRId64 " rows are in no file",
                 where, t->name, manifest_rows(t) - at, manifest_rows(t));
+    return OK;
+}
+
+/* Bands follow each other along one dim; most tensors are one band of whole rows. */
+static enum status check_pieces(const struct manifest *m, const struct manifest_tensor *t, const char *where) {
+    struct manifest_piece *p = m->piece + t->first_piece;
+    int64_t at = 0;
+    if (t->n_pieces > 1) qsort(p, (size_t)t->n_pieces, sizeof *p, by_begin);
+    FAIL_UNLESS(t->n_pieces > 0, ERR_DATA, "%s: tensor %s: no piece of it is listed", where, t->name);
+    const int64_t all = p->dim > 0 ? t->shape[p->dim] : 0;
+    for (int64_t i = 0, n; i < t->n_pieces; i += n) {
+        for (n = 1; i + n < t->n_pieces && p[i + n].from == p[i].from; n++) {
+        }
+        FAIL_UNLESS(p[i].dim == p->dim && p[i].from == at && p[i].size <= all - at, ERR_DATA,
+                    "%s: tensor %s: a piece holds %" PRId64 " entries from %" PRId64 " on of dim %" PRId64
+                    ": not each once",
+                    where, t->name, p[i].size, p[i].from, p[i].dim);
+        at += p[i].size;
+        TRY(check_band(p + i, n, t, where));
+    }
+    FAIL_UNLESS(at == all, ERR_DATA,
+                "%s: tensor %s: %" PRId64 " of %" PRId64 " entries of dim %" PRId64 " are in no file", where, t->name,
+                all - at, all, p->dim);
+    return OK;
+}
+
+/* Members that only a piece of less than whole rows has. */
+static enum status parse_box(struct manifest_piece *p, const struct manifest_tensor *t, const char *where,
+                             const json_t *v) {
+    if (!json_object_get(v, "dim")) return OK;
+    TRY(count_of(where, v, "dim", &p->dim));
+    TRY(count_of(where, v, "from", &p->from));
+    TRY(count_of(where, v, "size", &p->size));
+    FAIL_UNLESS(p->dim >= 1 && p->dim < t->n_dims && p->size > 0, ERR_DATA,
+                "%s: tensor %s: a piece of %" PRId64 " entries along dim %" PRId64, where, t->name, p->size, p->dim);
     return OK;
 }
 
@@ -111,6 +148,7 @@ static enum status parse_pieces(struct manifest *m, struct manifest_tensor *t, c
         TRY(count_of(where, v, "file", &p->file));
         TRY(count_of(where, v, "begin", &p->begin));
         TRY(count_of(where, v, "rows", &p->rows));
+        TRY(parse_box(p, t, where, v));
         TRY(hex_text(where, v, "xxh3", HASH_HEX - 1, &p->xxh3));
 #ifdef BATON_PLANT_MANIFEST
         const int64_t last = m->n_files + 1;
@@ -242,8 +280,14 @@ static json_t *pieces_json(const struct manifest *m, const struct manifest_tenso
     json_t *list = json_array();
     for (int64_t i = 0; i < t->n_pieces; i++) {
         const struct manifest_piece *p = &m->piece[t->first_piece + i];
-        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:s}", "begin", (json_int_t)p->begin, "file",
-                                              (json_int_t)p->file, "rows", (json_int_t)p->rows, "xxh3", p->xxh3));
+        json_t *v = json_pack("{s:I, s:I, s:I, s:s}", "begin", (json_int_t)p->begin, "file", (json_int_t)p->file,
+                              "rows", (json_int_t)p->rows, "xxh3", p->xxh3);
+        if (p->dim > 0) {
+            json_object_set_new(v, "dim", json_integer(p->dim));
+            json_object_set_new(v, "from", json_integer(p->from));
+            json_object_set_new(v, "size", json_integer(p->size));
+        }
+        json_array_append_new(list, v);
     }
     return list;
 }

@@ -8,8 +8,10 @@
  * 1, "tensors": {"param/NAME": {"dtype": "F32", "shape": [6, 4], "pieces": [{"begin": 0, "file": 0, "rows": 6, "xxh3":
  * "..."}]}}, "tokens":  1}
  *
+ * A piece of a tensor that several ranks cut along a later dim says so, too: "dim": 1, "from": 0, "size": 2.
  * Keys are sorted and the layout is one; sha256 is that of the same text without its own member, so a changed byte
- * anywhere is seen.  Pieces are rows of dim 0 (a scalar is one row) and cover each tensor exactly once. */
+ * anywhere is seen.  Pieces are rows of dim 0 (a scalar is one row), or boxes of bands along one later dim,
+ * and cover each tensor exactly once. */
 #include "base/file.h"
 #include "base/tensor.h"
 
@@ -29,6 +31,8 @@ struct manifest_piece {
     int64_t file;        /* index into files */
     int64_t begin, rows; /* of dim 0 */
     const char *xxh3;    /* of the piece's bytes alone: tells which tensor a damaged file hurts */
+    int64_t dim;         /* 1 to 3: it holds entries [from, from + size) of that dim alone; 0: whole rows */
+    int64_t from, size;
 };
 struct manifest_tensor {
     const char *name;

@@ -20,7 +20,17 @@ extern "C" {
 #define COMMS_MAX 64 /* communicators a rank may have open */
 
 /* What bytes are moved for: each is counted apart. */
-enum comm_use { COMM_CARRY, COMM_HALO, COMM_KEYS, COMM_SWAP, COMM_PARAMS, COMM_GRADS, COMM_CONTROL, N_COMM_USES };
+enum comm_use {
+    COMM_CARRY,
+    COMM_HALO,
+    COMM_KEYS,
+    COMM_SWAP,
+    COMM_TENSOR,
+    COMM_PARAMS,
+    COMM_GRADS,
+    COMM_CONTROL,
+    N_COMM_USES
+};
 struct comm_count {
     int64_t messages, bytes_sent, bytes_received; /* over the wire: what a rank sends itself is not counted */
 };

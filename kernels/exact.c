@@ -144,9 +144,12 @@ static enum status over_fail(struct over *o, enum status st) {
     return st;
 }
 
-/* Rows of segment r; an absent tensor stays absent. */
+/* Rows of segment r; an absent tensor stays absent.  Of the residual stream this rank may have fewer. */
 static struct tensor seg(const struct exact *e, struct tensor t, int64_t r) {
-    return t.shape[0] > 0 ? tensor_rows(t, e->range[r], e->range[r + 1] - e->range[r]) : t;
+    const int64_t *range = e->range;
+    if (e->range_own && t.shape[0] != range[e->n_ranges]) range = e->range_own;
+    ASSERT(t.shape[0] == 0 || t.shape[0] == range[e->n_ranges]);
+    return t.shape[0] > 0 ? tensor_rows(t, range[r], range[r + 1] - range[r]) : t;
 }
 /* Entry r of a tensor that counts ranges. */
 static struct tensor entry(struct tensor t, int64_t r) { return t.shape[0] > 0 ? tensor_rows(t, r, 1) : t; }
@@ -210,7 +213,8 @@ static enum status gated_norm_one(struct over *o, const struct gated_norm *a, in
     const struct exact *e = o->c->exact;
     struct gated_norm b = *a;
     b.y = seg(e, a->y, r), b.z = seg(e, a->z, r), b.out = seg(e, a->out, r), b.r = seg(e, a->r, r);
-    b.dout = seg(e, a->dout, r), b.dy = seg(e, a->dy, r), b.dz = seg(e, a->dz, r), b.dw = over_leaf(o, 0);
+    b.dout = seg(e, a->dout, r), b.dy = seg(e, a->dy, r), b.dz = seg(e, a->dz, r), b.pull = seg(e, a->pull, r);
+    b.dw = over_leaf(o, 0);
     return e->base->gated_norm_bwd(o->c, &b);
 }
 

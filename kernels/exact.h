@@ -28,9 +28,10 @@ struct exact {
     struct ops table; /* what ctx->ops points to */
     const struct ops *base;
     int64_t n_ranges;
-    const int64_t *range;  /* n_ranges + 1 rows, on the host */
-    struct exact_sum head; /* gradient of the head's weight  */
-    struct tensor losses;  /* (n_ranges + 1) F64: of each segment, then their root */
+    const int64_t *range;     /* n_ranges + 1 rows, on the host */
+    const int64_t *range_own; /* the same of the rows whose residual stream is here; NULL: all of them */
+    struct exact_sum head;    /* gradient of the head's weight  */
+    struct tensor losses;     /* (n_ranges + 1) F64: of each segment, then their root */
     int64_t n_losses;
     struct tensor own; /* (n_ranges, 2) I64: 0 and the length of each, where ops read it; absent: ops read the host */
 };

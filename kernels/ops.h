@@ -7,7 +7,8 @@
  * ops_cuda holds the CUDA twins.  No slot is NULL: what does not exist is a stub that fails and says so.
  *   <op>_fwd, <op>_bwd   the two passes; each reads the same struct of arguments
  *   <op>_work            bytes of ctx->work that a pass takes for arguments of these shapes (data may be NULL), so
- *                        that memory is planned before it is allocated */
+ *                        that memory is planned before it is allocated; -1: there is no kernel of these shapes, and
+ *                        status_text says which there are */
 #include "base/ctx.h"
 
 #ifdef __cplusplus

@@ -34,6 +34,12 @@ static void print_indented(const char *text) {
     if (!fresh) putchar('\n');
 }
 
+static void print_piece(const struct manifest *m, const struct manifest_piece *p) {
+    printf("          rows %" PRId64 " to %" PRId64, p->begin, p->begin + p->rows);
+    if (p->dim > 0) printf(", of dim %" PRId64 " %" PRId64 " to %" PRId64, p->dim, p->from, p->from + p->size);
+    printf(" in %s\n", m->file[p->file].name);
+}
+
 static void print_manifest(const struct manifest *m) {
     int64_t bytes = 0;
     printf("shards and other files, each of the size and checksum that the manifest says\n");
@@ -46,8 +52,7 @@ static void print_manifest(const struct manifest *m) {
         const struct manifest_tensor *t = &m->tensor[i];
         print_tensor(t->name, t->dtype, t->n_dims, t->shape);
         for (int64_t j = t->first_piece; t->n_pieces > 1 && j < t->first_piece + t->n_pieces; j++)
-            printf("          rows %" PRId64 " to %" PRId64 " in %s\n", m->piece[j].begin,
-                   m->piece[j].begin + m->piece[j].rows, m->file[m->piece[j].file].name);
+            print_piece(m, &m->piece[j]);
     }
     printf("%" PRId64 " tensors in %" PRId64 " bytes\n", m->n_tensors, bytes);
 }

@@ -12,6 +12,7 @@
 #include "launch/command.h"
 #include "launch/device.h"
 #include "launch/runner.h"
+#include "model/param_parts.h"
 
 /* Our logits, loss and gradients beside those of golden.safetensors, in F64. */
 struct parity {
@@ -68,20 +69,13 @@ static void compare(struct parity *p, const char *name, int64_t n, const double 
     p->n_bad += bad;
 }
 
-static enum status compare_named(struct parity *p, const char *label, const char *name, struct tensor ours,
-                                 double floor) {
+/* For the leader: others only give their numbers. */
+static enum status compare_numbers(struct parity *p, const char *name, int64_t n, const double *ours, double floor) {
     double *theirs = NULL;
-    void *numbers = NULL;
-    enum status st = OK;
-    struct ctx host = {.space = HOST};
-    const int64_t n = tensor_count(ours);
-    TRY_OUT(golden_read(p, name, n, &theirs));
-    TRY_OUT(mem_take(n * (int64_t)sizeof(double), &numbers));
-    TRY_OUT(space_numbers(ours.space == HOST ? &host : &p->run.ctx, ours, numbers));
-    compare(p, label, n, numbers, theirs, floor);
-out:
+    if (!p->team.leader) return OK;
+    const enum status st = golden_read(p, name, n, &theirs);
+    if (st == OK) compare(p, name, n, ours, theirs, floor);
     mem_free(theirs);
-    mem_free(numbers);
     return st;
 }
 
@@ -90,8 +84,50 @@ static bool has_gradient(const struct parity *p, const struct hf_tensor *t) {
     return p->run.model.params.list[t->param].kind == PARAM_TRAINED;
 }
 
-static struct tensor gradient_of(const struct parity *p, const struct hf_tensor *t) {
-    return tensor_rows(p->run.model.params.list[t->param].g, t->row_begin, t->rows);
+static int64_t elements_of(const struct parity *p, const struct hf_tensor *t) {
+    const struct param *param = &p->run.model.params.list[t->param];
+    return t->rows * (param_whole(param) / param->whole[0]);
+}
+
+/* What of elements [begin, end) of a parameter this rank holds of one part, and no other rank gives. */
+static enum status give_part(struct parity *p, int index, int k, int64_t begin, int64_t end, double *out) {
+    const struct param *param = &p->run.model.params.list[index];
+    const int64_t row = param_count(param) / param->shape[0];
+    struct param_part part;
+    param_part(param, k, &part);
+    if (sharding_elsewhere(&p->run.shards, index, k)) return OK;
+    const int64_t last = (part.row_begin + part.rows) * row;
+    for (int64_t held = part.row_begin * row, n = 0; held < last; held += n) {
+        int64_t whole = 0;
+        n = param_run(param, held, &whole);
+        const int64_t from = whole > begin ? whole : begin, to = whole + n < end ? whole + n : end;
+        if (from >= to) continue;
+        const int64_t at = (held + from - whole) * dtype_bytes(param->g.dtype);
+        TRY(space_numbers(&p->run.ctx, tensor_like(param->g, (char *)param->g.data + at, 1, to - from),
+                          out + from - begin));
+    }
+    return OK;
+}
+
+/* The whole gradient of a tensor of theirs, on every rank: each gives what it holds, the others zeros. */
+static enum status whole_gradient(struct parity *p, const struct hf_tensor *t, double *out) {
+    const struct param *param = &p->run.model.params.list[t->param];
+    const int64_t n = elements_of(p, t), begin = t->row_begin * (param_whole(param) / param->whole[0]);
+    void *scratch = NULL;
+    for (int k = 0; k < param_parts(param); k++) TRY(give_part(p, t->param, k, begin, begin + n, out));
+    TRY(mem_take(all_reduce_scratch(&p->team.world, F64, n), &scratch));
+    const enum status st = team_sum(&p->team, tensor_1d(out, F64, n), COMM_CONTROL, false, scratch);
+    mem_free(scratch);
+    return st;
+}
+
+static enum status compare_gradient(struct parity *p, const struct hf_tensor *t, const char *name) {
+    void *ours = NULL;
+    TRY(mem_take(elements_of(p, t) * (int64_t)sizeof(double), &ours));
+    enum status st = whole_gradient(p, t, ours);
+    if (st == OK) st = compare_numbers(p, name, elements_of(p, t), ours, 1e-3 * p->floor);
+    mem_free(ours);
+    return st;
 }
 
 static void golden_name(char out[200], const struct hf_tensor *t) { snprintf(out, 200, "grad.%s", t->name); }
@@ -102,7 +138,7 @@ static enum status largest_gradient(struct parity *p, double *out) {
         char name[200];
         double *g = NULL, sum = 0.0;
         if (!has_gradient(p, &p->map[i])) continue;
-        const int64_t n = tensor_count(gradient_of(p, &p->map[i]));
+        const int64_t n = elements_of(p, &p->map[i]);
         golden_name(name, &p->map[i]);
         TRY(golden_read(p, name, n, &g));
         for (int64_t j = 0; j < n; j++) sum += g[j] * g[j];
@@ -123,20 +159,30 @@ static enum status none_left(const struct parity *p) {
     return OK;
 }
 
+static enum status compare_logits(struct parity *p, struct tensor logits) {
+    struct ctx host = {.space = HOST};
+    void *numbers = NULL;
+    if (!p->team.leader) return OK;
+    TRY(mem_take(tensor_count(logits) * (int64_t)sizeof(double), &numbers));
+    enum status st = space_numbers(&host, logits, numbers);
+    if (st == OK) st = compare_numbers(p, "logits", tensor_count(logits), numbers, 0.0);
+    mem_free(numbers);
+    return st;
+}
+
 static enum status compare_all(struct parity *p, struct tensor logits) {
-    struct runner *r = &p->run;
-    double loss = r->total * r->scale;
-    printf("%-64s %10s %10s\n", "tensor", "largest", "relative");
-    TRY(compare_named(p, "logits", "logits", logits, 0.0));
-    TRY(compare_named(p, "loss", "loss", tensor_1d(&loss, F64, 1), 0.0));
-    TRY(largest_gradient(p, &p->floor));
+    const double loss = p->run.total * p->run.scale;
+    if (p->team.leader) printf("%-64s %10s %10s\n", "tensor", "largest", "relative");
+    TRY(compare_logits(p, logits));
+    TRY(compare_numbers(p, "loss", 1, &loss, 0.0));
+    if (p->team.leader) TRY(largest_gradient(p, &p->floor));
     for (int i = 0; i < p->n_map; i++) {
         char name[200];
         if (!has_gradient(p, &p->map[i])) continue;
         golden_name(name, &p->map[i]);
-        TRY(compare_named(p, name, name, gradient_of(p, &p->map[i]), 1e-3 * p->floor));
+        TRY(compare_gradient(p, &p->map[i], name));
     }
-    return none_left(p);
+    return p->team.leader ? none_left(p) : OK;
 }
 
 static enum status open_golden(struct parity *p, const char *dir, struct runner_spec *spec) {
@@ -177,20 +223,33 @@ static enum status load_inputs(struct parity *p) {
     return OK;
 }
 
-/* My rows of the logits among everybody's: all others' are zero, so that the sum over ranks is exact. */
+/* My rows and columns of a range among all logits. */
+static enum status place_logits(struct parity *p, const struct token_range *t, struct tensor out) {
+    struct runner *r = &p->run;
+    const struct param *head = &r->model.params.list[r->model.head];
+    const int64_t V = head->shape[0], n = t->end - t->begin, size = dtype_bytes(out.dtype);
+    const int64_t first = head->cut[SPLIT_TENSOR].begin, row = t->sequence * r->spec.tokens + t->begin;
+    void *mine = NULL;
+    TRY(mem_take(n * V * size, &mine));
+    const enum status st = space_load(&r->ctx, r->out.logits, t->row * V, n * V, mine);
+    for (int64_t i = 0; st == OK && i < n; i++)
+        memcpy((char *)out.data + ((row + i) * out.pitch + first) * size, (char *)mine + i * V * size,
+               (size_t)(V * size));
+    mem_free(mine);
+    return st;
+}
+
+/* All others' are zero, so that the sum over ranks is exact. */
 static enum status whole_logits(struct parity *p, struct tensor *out) {
     struct runner *r = &p->run;
-    const int64_t V = r->out.logits.shape[1], rows = r->spec.n_sequences * r->spec.tokens;
+    const int64_t V = r->model.config->vocab, rows = r->spec.n_sequences * r->spec.tokens;
     void *whole = NULL, *scratch = NULL;
     *out = tensor_2d(NULL, dtype_wide(r->ctx.real), rows, V);
     TRY(mem_take(tensor_bytes(*out), &whole));
     out->data = p->logits = whole;
-    for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++) {
-        const struct token_range *t = shard_map_range(&r->map, r->seq_index, i);
-        const struct tensor to = tensor_rows(*out, t->sequence * r->spec.tokens + t->begin, t->end - t->begin);
-        TRY(space_load(&r->ctx, r->out.logits, t->row * V, (t->end - t->begin) * V, to.data));
-    }
-    TRY(mem_take(all_reduce_scratch(&p->team.tokens, out->dtype, tensor_count(*out)), &scratch));
+    for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++)
+        TRY(place_logits(p, shard_map_range(&r->map, r->seq_index, i), *out));
+    TRY(mem_take(all_reduce_scratch(&p->team.world, out->dtype, tensor_count(*out)), &scratch));
     const enum status st = team_sum(&p->team, *out, COMM_CONTROL, false, scratch);
     mem_free(scratch);
     return st;
@@ -212,8 +271,8 @@ static enum status compute(struct parity *p, const char *dir) {
     TRY(runner_sum_total(&p->run));
     TRY(runner_read_total(&p->run));
     TRY(whole_logits(p, &logits));
-    if (!p->team.leader) return OK;
     TRY(compare_all(p, logits));
+    if (!p->team.leader) return OK;
     printf("%s: %d of %d tensors within %g (%s, %d rank%s)\n", p->n_bad ? "FAILED" : "passed", p->n_rows - p->n_bad,
            p->n_rows, p->tol, p->run.ctx.ops->name, rank_size(p->rank), rank_size(p->rank) > 1 ? "s" : "");
     FAIL_UNLESS(p->n_bad == 0, ERR_DATA, "%d of %d tensors differ by more than --tol %g", p->n_bad, p->n_rows, p->tol);
@@ -287,8 +346,10 @@ static enum status read_tol(const char *text, double *tol) {
 }
 
 static bool mesh_given(const struct command_line *line) {
+    static const char *const axes[] = {"mesh.seq=", "mesh.data=", "mesh.tensor=", "mesh.expert="};
     for (int i = 0; i < line->n_overrides; i++)
-        if (!strncmp(line->overrides[i], "mesh.seq=", 9) || !strncmp(line->overrides[i], "mesh.data=", 10)) return true;
+        for (int k = 0; k < 4; k++)
+            if (!strncmp(line->overrides[i], axes[k], strlen(axes[k]))) return true;
     return false;
 }
 

@@ -58,6 +58,7 @@ struct run_config {
     int64_t seed;
     bool tensorboard;
     int64_t profile; /* steps between reports of device time; 0: none */
+    int64_t trace;   /* the step that is traced; 0: none              */
 };
 struct config {
     struct model_config model;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include "launch/config_reading.h"
+#include "launch/legal.h"
 #include "model/model.h"
 
 static enum status check_train(struct reading *r) {
@@ -42,19 +43,4 @@ enum status check_config(struct reading *r) {
     return check_train(r);
 }
 
-enum status config_check_runnable(const struct config *c) {
-    const struct {
-        const char *axis;
-        int64_t ranks;
-    } axes[] = {{"tensor", c->mesh.tensor}, {"expert", c->mesh.expert}, {"pipe", c->mesh.pipe}};
-    for (size_t i = 0; i < sizeof axes / sizeof *axes; i++)
-        FAIL_UNLESS(axes[i].ranks == 1, ERR_CONFIG,
-                    "mesh.%s: %" PRId64 " ranks do not run yet, only data and seq do; set mesh.%s=1", axes[i].axis,
-                    axes[i].ranks, axes[i].axis);
-    FAIL_UNLESS(
-        c->train.sequences_per_step == 0 || c->train.sequences_per_step % (c->train.micro_batch * c->mesh.data) == 0,
-        ERR_CONFIG,
-        "mesh.data: %" PRId64 " ranks of micro-batches of %" PRId64 " do not divide the %" PRId64 " sequences_per_step",
-        c->mesh.data, c->train.micro_batch, c->train.sequences_per_step);
-    return OK;
-}
+enum status config_check_runnable(const struct config *c) { return mesh_check_own(c); }

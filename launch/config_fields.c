@@ -14,7 +14,8 @@
 static const struct field mesh_fields[] = {
     {"data", FIELD_INT, AT(data), "1", 1, 65536, NULL, "ranks that share the sequences of a step", FREE},
     {"seq", FIELD_INT, AT(seq), "1", 1, 65536, NULL, "ranks that share the tokens of a sequence", FREE},
-    {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL, "ranks that share the heads and channels of a layer", FREE},
+    {"tensor", FIELD_INT, AT(tensor), "1", 1, 65536, NULL,
+     "ranks that share heads, channels, experts' width and vocabulary of all layers", FREE},
     {"expert", FIELD_INT, AT(expert), "1", 1, 65536, NULL, "ranks that share the experts; divides data x seq", FREE},
     {"pipe", FIELD_INT, AT(pipe), "1", 1, 65536, NULL, "ranks that share the layers", FREE},
     {"layout", FIELD_CHOICE, AT(layout), "contiguous", 0, 0, SHARD_LAYOUT_CHOICES,
@@ -95,6 +96,8 @@ static const struct field run_fields[] = {
     {"tensorboard", FIELD_BOOL, AT(tensorboard), "true", 0, 0, NULL, "write TensorBoard event files too", FREE},
     {"profile", FIELD_INT, AT(profile), "0", 0, 1e15, NULL,
      "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
+    {"trace", FIELD_INT, AT(trace), "0", 0, 1e15, NULL,
+     "step whose ranges, and kernels of GPUs, go into trace-STEP.json of the run folder (Perfetto); 0: none", FREE},
     FIELDS_END};
 #undef AT
 

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/log.h"
 #include "launch/eval.h"
+#include "model/param_parts.h"
 
 static enum status read_text(struct eval_model *m, struct config_source *from, const char *const *overrides, int n) {
     struct text errors = {0};
@@ -83,7 +84,10 @@ static void list_part(struct state_tensor *s, const struct param *p, int part, e
     const int64_t shape[4] = {piece.rows, p->shape[1], p->shape[2], p->shape[3]};
     *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(NULL, type, shape)};
     snprintf(s->name, sizeof s->name, "param/%s", piece.name);
-    memcpy(s->global, s->t.shape, sizeof s->global);
+    memcpy(s->global, p->whole, sizeof s->global);
+    s->global[0] = piece.whole;
+    s->cut_dim = param_later_cut(p, &s->cut_begin);
+    s->begin = piece.whole_begin;
     *first = piece.row_begin * (param_count(p) / p->shape[0]);
 }
 

@@ -22,7 +22,7 @@ struct step_report {
     double step_ms;
     int64_t bytes_peak; /* most memory in use so far; 0: unknown                              */
     bool skipped;       /* bad numbers: parameters were left alone                            */
-    int bad_param;      /* the first whose gradient is one of them; -1: none                  */
+    int bad_param;      /* the first part (model/param_parts.h) whose gradient is; -1: none     */
     bool validated;     /* valid_loss is there, if only as a value that is not finite         */
     double valid_loss;
     bool experts;       /* there are some: the next two are known                             */

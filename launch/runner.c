@@ -104,12 +104,14 @@ enum status runner_plan_activations(struct runner *r, enum policy policy, int64_
     const struct runner_spec *s = &r->spec;
     const int64_t R = my_ranges(r);
     void *mem = NULL;
-    TRY(mem_take((R + 1) * 8, &mem));
-    int64_t *range = mem;
+    TRY(mem_take(2 * (R + 1) * 8, &mem));
+    int64_t *range = mem, *range_own = range + R + 1;
     for (int64_t i = 0; i < R; i++) range[i] = shard_map_range(&r->map, r->seq_index, i)->row;
     range[R] = my_tokens(r);
-    if (s->exact) r->exact.range = range;
+    runner_own_ranges(r, range_own);
+    if (s->exact) r->exact.range = range, r->exact.range_own = range_own;
     const struct plan_size size = {.n_tokens = my_tokens(r),
+                                   .n_own = range_own[R],
                                    .n_ranges = R,
                                    .range = range,
                                    .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
@@ -136,7 +138,8 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     enum status st = OK;
     *r = (struct runner){.spec = *spec};
     TRY_OUT(make_ctx(r));
-    TRY_OUT(model_init(&r->model, c));
+    const struct split split = runner_split(r);
+    TRY_OUT(model_init(&r->model, c, &split));
     TRY_OUT(runner_mesh_shape(r));
     TRY_OUT(plan(r));
     TRY_OUT(runner_mesh_shards(r));

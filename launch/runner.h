@@ -8,6 +8,7 @@
 #include "launch/team.h"
 #include "model/model.h"
 #include "model/param_draw.h"
+#include "model/seams_cached.h"
 #include "parallel/seams_mesh.h"
 #include "parallel/sharding.h"
 #include "profiling/ledger.h"
@@ -40,7 +41,8 @@ enum batch_part {
     WHOLE_IDS, /* of whole sequences, the host's alone */
     WHOLE_TARGETS,
     WHOLE_POS,
-    ROW_IDS, /* of my rows, from here on the image   */
+    OWN_ROWS, /* exact mode: where ranges of the residual stream begin */
+    ROW_IDS,  /* of my rows, from here on the image   */
     ROW_TARGETS,
     ROW_POS,
     ROW_RANGE,
@@ -129,6 +131,9 @@ struct arena *runner_host(struct runner *r); /* the arena of the host's memory *
 bool runner_apart(const struct runner *r);   /* ops do not read the host's memory */
 /* ids as n_sequences plain documents: targets are the next tokens, the last has none; scale = 1 / valid. */
 void runner_plain_targets(struct runner *r);
+struct split runner_split(const struct runner *r);
+/* (ranges + 1) rows where my ranges begin among those whose residual stream is here. */
+void runner_own_ranges(const struct runner *r, int64_t *range);
 /* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */
 enum status runner_mesh_shape(struct runner *r);
 enum status runner_mesh_shards(struct runner *r);

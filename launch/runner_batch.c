@@ -5,6 +5,7 @@
 #include "kernels/ops.h"
 #include "kernels/space.h"
 #include "launch/runner.h"
+#include "model/param_parts.h"
 
 bool runner_apart(const struct runner *r) { return r->ctx.space == DEVICE; }
 struct arena *runner_host(struct runner *r) {
@@ -21,6 +22,7 @@ static void part_bytes(const struct runner *r, int64_t bytes[N_BATCH_PARTS]) {
         [WHOLE_IDS] = 4 * all,
         [WHOLE_TARGETS] = 4 * all,
         [WHOLE_POS] = 8 * all,
+        [OWN_ROWS] = r->spec.exact ? 8 * (R + 1) : 0,
         [ROW_IDS] = 4 * T,
         [ROW_TARGETS] = 4 * T,
         [ROW_POS] = 8 * T,
@@ -45,7 +47,8 @@ static int64_t sum_from(const int64_t bytes[N_BATCH_PARTS], int first) {
 static int64_t numbers_bytes(const struct runner *r) {
     const int64_t totals = runner_apart(r) ? 2 * arena_round(8) : 0;
     if (!r->spec.training) return totals;
-    return totals + arena_round(r->model.params.n * 8) + arena_round(N_KNOBS * 8) + arena_round(N_REPORT * 8);
+    return totals + arena_round(params_parts(&r->model.params) * 8) + arena_round(N_KNOBS * 8) +
+           arena_round(N_REPORT * 8);
 }
 
 void runner_plan_batch(struct runner *r) {
@@ -55,7 +58,8 @@ void runner_plan_batch(struct runner *r) {
     r->image.bytes = sum_from(bytes, ROW_IDS);
     struct ledger *l = &r->ledger;
     ledger_add(l, "losses of tokens", arena_round(T * wide));
-    ledger_add(l, "logits kept whole", r->spec.logits ? arena_round(T * r->model.config->vocab * real) : 0);
+    ledger_add(l, "logits kept whole",
+               r->spec.logits ? arena_round(T * r->model.params.list[r->model.head].shape[0] * real) : 0);
     ledger_add(l, "tokens of a micro-batch", runner_apart(r) ? r->image.bytes : sum_from(bytes, WHOLE_IDS));
     ledger_add(l, "numbers of a step", numbers_bytes(r));
     if (!runner_apart(r)) return;
@@ -75,6 +79,9 @@ static void fill_ranges(struct runner *r) {
     }
     range[R] = my_tokens(r);
     r->exact.range = range;
+    if (!r->spec.exact) return;
+    r->exact.range_own = (int64_t *)(void *)r->image.host[OWN_ROWS];
+    runner_own_ranges(r, (int64_t *)(void *)r->image.host[OWN_ROWS]);
 }
 
 /* Whole sequences, one range each, for attention over all tokens. */
@@ -130,7 +137,7 @@ static void bind_batch(struct runner *r) {
 }
 
 enum status runner_place_batch(struct runner *r) {
-    const int64_t T = my_tokens(r), V = r->model.config->vocab;
+    const int64_t T = my_tokens(r), V = r->model.params.list[r->model.head].shape[0];
     const enum dtype wide = dtype_wide(r->ctx.real);
     void *losses = NULL, *logits = NULL;
     TRY(place_image(r));
@@ -170,7 +177,7 @@ enum status runner_place_numbers(struct runner *r) {
     r->out.scale = tensor_1d(apart ? (void *)r->image.ops[SCALE] : (void *)&r->scale, F64, 1);
     r->out.scale.space = r->ctx.space;
     if (!r->spec.training) return OK;
-    TRY(place_number(r, r->model.params.n, NULL, &n->squares));
+    TRY(place_number(r, params_parts(&r->model.params), NULL, &n->squares));
     TRY(place_number(r, N_KNOBS, NULL, &n->knobs));
     TRY(place_number(r, N_REPORT, NULL, &n->report));
     TRY(host_side(r, n->knobs, &n->knobs_host));

@@ -52,7 +52,7 @@ static enum status advise(struct runner *r, int64_t room, struct text *out) {
 static enum status check_host(const struct runner *r) {
     if (!r->spec.team) return ledger_check_host(&r->ledger, 1);
     TRY(ledger_check_host(&r->ledger, rank_on_host(r->spec.team->rank)));
-    return barrier(&r->spec.team->tokens);
+    return barrier(&r->spec.team->world);
 }
 
 enum status runner_check_memory(struct runner *r) {

@@ -10,14 +10,30 @@ static struct shard_spec shard_of(const struct model *m, const struct runner_spe
                                .segments = s->exact};
 }
 
+struct split runner_split(const struct runner *r) {
+    const struct mesh *m = r->spec.team ? &r->spec.team->mesh : NULL;
+    if (!m) return (struct split){{1, 1}, {0, 0}};
+    return (struct split){{mesh_size(m, MESH_TENSOR), mesh_size(m, MESH_EXPERT)},
+                          {mesh_index(m, MESH_TENSOR), mesh_index(m, MESH_EXPERT)}};
+}
+
+void runner_own_ranges(const struct runner *r, int64_t *range) {
+    const struct split s = runner_split(r);
+    range[0] = 0;
+    for (int64_t i = 0; i < shard_map_ranges(&r->map, r->seq_index); i++)
+        range[i + 1] = range[i] + own_share(&r->map, r->seq_index, i, s.n[SPLIT_TENSOR], s.at[SPLIT_TENSOR]).rows;
+}
+
 static enum status transfers_of(const struct model *m, const struct runner_spec *spec, int *transfers) {
     const struct shard_spec shard = shard_of(m, spec, spec->mesh);
     struct shard_map map;
     TRY(shard_map_init(&map, &shard));
     *transfers = 0;
     for (int r = 0; r < shard.n_ranks; r++) {
-        const int n = seams_mesh_transfers(&map, r);
-        if (n > *transfers) *transfers = n;
+        const int seq = seams_mesh_transfers(&map, r);
+        const int tensor = seams_mesh_tensor_transfers(&map, r, spec->mesh ? (int)spec->mesh->tensor : 1);
+        const int most = seq > tensor ? seq : tensor;
+        if (most > *transfers) *transfers = most;
     }
     shard_map_term(&map);
     return OK;
@@ -25,7 +41,7 @@ static enum status transfers_of(const struct model *m, const struct runner_spec 
 
 enum status runner_transfers(const struct model_config *c, const struct runner_spec *spec, int *transfers) {
     struct model m;
-    enum status st = model_init(&m, c);
+    enum status st = model_init(&m, c, NULL);
     if (st == OK) st = transfers_of(&m, spec, transfers);
     model_term(&m);
     return st;
@@ -95,6 +111,7 @@ static int64_t totals(const struct runner *r) {
 static struct seams_mesh_spec seams_spec(const struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = r->spec.team->totals,
+                                    .tensor = &r->spec.team->tensor,
                                     .space = r->ctx.space,
                                     .map = &r->map,
                                     .pos = r->pos,
@@ -104,6 +121,7 @@ static struct seams_mesh_spec seams_spec(const struct runner *r) {
                                     .carry = r->act.carry,
                                     .attend_numbers = r->act.attend_numbers,
                                     .total_numbers = totals(r),
+                                    .own_numbers = r->act.own_numbers,
                                     .swap = r->wide.swap};
 }
 

@@ -96,7 +96,7 @@ static enum status update(struct trainer *t) {
 
 enum status train_agree_stop(struct trainer *t) {
     int64_t asked = __atomic_load_n(t->stop, __ATOMIC_RELAXED) != 0;
-    if (t->team.tokens.size > 1) TRY(team_most(&t->team, &asked));
+    if (t->team.world.size > 1) TRY(team_most(&t->team, &asked));
     FAIL_UNLESS(!asked, ERR_STOPPED, "a signal asked to stop");
     return OK;
 }

@@ -42,6 +42,8 @@ enum status team_open(struct team *t, struct rank *rank, const struct mesh_confi
     const bool far = t->device && rank_size(rank) > 1; /* one rank moves nothing */
     if (far) limits.device = &t->far;
     TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || far ? &limits : NULL));
+    TRY_OUT(comm_init(&t->tensor, rank, &t->mesh, MESH_TENSOR, transfers > 0 || far ? &limits : NULL));
+    TRY_OUT(comm_init(&t->world, rank, &t->mesh, MESH_WORLD, NULL));
     TRY_OUT(comm_init(&t->tokens, rank, &t->mesh, MESH_TOKENS, NULL));
     if (!far) goto out;
     limits.transfers = 0;
@@ -54,6 +56,8 @@ out:
 
 void team_leave(struct team *t) {
     comm_term(&t->seq);
+    comm_term(&t->tensor);
+    comm_term(&t->world);
     comm_term(&t->tokens);
     comm_term(&t->tokens_there);
 }
@@ -66,18 +70,18 @@ void team_close(struct team *t) {
 
 enum status team_agree(struct team *t, void *data, int64_t bytes) {
     struct pending p = {0};
-    TRY(broadcast_begin(&t->tokens, COMM_CONTROL, 0, data, bytes, &p));
-    return comm_end(&t->tokens, &p);
+    TRY(broadcast_begin(&t->world, COMM_CONTROL, 0, data, bytes, &p));
+    return comm_end(&t->world, &p);
 }
 
 enum status team_most(struct team *t, int64_t *number) {
     enum { MOST_RANKS = 4096 };
     int64_t all[MOST_RANKS];
     struct pending p = {0};
-    ASSERT(t->tokens.size <= MOST_RANKS);
-    TRY(all_gather_even_begin(&t->tokens, COMM_CONTROL, number, 8, all, &p));
-    TRY(comm_end(&t->tokens, &p));
-    for (int i = 0; i < t->tokens.size; i++)
+    ASSERT(t->world.size <= MOST_RANKS);
+    TRY(all_gather_even_begin(&t->world, COMM_CONTROL, number, 8, all, &p));
+    TRY(comm_end(&t->world, &p));
+    for (int i = 0; i < t->world.size; i++)
         if (all[i] > *number) *number = all[i];
     return OK;
 }
@@ -90,8 +94,8 @@ enum status team_sum(struct team *t, struct tensor x, enum comm_use use, bool tr
                           .n = tensor_count(x),
                           .tree = tree,
                           .scratch = scratch};
-    TRY(all_reduce_begin(&t->tokens, &r));
-    return all_reduce_end(&t->tokens, &r);
+    TRY(all_reduce_begin(&t->world, &r));
+    return all_reduce_end(&t->world, &r);
 }
 
 static enum status count_of(const char *text, int64_t *n) {

@@ -14,7 +14,9 @@ struct team {
     struct ctx sums;          /* of the additions in sums over ranks of a GPU's memory              */
     struct comm_device far;   /* the same for the communicators                                     */
     struct comm seq;          /* ranks that share the tokens of a sequence: over the ops' memory    */
-    struct comm tokens;       /* data x seq, over the host's: what ranks agree on                   */
+    struct comm tensor;       /* ranks that share heads and channels, over the same                 */
+    struct comm world;        /* all, over the host's memory: what ranks agree on                   */
+    struct comm tokens;       /* data x seq, over the host's                                        */
     struct comm tokens_there; /* the same over a GPU's, if there is one                             */
     struct comm *totals;      /* data x seq over the ops' memory: one of the two                    */
     bool leader;              /* rank 0: speaks, reports, owns the run folder                       */
@@ -29,7 +31,7 @@ void team_close(struct team *t); /* ... and the GPU; accepts the empty one */
 enum status team_agree(struct team *t, void *data, int64_t bytes);
 /* The largest of everybody's numbers, on all ranks. */
 enum status team_most(struct team *t, int64_t *number);
-/* A sum over data x seq in the order of ranks, or in their binary tree, in place; scratch as all_reduce_scratch says.
+/* A sum over all ranks in their order, or in their binary tree, in place; scratch as all_reduce_scratch says.
  */
 enum status team_sum(struct team *t, struct tensor x, enum comm_use use, bool tree, void *scratch);
 

@@ -3,8 +3,11 @@
 #include "launch/trainer.h"
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "model/param_parts.h"
+#include "profiling/trace.h"
 
 static enum status open_stream(struct stream **out, const struct config *c, const struct field_list *files,
                                bool shuffle) {
@@ -45,7 +48,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .tokens = c->train.tokens_per_sequence,
                                 .tile = c->train.head_tile,
                                 .step_bytes = step_bytes(c),
-                                .traced = c->run.profile > 0,
+                                .traced = c->run.profile > 0 || c->run.trace > 0,
                                 .training = true,
                                 .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
@@ -118,7 +121,7 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "warning: step %" PRId64
                 " skipped: loss %g, gradient norm %g, first bad gradient %s, sequences %" PRId64 " to %" PRId64
                 "; nothing was changed",
-                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : ps->list[r->bad_param].name,
+                r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
 }
 
@@ -144,6 +147,46 @@ static enum status tell_times(struct trainer *t) {
     return st;
 }
 
+/* Bytes that this rank has received, by use. */
+static void received(const struct trainer *t, int64_t out[N_COMM_USES]) {
+    const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
+    const struct comm *const all[] = {
+        &t->team.seq, &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
+        &h->comm,     &h->tensor,      &e->comm,       &e->tensor,      &e->expert};
+    const size_t n = sizeof all / sizeof *all - (h->experts ? 0 : 3);
+    memset(out, 0, N_COMM_USES * sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        for (int use = 0; use < N_COMM_USES; use++) out[use] += all[i]->count[use].bytes_received;
+}
+
+/* Steps are alike: of the second one, for the first agrees on more. */
+static void tell_exchanges(const struct trainer *t, const int64_t before[N_COMM_USES]) {
+    char line[400];
+    int64_t after[N_COMM_USES];
+    int n = 0;
+    received(t, after);
+    for (int use = 0; use < N_COMM_USES; use++)
+        n += snprintf(line + n, sizeof line - (size_t)n, "%s %s %" PRId64, use ? "," : "", comm_use_name(use),
+                      after[use] - before[use]);
+    report_note(t->report, "bytes that rank 0 received in step %" PRId64 ":%s", t->step, line);
+}
+
+/* The second half of a traced step; what other ranks of this process have not ended yet is missing. */
+static enum status tell_trace(struct trainer *t) {
+    char path[PATH_BYTES];
+    struct trace_sums s;
+    TRY(path_print(path, "%s/trace-%" PRId64 ".json", t->run_dir, t->step));
+    TRY(trace_end(path, &s));
+    report_note(t->report,
+                "trace of step %" PRId64 ": %s, %" PRId64 " ranges, %" PRId64 " records of GPUs, %" PRId64 " lost",
+                t->step, path, s.n_ranges, s.n_device, s.n_lost);
+    if (s.gpu)
+        report_note(t->report, "the busiest GPU works %.2f %% of %.1f ms, %.2f %% on exchanges alone",
+                    100.0 * s.busy_ms / s.span_ms, s.span_ms, 100.0 * s.exchange_ms / s.span_ms);
+    else if (t->run.ctx.device) report_note(t->report, "no kernels in it: the library of CUPTI is not found");
+    return OK;
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -151,7 +194,15 @@ static enum status one_step(struct trainer *t) {
     const int64_t profile = t->run.ctx.traced ? c->run.profile : 0;
     const bool record = profile > 0 && t->step >= 1 && (t->step - 1) % profile == 0; /* the first step warms up */
     if (record) traced_record(&t->run.traced);
-    TRY(train_step(t, &r));
+    int64_t before[N_COMM_USES];
+    const bool told = t->report && rank_size(t->team.rank) > 1 && t->step == 1;
+    if (told) received(t, before);
+    const bool trace = t->report && t->step + 1 == c->run.trace;
+    if (trace) TRY(trace_begin());
+    const enum status stepped = train_step(t, &r);
+    if (trace) TRY(tell_trace(t));
+    TRY(stepped);
+    if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));
     enum status st = OK;
     if (t->valid && due(t->step, c->train.valid_every, c->train.steps)) {

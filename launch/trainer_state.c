@@ -6,6 +6,7 @@
 #include "checkpoints/save_io.h"
 #include "kernels/space.h"
 #include "launch/trainer.h"
+#include "model/param_parts.h"
 
 /* My rows of a logical tensor, maybe none: what of the piece lies in that part of its parameter. */
 struct listing {
@@ -26,15 +27,16 @@ static void list_part(struct state_tensor *s, const struct listing *l, const str
     param_part(p, part, &piece);
     const int64_t from = first > piece.row_begin ? first : piece.row_begin;
     const int64_t piece_end = piece.row_begin + piece.rows, to = end < piece_end ? end : piece_end;
-    int64_t shape[4] = {from < to ? to - from : 0, p->shape[1], p->shape[2], p->shape[3]};
+    const int64_t shape[4] = {from < to ? to - from : 0, p->shape[1], p->shape[2], p->shape[3]};
     void *data = shape[0] > 0 ? (char *)flat.data + (from - first) * row * dtype_bytes(flat.dtype) : NULL;
     *s = (struct state_tensor){.n_dims = p->n_dims, .t = tensor_4d(data, flat.dtype, shape), .memory = l->memory};
     s->t.space = flat.space;
     *first_element = from * row;
-    if (shape[0] > 0) s->begin = from - piece.row_begin;
+    if (shape[0] > 0) s->begin = piece.whole_begin + from - piece.row_begin;
     s->elsewhere = l->elsewhere;
-    shape[0] = piece.rows;
-    memcpy(s->global, shape, sizeof s->global);
+    memcpy(s->global, p->whole, sizeof s->global);
+    s->global[0] = piece.whole;
+    s->cut_dim = param_later_cut(p, &s->cut_begin);
     snprintf(s->name, sizeof s->name, "%s/%s", l->group, piece.name);
 }
 
@@ -53,7 +55,7 @@ static enum status put(void *arg, const struct state_tensor *s, int64_t first, i
     return space_copy(&t->run.ctx, (char *)s->t.data + first * size, host, n * size);
 }
 
-static void list_param(struct trainer *t, int i, bool elsewhere) {
+static void list_param(struct trainer *t, int i) {
     const struct param *p = &t->run.model.params.list[i];
     const struct sharding_piece *mine = &t->run.shards.piece[i];
     const char *groups[] = {"param", "adamw.m", "adamw.v"};
@@ -64,7 +66,7 @@ static void list_param(struct trainer *t, int i, bool elsewhere) {
             const struct listing l = {.group = groups[k],
                                       .mine = mine,
                                       .flat = flats[k],
-                                      .elsewhere = elsewhere,
+                                      .elsewhere = sharding_elsewhere(&t->run.shards, i, part),
                                       .memory = runner_apart(&t->run) ? &t->memory : NULL};
             struct state_place *place = &t->place[t->n_state];
             place->param = k == 0 ? i : -1;
@@ -82,8 +84,7 @@ enum status trainer_list_state(struct trainer *t) {
     TRY(mem_take(n * (int64_t)sizeof *t->place, &places));
     t->place = places;
     t->memory = (struct state_memory){.get = get, .put = put, .arg = t};
-    const bool elsewhere = !t->run.shards.sliced && !t->team.leader; /* all hold everything */
-    for (int i = 0; i < ps->n; i++) list_param(t, i, elsewhere);
+    for (int i = 0; i < ps->n; i++) list_param(t, i);
     return OK;
 }
 
@@ -106,7 +107,7 @@ enum status trainer_save(struct trainer *t) {
                                    .config = c->resolved.s};
     memcpy(meta.identity, c->identity_hash, sizeof meta.identity);
     TRY(sync_report(t));
-    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.tokens, t->run_dir, &meta, t->state, t->n_state,
+    TRY(checkpoint_save_ranks(&save_io_posix, &t->team.world, t->run_dir, &meta, t->state, t->n_state,
                               c->checkpoint.keep));
     t->saved_step = t->step;
     return OK;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
 #include <string.h>
 #include "kernels/embedding/embedding.h"
 #include "kernels/head/head.h"
@@ -9,14 +10,21 @@
 #include "model/ends.h"
 
 static void plan_ends(struct plan *p, const struct model *m, const struct activations *a) {
-    const int64_t T = p->n_tokens, D = m->config->width, V = m->config->vocab, rows = a->tile;
-    plan_slot(p, ENDS_X, "x", KEEP_INPUT, T, D, 1, 1);
-    plan_slot(p, ENDS_H, "h", KEEP_CHEAP, T, D, 1, 1);
-    plan_wide(p, ENDS_R, "r", KEEP_CHEAP, T, 1, 1, 1);
+    const int64_t T = p->n_tokens, U = p->n_own, D = m->config->width, rows = a->tile;
+    const int64_t V = m->params.list[m->head].shape[0], n = split_n(&m->params.split, SPLIT_TENSOR);
+    plan_slot(p, ENDS_X, "x", KEEP_INPUT, U, D, 1, 1);
+    plan_slot(p, ENDS_H, "h", KEEP_CHEAP, U, D, 1, 1);
+    plan_wide(p, ENDS_R, "r", KEEP_CHEAP, U, 1, 1, 1);
     plan_slot(p, ENDS_Y, "y", KEEP_CHEAP, T, D, 1, 1);
+    if (n > 1) plan_slot(p, ENDS_H_ALL, "h of all", KEEP_CHEAP, T, D, 1, 1);
+    if (n > 1) plan_slot(p, ENDS_Y_OWN, "own y", KEEP_CHEAP, U, D, 1, 1);
+    if (n > 1) plan_wide(p, ENDS_PARTS, "lse of shards", KEEP_SCRATCH, n, rows, 1, 1);
+    if (n > 1) plan_total(p, rows * n);
     if (!a->forward_only) {
-        plan_slot(p, ENDS_DX, "dx", KEEP_CHEAP, T, D, 1, 1);
+        plan_slot(p, ENDS_DX, "dx", KEEP_CHEAP, U, D, 1, 1);
         plan_slot(p, ENDS_DH, "dh", KEEP_CHEAP, T, D, 1, 1);
+        if (n > 1) plan_slot(p, ENDS_DY, "dy", KEEP_CHEAP, T, D, 1, 1);
+        if (n > 1) plan_slot(p, ENDS_DH_OWN, "own dh", KEEP_CHEAP, U, D, 1, 1);
     }
     plan_slot(p, ENDS_LOGITS, "logits", KEEP_SCRATCH, rows, V, 1, 1);
     plan_wide(p, ENDS_LSE, "lse", KEEP_SCRATCH, rows, 1, 1, 1);
@@ -29,8 +37,8 @@ static void plan_ends_work(struct plan *p, const struct model *m) {
     const struct saved_slot *v = p->saved->slot;
     const struct tensor ids = tensor_1d(NULL, I32, p->n_tokens);
     const struct param *e = &ps->list[m->embedding], *n = &ps->list[m->final_norm], *w = &ps->list[m->head];
-    const struct tensor x = v[ENDS_X].t, tile = tensor_rows(x, 0, v[ENDS_LOGITS].t.shape[0]);
-    const struct embedding embed = {.ids = ids, .w = e->w, .y = x, .dy = x, .dw = e->g};
+    const struct tensor x = v[ENDS_X].t, all = v[ENDS_Y].t, tile = tensor_rows(all, 0, v[ENDS_LOGITS].t.shape[0]);
+    const struct embedding embed = {.ids = ids, .w = e->w, .y = all, .dy = all, .dw = e->g};
     const struct rmsnorm norm = {.x = x, .w = n->w, .y = x, .r = v[ENDS_R].t, .dy = x, .dx = x, .dw = n->g};
     const struct head head = {.x = tile,
                               .w = w->w,
@@ -70,6 +78,13 @@ static void count(struct activations *a, struct saved *v, int64_t shared_at) {
         if (saved_home(v, (enum keep)k) == HOME_OWN) a->by_keep[k] += v->bytes[k];
 }
 
+static enum status refuse(const struct ctx *c, const struct layer *l) {
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_text());
+    FAIL(ERR_CONFIG, "layer %d, %c (%s): %s%s", l->index, l->symbol, l->kind->name, why,
+         c->real == BF16 ? "; or set train.precision=f32" : "");
+}
+
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size) {
     void *mem = NULL;
     *a = (struct activations){.forward_only = size->forward_only,
@@ -88,15 +103,18 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
                                 .pos = tensor_1d(NULL, I64, T),
                                 .keys = tensor_2d(NULL, I64, R, 2),
                                 .wide = size->wide};
-    const struct tensor x = tensor_2d(NULL, c->real, T, D);
-    const struct flow flow = {.x = x, .h = x, .y = x, .dx = x, .dy = x, .dh = x, .shard = &shard};
+    const struct tensor x = tensor_2d(NULL, c->real, size->n_own, D), all = tensor_2d(NULL, c->real, T, D);
+    const struct flow flow = {
+        .x = x, .h = all, .y = all, .dx = x, .dy = all, .dh = all, .y_own = x, .dh_own = x, .shard = &shard};
     const struct step step = {.ctx = c, .params = &m->params, .forward_only = size->forward_only};
     struct plan p = {.ctx = c, .step = &step, .flow = &flow, .n_tokens = T, .n_ranges = R, .range = size->range};
+    p.n_own = size->n_own;
     for (int i = 0; i < m->n_layers; i++) {
         const struct saved *before = i % a->group == 0 ? NULL : &a->layers[i - 1];
         p.saved = &a->layers[i];
         p.saved->kept = kept_tags(size, i);
         TRY(block_plan(&p, &m->layers[i]));
+        if (p.refused) return refuse(c, &m->layers[i]);
         count(a, p.saved, before ? before->shared_at + saved_bytes(before, HOME_SHARED) : 0);
     }
     p.saved = &a->ends;
@@ -109,6 +127,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     memcpy(a->carry, p.carry, sizeof a->carry);
     a->attend_numbers = p.attend_numbers;
     a->total_numbers = p.total_numbers;
+    a->own_numbers = size->n_own * most(D, p.own_columns);
     return OK;
 }
 

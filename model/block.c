@@ -21,7 +21,7 @@ static struct rmsnorm norm_args(const struct step *s, const struct layer *l, con
                             .w = s->params->list[l->norm].w,
                             .y = v->slot[FRAME_H].t,
                             .r = v->slot[FRAME_R].t,
-                            .dy = f->dh,
+                            .dy = f->dh_own,
                             .dx = f->dx,
                             .dw = s->params->list[l->norm].g,
                             .eps = l->norm_eps,
@@ -30,29 +30,38 @@ static struct rmsnorm norm_args(const struct step *s, const struct layer *l, con
 
 /* The frame comes first, so that FRAME_X has one offset in all layers: forward-only passes lay them over each other. */
 enum status block_plan(struct plan *p, const struct layer *l) {
-    plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_tokens, l->width, 1, 1);
-    plan_slot(p, FRAME_H, "h", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
-    plan_wide(p, FRAME_R, "r", KEEP_CHEAP, p->n_tokens, 1, 1, 1);
+    const bool ranks = layer_ranks(l) > 1;
+    plan_slot(p, FRAME_X, "x", KEEP_INPUT, p->n_own, l->width, 1, 1);
+    plan_slot(p, FRAME_H, "h", ranks ? KEEP_SCRATCH : KEEP_CHEAP, p->n_own, l->width, 1, 1);
+    plan_wide(p, FRAME_R, "r", KEEP_CHEAP, p->n_own, 1, 1, 1);
+    if (ranks) plan_slot(p, FRAME_ALL, "h of all", KEEP_CHEAP, p->n_tokens, l->width, 1, 1);
     const struct rmsnorm a = norm_args(p->step, l, p->flow, p->saved);
     plan_work(p, p->ctx->ops->rmsnorm_work(p->ctx, &a));
     return l->kind->plan(p, l);
 }
 
-static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
-                           struct tensor x_next) {
+struct tensor block_h(const struct layer *l, const struct saved *v) {
+    return v->slot[layer_ranks(l) > 1 ? FRAME_ALL : FRAME_H].t;
+}
+
+/* seams: where own rows enter; also where a layer runs again and did not keep all of them. */
+static enum status forward(struct step *s, const struct seams *seams, const struct layer *l, struct flow *f,
+                           struct saved *v, struct tensor x_next) {
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
-    f->h = a.y;
+    f->h = block_h(l, v);
+    if (layer_ranks(l) == 1 || !layer_has(s, v, FRAME_ALL)) TRY(seams->enter(s, a.y, f->h));
     TRY(l->kind->forward(s, l, f, v));
     if (s->y_unused) return OK;
-    return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y, .out = x_next, .scale = 1.0});
+    TRY(s->seams->leave(s, f->y, f->y_own));
+    return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y_own, .out = x_next, .scale = 1.0});
 }
 
 enum status block_forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
                           struct tensor x_next) {
     prof_begin(PROF_LAYER, l->kind->name);
     enum status st = s->seams->need(s, l->index);
-    if (st == OK) st = forward(s, l, f, v, x_next);
+    if (st == OK) st = forward(s, s->seams, l, f, v, x_next);
     prof_end();
     return st;
 }
@@ -65,7 +74,7 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
     prof_begin(PROF_LAYER, "again");
     f->x = v->slot[FRAME_X].t;
     enum status st = s->seams->need(s, l->index);
-    if (st == OK) st = forward(&again, l, f, v, x_next);
+    if (st == OK) st = forward(&again, s->seams, l, f, v, x_next);
     prof_end();
     return st;
 }
@@ -73,9 +82,10 @@ enum status block_again(struct step *s, const struct layer *l, struct flow *f, s
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     TRY(s->seams->need(s, l->index));
     f->x = v->slot[FRAME_X].t;
-    f->h = v->slot[FRAME_H].t;
-    f->dy = f->dx;
+    f->h = block_h(l, v);
+    TRY(s->seams->enter(s, f->dx, f->dy));
     TRY(l->kind->backward(s, l, f, v));
+    TRY(s->seams->leave(s, f->dh, f->dh_own));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
     return s->seams->done(s, l->index);

@@ -10,19 +10,61 @@
 #include "kernels/token_loss/token_loss.h"
 #include "profiling/prof.h"
 
-static struct embedding embed_args(const struct model *m, const struct batch *b, struct tensor x) {
+static bool ranks_of(const struct model *m) { return split_n(&m->params.split, SPLIT_TENSOR) > 1; }
+
+struct flow ends_flow(const struct model *m, const struct activations *a, const struct shard *shard) {
+    const struct saved_slot *v = a->ends.slot;
+    const bool ranks = ranks_of(m);
+    return (struct flow){.y = v[ENDS_Y].t,
+                         .dx = v[ENDS_DX].t,
+                         .dy = v[ranks ? ENDS_DY : ENDS_DX].t,
+                         .dh = v[ENDS_DH].t,
+                         .y_own = v[ranks ? ENDS_Y_OWN : ENDS_Y].t,
+                         .dh_own = v[ranks ? ENDS_DH_OWN : ENDS_DH].t,
+                         .shard = shard};
+}
+
+static struct embedding embed_args(const struct model *m, const struct batch *b, struct tensor y, struct tensor dy) {
     const struct param *p = &m->params.list[m->embedding];
-    return (struct embedding){.ids = b->ids, .w = p->w, .y = x, .dy = x, .dw = p->g};
+    return (struct embedding){.ids = b->ids,
+                              .w = p->w,
+                              .y = y,
+                              .dy = dy,
+                              .dw = p->g,
+                              .first = p->cut[SPLIT_TENSOR].begin,
+                              .vocab = p->whole[0]};
 }
 
-enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, struct tensor x) {
-    const struct embedding a = embed_args(m, b, x);
-    return s->ctx->ops->embedding_fwd(s->ctx, &a);
+enum status ends_embed(struct step *s, const struct model *m, const struct batch *b, const struct flow *f,
+                       struct tensor x) {
+    const struct tensor all = ranks_of(m) ? f->y : x;
+    const struct embedding a = embed_args(m, b, all, f->dy);
+    TRY(s->ctx->ops->embedding_fwd(s->ctx, &a));
+    return s->seams->leave(s, all, x);
 }
 
-enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, struct tensor dx) {
-    const struct embedding a = embed_args(m, b, dx);
+enum status ends_embed_back(struct step *s, const struct model *m, const struct batch *b, const struct flow *f) {
+    const struct embedding a = embed_args(m, b, f->y, f->dy);
+    TRY(s->seams->enter(s, f->dx, f->dy));
     return s->ctx->ops->embedding_bwd(s->ctx, &a);
+}
+
+/* The shards' log-sum-exps side by side, those of other ranks zero until they are added. */
+static enum status join_shards(struct step *s, const struct model *m, const struct head *h, struct tensor parts) {
+    if (ranks_of(m)) TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = parts, .value = 0.0}));
+    TRY(s->ctx->ops->head_fwd(s->ctx, h));
+    if (!ranks_of(m)) return OK;
+    TRY(s->seams->total(s, parts, AXIS_TENSOR));
+    return s->seams->total(s, h->picked, AXIS_TENSOR);
+}
+
+/* The start of the slot as the rows of this tile's n tokens, one a shard. */
+static struct tensor shard_rows(const struct model *m, struct tensor slot, int64_t n) {
+    return ranks_of(m) ? tensor_like(slot, slot.data, slot.shape[0], n) : (struct tensor){0};
+}
+
+static struct tensor head_input(const struct model *m, const struct activations *a) {
+    return a->ends.slot[ranks_of(m) ? ENDS_H_ALL : ENDS_H].t;
 }
 
 /* One tile: rows [begin, begin + n). */
@@ -31,28 +73,30 @@ static enum status tile_loss(struct step *s, const struct model *m, struct activ
     const struct ops *ops = s->ctx->ops;
     const struct param *w = &m->params.list[m->head];
     const struct saved_slot *v = a->ends.slot;
-    const struct head h = {.x = tensor_rows(v[ENDS_H].t, begin, n),
-                           .w = w->w,
-                           .targets = tensor_rows(b->targets, begin, n),
-                           .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
-                           .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
-                           .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
-                           .scale = out->scale,
-                           .dx = s->forward_only ? (struct tensor){0} : tensor_rows(v[ENDS_DH].t, begin, n),
-                           .dw = w->g,
-                           .logit_scale = 1.0};
+    const struct tensor none = {0}, parts = shard_rows(m, v[ENDS_PARTS].t, n);
+    struct head h = {.x = tensor_rows(head_input(m, a), begin, n),
+                     .w = w->w,
+                     .targets = tensor_rows(b->targets, begin, n),
+                     .logits = tensor_rows(v[ENDS_LOGITS].t, 0, n),
+                     .lse = tensor_rows(v[ENDS_LSE].t, 0, n),
+                     .picked = tensor_rows(v[ENDS_PICKED].t, 0, n),
+                     .scale = out->scale,
+                     .dx = s->forward_only ? none : tensor_rows(v[ENDS_DH].t, begin, n),
+                     .dw = w->g,
+                     .logit_scale = 1.0,
+                     .first = w->cut[SPLIT_TENSOR].begin,
+                     .vocab = w->whole[0]};
     const struct token_loss loss = {.lse = h.lse,
                                     .picked = h.picked,
                                     .targets = h.targets,
-                                    .loss = tensor_has(out->per_token) ? tensor_rows(out->per_token, begin, n)
-                                                                       : (struct tensor){0},
+                                    .parts = parts,
+                                    .loss = tensor_has(out->per_token) ? tensor_rows(out->per_token, begin, n) : none,
                                     .total = out->total};
-    TRY(ops->head_fwd(s->ctx, &h));
-    TRY(s->seams->total(s, h.lse, AXIS_TENSOR));
-    TRY(s->seams->total(s, h.picked, AXIS_TENSOR));
+    struct head here = h;
+    if (ranks_of(m)) here.lse = tensor_like(parts, tensor_rows(parts, m->params.split.at[SPLIT_TENSOR], 1).data, n, 1);
+    TRY(join_shards(s, m, &here, parts));
     TRY(ops->token_loss_fwd(s->ctx, &loss));
-    if (!s->forward_only) TRY(ops->head_bwd(s->ctx, &h));
-    return OK;
+    return s->forward_only ? OK : ops->head_bwd(s->ctx, &h);
 }
 
 /* Tiles follow each other over all rows; in exact mode each segment is one. */
@@ -71,7 +115,7 @@ static enum status all_tiles(struct step *s, const struct model *m, struct activ
 }
 
 static enum status loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
-                        const struct loss_out *out) {
+                        const struct flow *f, const struct loss_out *out) {
     const struct ops *ops = s->ctx->ops;
     const struct param *norm = &m->params.list[m->final_norm];
     const struct saved_slot *v = a->ends.slot;
@@ -79,23 +123,27 @@ static enum status loss(struct step *s, const struct model *m, struct activation
                               .w = norm->w,
                               .y = v[ENDS_H].t,
                               .r = v[ENDS_R].t,
-                              .dy = v[ENDS_DH].t,
-                              .dx = v[ENDS_DX].t,
+                              .dy = f->dh_own,
+                              .dx = f->dx,
                               .dw = norm->g,
                               .eps = m->config->norm_eps};
     ASSERT(s->forward_only || !a->forward_only);
     TRY(ops->rmsnorm_fwd(s->ctx, &n));
+    const struct tensor h = head_input(m, a);
+    TRY(s->seams->enter(s, n.y, h));
     if (tensor_has(out->logits))
-        TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = n.y, .w = m->params.list[m->head].w, .y = out->logits}));
+        TRY(ops->linear_fwd(s->ctx, &(struct linear){.x = h, .w = m->params.list[m->head].w, .y = out->logits}));
     TRY(all_tiles(s, m, a, b, out));
-    if (!s->forward_only) TRY(ops->rmsnorm_bwd(s->ctx, &n));
-    return OK;
+    if (s->forward_only) return OK;
+    TRY(s->seams->leave(s, f->dh, f->dh_own));
+    return ops->rmsnorm_bwd(s->ctx, &n);
 }
 
 enum status ends_loss(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                       const struct loss_out *out) {
     prof_begin(PROF_LAYER, "head and loss");
-    const enum status st = loss(s, m, a, b, out);
+    const struct flow f = ends_flow(m, a, &b->shard);
+    const enum status st = loss(s, m, a, b, &f, out);
     prof_end();
     return st;
 }

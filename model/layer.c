@@ -2,6 +2,7 @@
 #include "model/layer.h"
 #include <stdio.h>
 #include <string.h>
+#include "model/seams.h"
 
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p) {
     ASSERT(slot >= 0 && slot < LAYER_PARAMS);
@@ -14,6 +15,37 @@ enum status layer_param(struct layer *l, struct params *ps, int slot, struct par
 
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot) {
     return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].w;
+}
+
+struct tensor layer_b(const struct step *s, const struct layer *l, int slot) {
+    return l->split.at[SPLIT_TENSOR] > 0 ? (struct tensor){0} : layer_w(s, l, slot);
+}
+
+enum status layer_sum(struct step *s, const struct layer *l, struct tensor t, struct tensor own) {
+    if (layer_ranks(l) == 1) return OK;
+    TRY(s->seams->leave(s, t, own));
+    return s->seams->enter(s, own, t);
+}
+
+int layer_ranks(const struct layer *l) { return split_n(&l->split, SPLIT_TENSOR); }
+
+/* The sizes of an axis that would do, as far as a line goes. */
+static void sizes_that_do(int64_t units, bool copies, char out[128]) {
+    int n = 0;
+    for (int ranks = 1; ranks <= 1024 && n < 64; ranks++)
+        if (copies ? cut_parts(ranks, units) : units % ranks == 0)
+            n += snprintf(out + n, (size_t)(128 - n), "%s%d", n ? ", " : "", ranks);
+}
+
+enum status split_units(const struct split *split, const char *what, int64_t units, bool copies, int64_t *mine) {
+    const int n = split_n(split, SPLIT_TENSOR), parts = cut_parts(n, units);
+    char sizes[128];
+    sizes_that_do(units, copies, sizes);
+    FAIL_UNLESS(parts == n || (copies && parts > 0), ERR_CONFIG,
+                "%s %lld cannot be spread over the %d ranks of mesh.tensor; sizes that would do: %s", what,
+                (long long)units, n, sizes);
+    *mine = units / parts;
+    return OK;
 }
 
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot) {
@@ -66,7 +98,14 @@ void plan_total(struct plan *p, int64_t numbers) {
     if (numbers > p->total_numbers) p->total_numbers = numbers;
 }
 
+void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns) {
+    if (layer_ranks(l) == 1) return;
+    plan_slot(p, slot, "own rows", KEEP_SCRATCH, p->n_own, columns, 1, 1);
+    if (columns > p->own_columns) p->own_columns = columns;
+}
+
 void plan_work(struct plan *p, int64_t bytes) {
+    if (bytes < 0) p->refused = true;
     if (bytes > p->work) p->work = bytes;
 }
 

@@ -40,13 +40,17 @@ struct shard {
     const struct wide *wide; /* NULL: attention is local                          */
 };
 
+/* The tensor axis splits the T tokens of a rank of seq by ranges: U of them have their residual stream here.  A mixer
+ * sees all T; what it writes is its share of a sum over the axis. */
 struct flow {
-    struct tensor x;  /* (T, D) residual stream entering the layer          */
-    struct tensor h;  /* (T, D) its norm: the mixer's input                 */
-    struct tensor y;  /* (T, D) the mixer's output                          */
-    struct tensor dx; /* (T, D) gradient of the residual stream, in place   */
-    struct tensor dy; /* (T, D) gradient of y: a view of dx, read only      */
-    struct tensor dh; /* (T, D) gradient of h, written by the mixer         */
+    struct tensor x;      /* (U, D) residual stream entering the layer          */
+    struct tensor h;      /* (T, D) its norm: the mixer's input                 */
+    struct tensor y;      /* (T, D) the mixer's output                          */
+    struct tensor dx;     /* (U, D) gradient of the residual stream, in place   */
+    struct tensor dy;     /* (T, D) gradient of y, read only                    */
+    struct tensor dh;     /* (T, D) gradient of h, written by the mixer         */
+    struct tensor y_own;  /* (U, D) own rows of y and dh, summed: on one rank   */
+    struct tensor dh_own; /* the same memory                                   */
     const struct shard *shard;
 };
 
@@ -103,6 +107,8 @@ struct mixer_kind {
     size_t config_bytes;        /* sizeof the struct the fields fill     */
     /* ERR_CONFIG with the reason alone, if the values do not go together. */
     enum status (*check)(const void *config, int64_t width);
+    /* The values become those of one rank of tensor; ERR_CONFIG likewise.  NULL: it runs on one rank of it. */
+    enum status (*split)(void *config, const struct split *split);
     enum status (*declare)(struct layer *l, struct params *ps);
     enum status (*plan)(struct plan *p, const struct layer *l);
     enum status (*forward)(struct step *, const struct layer *, struct flow *, struct saved *);
@@ -122,19 +128,29 @@ struct layer {
     int index; /* position in the stack */
     char symbol;
     const struct mixer_kind *kind;
-    const void *config;
-    int64_t width; /* D */
+    const void *config, *whole; /* its share of the model on this rank; as configured */
+    struct split split;         /* how the mesh splits it */
+    int64_t width;              /* D */
     double norm_eps;
     int64_t n_experts;       /* whose load is counted; 0: none */
     int norm;                /* parameter index of the norm's weight          */
     int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };
 
+/* Ranks of tensor that split the layer. */
+int layer_ranks(const struct layer *l);
+/* mine = the share of `units` (heads, channels) that one rank of tensor has, or one that several have where `copies`
+ * allows it; else ERR_CONFIG says which sizes would do. */
+enum status split_units(const struct split *split, const char *what, int64_t units, bool copies, int64_t *mine);
 /* Declaring: the name gets the prefix "layers.<index>.". */
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p);
 /* A parameter's weight and gradient during a pass. */
 struct tensor layer_w(const struct step *s, const struct layer *l, int slot);
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot);
+/* t = its sum over the ranks of tensor, through own (plan_sum): a rank's share of the rows. */
+enum status layer_sum(struct step *s, const struct layer *l, struct tensor t, struct tensor own);
+/* A bias behind a sum over tensor: one rank adds it. */
+struct tensor layer_b(const struct step *s, const struct layer *l, int slot);
 /* Whether a slot still holds what the first forward wrote, so that its op need not run again (nor must what rotates it
  * in place).  A mixer that never asks is right, only slower. */
 bool layer_has(const struct step *s, const struct saved *v, int slot);
@@ -151,13 +167,16 @@ struct plan {
     struct ctx *ctx;
     const struct step *step;    /* its params have shapes, no data */
     const struct flow *flow;    /* shapes, no data                 */
-    int64_t n_tokens, n_ranges; /* of one micro-batch on this rank */
+    int64_t n_tokens, n_ranges; /* of one micro-batch on this rank            */
+    int64_t n_own;              /* of them, with their residual stream here */
     const int64_t *range;       /* (n_ranges + 1) */
     struct saved *saved;        /* being filled                   */
     int64_t work;               /* most ctx->work any op takes    */
+    bool refused;               /* an op has no kernel of its shape: status_text says which there are */
     int n_carries;              /* shapes of what carries move, each once */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t total_numbers;  /* most numbers of one total over ranks */
+    int64_t own_columns;    /* most of what enters or leaves         */
     int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
 };
 /* A slot of type real; of the wide one: what must not be rounded (kernels/README.md). */
@@ -165,10 +184,12 @@ void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_
                int64_t d3);
 void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
+/* Where several ranks of tensor split the layer: the scratch of layer_sum over tensors of so many columns. */
+void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns);
 /* Of another type. */
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
-void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */
-void plan_work(struct plan *p, int64_t bytes);
+void plan_total(struct plan *p, int64_t numbers);                    /* a sum over ranks of so many F64      */
+void plan_work(struct plan *p, int64_t bytes);                       /* what <op>_work says */
 void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols); /* op: enum carry_op */
 int64_t plan_chunks(const struct plan *p, int64_t chunk);            /* chunks that the ranges make */
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "model/model.h"
+#include <stdio.h>
 #include <string.h>
 #include "model/block.h"
 #include "model/ends.h"
@@ -7,7 +8,9 @@
 
 static enum status declare_ends(struct model *m) {
     const int64_t D = m->config->width, V = m->config->vocab;
+    const struct cut rows = {.dim = 0, .parts = split_n(&m->params.split, SPLIT_TENSOR)};
     struct param embedding = {.name = "embedding.weight",
+                              .cut[SPLIT_TENSOR] = rows,
                               .shape = {V, D},
                               .n_dims = 2,
                               .init = INIT_NORMAL,
@@ -15,17 +18,58 @@ static enum status declare_ends(struct model *m) {
                               .decay = true,
                               .n_uses = m->config->tied ? 2 : 1};
     struct param norm = {.name = "final_norm.weight", .shape = {D}, .n_dims = 1, .init = INIT_ONE};
-    struct param head = {
-        .name = "head.weight", .shape = {V, D}, .n_dims = 2, .init = INIT_NORMAL, .product = true, .decay = true};
+    struct param head = {.name = "head.weight",
+                         .cut[SPLIT_TENSOR] = rows,
+                         .shape = {V, D},
+                         .n_dims = 2,
+                         .init = INIT_NORMAL,
+                         .product = true,
+                         .decay = true};
     TRY(param_add(&m->params, &embedding, &m->embedding));
     TRY(param_add(&m->params, &norm, &m->final_norm));
     m->head = m->embedding;
     return m->config->tied ? OK : param_add(&m->params, &head, &m->head);
 }
 
-enum status model_init(struct model *m, const struct model_config *config) {
+/* A rank's share of what a symbol says. */
+static enum status split_symbol(struct model *m, int i, const struct split *split) {
+    const struct layer_symbol *s = &m->config->symbol[i];
+    void *mem = NULL;
+    if (!s->kind) return OK;
+    TRY(mem_take((int64_t)s->kind->config_bytes, &mem));
+    m->share[i] = mem;
+    if (s->config) memcpy(mem, s->config, s->kind->config_bytes);
+    if (split_n(split, SPLIT_TENSOR) == 1) return OK;
+    FAIL_UNLESS(s->kind->split, ERR_CONFIG, "model.layers.%c: kind %s runs on one rank of mesh.tensor alone", s->symbol,
+                s->kind->name);
+    const enum status st = s->kind->split(mem, split);
+    if (st == OK) return OK;
+    char reason[512];
+    snprintf(reason, sizeof reason, "%s", status_text());
+    status_clear();
+    FAIL(st, "model.layers.%c (%s): %s", s->symbol, s->kind->name, reason);
+}
+
+static enum status split_model(struct model *m, const struct split *split) {
+    int64_t mine = 0;
+    m->params.split = *split;
+    TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
+    for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
+    return OK;
+}
+
+enum status model_check_split(const struct model_config *config, const struct split *split) {
+    struct model m = {.config = config};
+    const enum status st = split_model(&m, split);
+    model_term(&m);
+    return st;
+}
+
+enum status model_init(struct model *m, const struct model_config *config, const struct split *split) {
+    static const struct split one = {{1, 1}, {0, 0}};
     void *mem = NULL;
     *m = (struct model){.config = config, .n_layers = (int)strlen(config->pattern)};
+    TRY(split_model(m, split ? split : &one));
     TRY(mem_take(m->n_layers * (int64_t)sizeof *m->layers, &mem));
     m->layers = mem;
     for (int i = 0; i < m->n_layers; i++) {
@@ -34,7 +78,9 @@ enum status model_init(struct model *m, const struct model_config *config) {
         m->layers[i] = (struct layer){.index = i,
                                       .symbol = symbol->symbol,
                                       .kind = symbol->kind,
-                                      .config = symbol->config,
+                                      .config = m->share[symbol - config->symbol],
+                                      .whole = symbol->config,
+                                      .split = m->params.split,
                                       .width = config->width,
                                       .norm_eps = config->norm_eps};
         TRY(block_declare(&m->layers[i], &m->params));
@@ -64,6 +110,7 @@ int64_t model_segment(const struct model *m, int64_t tokens_per_sequence) {
 
 void model_term(struct model *m) {
     mem_free(m->layers);
+    for (int i = 0; i < SYMBOLS_MAX; i++) mem_free(m->share[i]);
     params_term(&m->params);
     *m = (struct model){0};
 }
@@ -74,7 +121,7 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
     for (int i = 0; i < m->params.n; i++) {
         const struct param *p = &m->params.list[i];
         if (p->product && p->n_dims == 2 && (i != m->embedding || m->config->tied))
-            forward += 2.0 * (double)param_count(p);
+            forward += 2.0 * (double)param_whole(p);
     }
     for (int i = 0; i < m->n_layers; i++) forward += m->layers[i].kind->flops(&m->layers[i], tokens_per_sequence);
     return 3.0 * forward;
@@ -87,9 +134,9 @@ static enum status stop_asked(const struct step *s) {
 
 static enum status forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                            const struct loss_out *out) {
-    struct flow f = {.y = a->ends.slot[ENDS_Y].t, .shard = &b->shard};
+    struct flow f = ends_flow(m, a, &b->shard);
     TRY(s->seams->need(s, -1));
-    TRY(ends_embed(s, m, b, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
+    TRY(ends_embed(s, m, b, &f, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
     for (int i = 0; i < m->n_layers; i++) {
         TRY(stop_asked(s));
         f.x = a->layers[i].slot[FRAME_X].t;
@@ -120,15 +167,14 @@ static enum status forward_again(struct step *s, const struct model *m, struct a
 }
 
 static enum status backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b) {
-    const struct saved_slot *ends = a->ends.slot;
-    struct flow f = {.y = ends[ENDS_Y].t, .dx = ends[ENDS_DX].t, .dh = ends[ENDS_DH].t, .shard = &b->shard};
+    struct flow f = ends_flow(m, a, &b->shard);
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
             TRY(forward_again(s, m, a, &f, i / a->group * a->group, i + 1));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
     }
-    TRY(ends_embed_back(s, m, b, f.dx));
+    TRY(ends_embed_back(s, m, b, &f));
     return s->seams->done(s, -1);
 }
 

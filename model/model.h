@@ -19,11 +19,14 @@ struct model {
     const struct model_config *config;
     struct layer *layers;
     int n_layers;
+    void *share[SYMBOLS_MAX]; /* of this rank, in what each symbol says */
     struct params params;
     int embedding, final_norm, head; /* parameter indices; tied: head == embedding */
 };
-enum status model_init(struct model *m,
-                       const struct model_config *config); /* layers and parameters, no memory for them */
+/* Layers and parameters, no memory for them.  split NULL: one rank. */
+enum status model_init(struct model *m, const struct model_config *config, const struct split *split);
+/* ERR_CONFIG: what of the model the ranks of an axis cannot share, and which sizes would do. */
+enum status model_check_split(const struct model_config *config, const struct split *split);
 /* Tokens of a segment of exact mode: the smallest multiple of the layers' chunks that is at least S / 64. */
 int64_t model_segment(const struct model *m, int64_t tokens_per_sequence);
 void model_term(struct model *m);
@@ -31,7 +34,8 @@ double model_flops_per_token(const struct model *m, int64_t tokens_per_sequence)
 
 /* What stays from a layer's forward to its backward, by the tags of its slots (layer.h).  All else lies in one region
  * that layers share and is computed again before the layer's backward: by the same code, with seams that answer from
- * what was kept, so that nothing is sent and every policy gives the same bits.
+ * what was kept, so that nothing is sent (but the rows that the tensor axis splits enter again) and every policy gives
+ * the same bits.
  *
  *   all      everything
  *   gemm     all but CHEAP: no product and no attention runs again
@@ -42,6 +46,7 @@ enum policy { POLICY_ALL, POLICY_GEMM, POLICY_INPUTS };
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
+    int64_t n_own;           /* tokens whose residual stream is here    */
     const int64_t *range;    /* (n_ranges + 1) rows where ranges begin  */
     const struct wide *wide; /* shapes; NULL: attention is local        */
     int64_t tile;            /* rows of one tile of head and loss                                 */
@@ -60,6 +65,7 @@ struct activations {
     int n_carries;                     /* what seams move */
     struct carry_shape carry[CARRY_SHAPES];
     int64_t attend_numbers, total_numbers;
+    int64_t own_numbers; /* of the rows that enter and leave move: all ranks' own, each */
     int64_t by_keep[N_KEEPS];
     void *region; /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;

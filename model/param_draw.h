@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* Elements [first, first + n) of w as they begin, F32 or F64, from (seed, name, element): independent of order and of
- * sharding.  n_layers is the L of INIT_NORMAL_OUT. */
+/* Elements [first, first + n) of w as they begin, F32 or F64, from (seed, name, element of the whole): independent of
+ * order, sharding and mesh.  n_layers is the L of INIT_NORMAL_OUT. */
 struct param_draw {
     const struct param *param;
     uint64_t seed;

@@ -4,6 +4,28 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/rng.h"
+#include "model/param_parts.h"
+
+/* From what is declared, whole, to what is held here. */
+static void settle(struct param *p, const struct split *split) {
+    int64_t rows = 0;
+    for (int d = 0; d < 4; d++)
+        if (d >= p->n_dims) p->shape[d] = 1;
+    memcpy(p->whole, p->shape, sizeof p->whole);
+    for (int a = 0; a < N_SPLITS; a++) {
+        struct cut *c = &p->cut[a];
+        ASSERT(c->parts <= 1 || p->n_sections == 0 || c->dim > 0);
+        p->shape[c->dim] = cut_settle(c, split, (enum split_axis)a, p->shape[c->dim]);
+    }
+    for (int i = 0; i < p->n_sections; i++) {
+        struct section *s = &p->section[i];
+        s->whole = s->rows;
+        s->rows = cut_settle(&s->cut, split, SPLIT_TENSOR, s->whole);
+        p->shape[0] -= s->whole - s->rows;
+        rows += s->rows;
+    }
+    ASSERT(p->n_sections == 0 || rows == p->shape[0]);
+}
 
 enum status param_add(struct params *ps, const struct param *p, int *index) {
     ASSERT(p->n_sections <= SECTIONS_MAX && p->n_dims >= 1 && p->n_dims <= 4);
@@ -17,14 +39,10 @@ enum status param_add(struct params *ps, const struct param *p, int *index) {
     }
     struct param *own = &ps->list[ps->n];
     *own = *p;
-    for (int d = 0; d < 4; d++)
-        if (d >= own->n_dims) own->shape[d] = 1;
-    int64_t rows = 0;
-    for (int i = 0; i < own->n_sections; i++) rows += own->section[i].rows;
-    ASSERT(own->n_sections == 0 || rows == own->shape[0]);
+    settle(own, &ps->split);
     if (own->lr_scale == 0.0) own->lr_scale = 1.0;
     if (own->n_uses == 0) own->n_uses = 1;
-    ps->n_elements += param_count(own);
+    ps->n_elements += param_whole(own);
     *index = ps->n++;
     return OK;
 }
@@ -37,19 +55,81 @@ int param_find(const struct params *ps, const char *name) {
 
 int param_parts(const struct param *p) { return p->n_sections ? p->n_sections : 1; }
 
+int param_later_cut(const struct param *p, int64_t *begin) {
+    *begin = 0;
+    for (int a = 0; a < N_SPLITS; a++) {
+        *begin = p->cut[a].begin;
+        if (p->cut[a].dim > 0 && p->cut[a].parts > 1) return p->cut[a].dim;
+    }
+    *begin = 0;
+    return 0;
+}
+
+int64_t params_parts(const struct params *ps) {
+    int64_t n = 0;
+    for (int i = 0; i < ps->n; i++) n += param_parts(&ps->list[i]);
+    return n;
+}
+
+const struct param *params_part_of(const struct params *ps, int64_t at) {
+    int i = 0;
+    while (at >= param_parts(&ps->list[i])) at -= param_parts(&ps->list[i++]);
+    return &ps->list[i];
+}
+
 void param_part(const struct param *p, int i, struct param_part *out) {
+    const struct cut *c = &p->cut[SPLIT_TENSOR];
     ASSERT(i >= 0 && i < param_parts(p));
-    *out = (struct param_part){.rows = p->shape[0]};
+    *out = (struct param_part){.rows = p->shape[0], .whole = p->whole[0], .copies = c->copies, .copy = c->copy};
+    for (int a = 0; a < N_SPLITS; a++)
+        if (p->cut[a].dim == 0) out->whole_begin += p->cut[a].begin;
     if (p->n_sections == 0) {
         snprintf(out->name, sizeof out->name, "%s", p->name);
         return;
     }
+    const struct section *own = &p->section[i];
     for (int s = 0; s < i; s++) out->row_begin += p->section[s].rows;
-    out->rows = p->section[i].rows;
-    snprintf(out->name, sizeof out->name, "%s.%s", p->name, p->section[i].name);
+    out->rows = own->rows;
+    out->whole = own->whole;
+    out->whole_begin = own->cut.begin;
+    if (c->parts == 1) out->copies = own->cut.copies, out->copy = own->cut.copy;
+    snprintf(out->name, sizeof out->name, "%s.%s", p->name, own->name);
 }
 
 int64_t param_count(const struct param *p) { return p->shape[0] * p->shape[1] * p->shape[2] * p->shape[3]; }
+int64_t param_whole(const struct param *p) { return p->whole[0] * p->whole[1] * p->whole[2] * p->whole[3]; }
+
+/* Where a row held here stands among those of the whole, and how many from it on stand there together. */
+static int64_t whole_row(const struct param *p, int64_t row, int64_t *n) {
+    int64_t at = 0, whole_at = 0;
+    for (int i = 0; i < p->n_sections; i++) {
+        const struct section *s = &p->section[i];
+        *n = at + s->rows - row;
+        if (*n > 0) return whole_at + s->cut.begin + row - at;
+        at += s->rows;
+        whole_at += s->whole;
+    }
+    *n = p->shape[0] - row;
+    for (int a = 0; a < N_SPLITS; a++)
+        if (p->cut[a].dim == 0) whole_at += p->cut[a].begin;
+    return whole_at + row;
+}
+
+int64_t param_run(const struct param *p, int64_t held, int64_t *whole) {
+    int64_t inner = p->shape[1] * p->shape[2] * p->shape[3], rows = 0, rest = held % inner, n = 0;
+    *whole = whole_row(p, held / inner, &rows);
+    n = rows * inner - rest;
+    for (int d = 1; d < 4; d++) {
+        int64_t begin = 0;
+        for (int a = 0; a < N_SPLITS; a++)
+            if (p->cut[a].dim == d) begin += p->cut[a].begin;
+        inner /= p->shape[d];
+        *whole = *whole * p->whole[d] + begin + rest / inner;
+        if (p->shape[d] < p->whole[d]) n = p->shape[d] * inner - rest;
+        rest %= inner;
+    }
+    return n;
+}
 
 void params_shape(struct params *ps, enum dtype real, enum space space) {
     for (int i = 0; i < ps->n; i++) {
@@ -79,13 +159,13 @@ static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64
         return std / sqrt(2.0 * n_layers) * rng_normal(seed, stream, i);
     case INIT_CONV:
     case INIT_FAN_IN:
-        return (2.0 * u - 1.0) / sqrt((double)p->shape[p->n_dims - 1]);
+        return (2.0 * u - 1.0) / sqrt((double)p->whole[p->n_dims - 1]);
     case INIT_CONV_BIAS:
         return (2.0 * u - 1.0) / sqrt(p->init_scale);
     case INIT_A_LOG:
         return log(1.0 + 15.0 * u);
     case INIT_A_LOG_ROW:
-        return log(1.0 + (double)((int64_t)i % p->shape[p->n_dims - 1]));
+        return log(1.0 + (double)((int64_t)i % p->whole[p->n_dims - 1]));
     case INIT_DT_BIAS:
         return dt_bias_from(u);
     }
@@ -95,9 +175,11 @@ static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64
 
 void param_draw(const struct param_draw *d, int64_t first, int64_t n, enum dtype type, void *out) {
     const uint64_t stream = rng_stream(d->param->name);
+    int64_t whole = 0, run = 0;
     ASSERT(type == F32 || type == F64);
-    for (int64_t i = 0; i < n; i++) {
-        const double v = draw(d->param, d->seed, stream, (uint64_t)(first + i), d->std, d->n_layers);
+    for (int64_t i = 0; i < n; i++, whole++, run--) {
+        if (run == 0) run = param_run(d->param, first + i, &whole);
+        const double v = draw(d->param, d->seed, stream, (uint64_t)whole, d->std, d->n_layers);
         if (type == F64) ((double *)out)[i] = v;
         else ((float *)out)[i] = (float)v;
     }

@@ -4,10 +4,13 @@
 /* params.h - what the model learns: the single source for initialisation, optimizer, checkpoint and norm.
  *
  * A parameter that packs several matrices (z|x|B|C|dt, q|k|v, gate|up) lists them as sections of dim 0; files hold
- * sections apart ("layers.0.in_proj.weight.z"), so that a split by heads never cuts through a pack. */
+ * sections apart ("layers.0.in_proj.weight.z"), so that a split by heads never cuts through a pack.
+ * A parameter is declared whole, with its cuts; in the list stands what this rank holds of it.  Names, draws, files and
+ * counts speak of the whole, memory of what is held. */
 #include <stdbool.h>
 #include "base/ctx.h"
 #include "base/tensor.h"
+#include "model/split.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,16 +33,14 @@ enum init {
 };
 enum param_kind { PARAM_TRAINED, PARAM_STATE };
 
-struct section {
-    const char *name;
-    int64_t rows; /* of dim 0 */
-};
 struct param {
     char name[PARAM_NAME];
-    int64_t shape[4]; /* trailing dims 1 */
+    int64_t shape[4], whole[4]; /* held here; of the whole.  Trailing dims 1 */
     int n_dims;
     int n_sections; /* 0: not packed */
     struct section section[SECTIONS_MAX];
+    struct cut cut[N_SPLITS]; /* that of tensor: not along dim 0 where there are sections         */
+    bool alike;               /* copies over tensor have one gradient each; else it is their sum */
     enum init init;
     double init_scale;
     bool product;    /* a matrix of products, or a table of rows: its weight has the type of activations; others wide */
@@ -54,21 +55,15 @@ struct param {
 struct params {
     struct param *list;
     int n, room;
-    int64_t n_elements;
-};
-
-/* A logical tensor: a section of a parameter, or the whole. */
-struct param_part {
-    char name[PARAM_NAME + 24];
-    int64_t row_begin, rows; /* of dim 0 */
+    struct split split; /* set before anything is declared */
+    int64_t n_elements; /* of the whole model              */
 };
 
 /* Copy p into the list (name already final) and give its index. */
 enum status param_add(struct params *ps, const struct param *p, int *index);
 int param_find(const struct params *ps, const char *name); /* -1: none */
-int param_parts(const struct param *p);                    /* n_sections, or 1 */
-void param_part(const struct param *p, int i, struct param_part *out);
-int64_t param_count(const struct param *p);
+int64_t param_count(const struct param *p);                /* held here */
+int64_t param_whole(const struct param *p);
 /* Give w and g their shapes, without data: a product's w of type real, all else wide. */
 void params_shape(struct params *ps, enum dtype real, enum space space);
 void params_term(struct params *ps);

@@ -58,6 +58,10 @@ struct seams {
     enum status (*attend_end)(struct step *, const struct layer *, struct flow *, struct attend *, enum attend_when);
     enum status (*routed_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     enum status (*routed_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
+    /* The tensor axis splits the residual stream by tokens.  enter: own rows of every rank become all rows; leave: rows
+     * of `all` are summed over ranks, each receives its own.  On one rank both are the same memory. */
+    enum status (*enter)(struct step *, struct tensor own, struct tensor all);
+    enum status (*leave)(struct step *, struct tensor all, struct tensor own);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their
@@ -67,12 +71,6 @@ struct seams {
 };
 
 extern const struct seams seams_local, seams_cached, seams_replay, seams_traced; /* the last: kernels/traced.h */
-
-/* State of seams_cached: grown at start-up, on the first token; one sequence, one token a step. */
-struct seams_cache;
-enum status seams_cache_init(struct seams_cache **out, int n_layers, int64_t tokens_max, enum space space);
-enum status seams_cache_clear(struct seams_cache *c, struct ctx *ctx); /* a new sequence begins */
-void seams_cache_term(struct seams_cache *c);
 
 #ifdef __cplusplus
 }

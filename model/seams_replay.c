@@ -20,6 +20,14 @@ static enum status attend_kept(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
+/* The frame enters by the seams of the run; what is summed over ranks of tensor is kept. */
+static enum status tensor_refused(struct step *s, struct tensor a, struct tensor b) {
+    (void)s;
+    FAIL_UNLESS(a.data == b.data, ERR_ARG,
+                "a sum over ranks of tensor is to be computed again, which would send; keep it in a BOUNDARY slot");
+    return OK;
+}
+
 static enum status total_refused(struct step *s, struct tensor t, unsigned axes) {
     (void)s, (void)t, (void)axes;
     FAIL(ERR_ARG, "a sum over ranks is to be computed again, which would send; keep it in a BOUNDARY slot and ask "
@@ -40,6 +48,8 @@ const struct seams seams_replay = {
     .attend_end = attend_kept,
     .routed_begin = routed_here,
     .routed_end = routed_here,
+    .enter = tensor_refused,
+    .leave = tensor_refused,
     .total = total_refused,
     .need = block_refused,
     .done = block_refused,

@@ -56,6 +56,9 @@ enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum atte
 enum status swap_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 enum status swap_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 
+enum status tensor_enter(struct step *s, struct tensor own, struct tensor all);
+enum status tensor_leave(struct step *s, struct tensor all, struct tensor own);
+
 /* Rows of rank r: row 0 of its first range of sequence b lies at this row of the wide tensors, and so on. */
 static inline int64_t wide_row(const struct shard_map *map, const struct token_range *t) {
     return t->sequence * map->spec.tokens + t->begin;

@@ -107,20 +107,25 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     return f->shard->wide->swap ? swap_end(s, f, a, when) : keys_end(s, f, a, when);
 }
 
-/* F64 sums of numbers that the plan knows; the tensor axis has one rank so far. */
+static struct comm *comm_over(const struct seams_mesh *m, unsigned axes) {
+    if (axes == AXIS_TENSOR) return m->spec.tensor;
+    ASSERT(axes == AXIS_SEQ || axes == (AXIS_DATA | AXIS_SEQ));
+    return axes & AXIS_DATA ? m->spec.tokens : m->spec.seq;
+}
+
+/* Sums of numbers that the plan knows. */
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     struct seams_mesh *m = mesh_of(s);
-    if (!(axes & (AXIS_DATA | AXIS_SEQ))) return OK;
-    ASSERT(axes & AXIS_SEQ);
-    struct comm *over = axes & AXIS_DATA ? m->spec.tokens : m->spec.seq;
+    struct comm *over = comm_over(m, axes);
     if (over->size == 1) return OK;
+    ASSERT(tensor_packed(t));
     ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
-    struct reduction r = {.use = COMM_CONTROL,
+    struct reduction r = {.use = axes == AXIS_TENSOR ? COMM_TENSOR : COMM_CONTROL,
                           .dtype = t.dtype,
                           .in = t.data,
                           .out = t.data,
                           .n = tensor_count(t),
-                          .tree = m->spec.map->spec.segments,
+                          .tree = m->spec.map->spec.segments && axes != AXIS_TENSOR,
                           .scratch = m->scratch};
     TRY(all_reduce_begin(over, &r));
     return all_reduce_end(over, &r);
@@ -137,6 +142,8 @@ const struct seams seams_mesh = {
     .attend_end = attend_end,
     .routed_begin = routed_here,
     .routed_end = routed_here,
+    .enter = tensor_enter,
+    .leave = tensor_leave,
     .total = total,
     .need = need,
     .done = done,
@@ -147,6 +154,10 @@ const struct seams seams_mesh = {
 int seams_mesh_transfers(const struct shard_map *map, int me) {
     const int64_t R = shard_map_ranges(map, me), P = map->spec.n_ranks;
     return (int)(R * P + map->n_ranges + 32 * R + 2 * P); /* 32: a halo out of ranges of one token, both ways */
+}
+
+int seams_mesh_tensor_transfers(const struct shard_map *map, int me, int n) {
+    return n > 1 ? (int)(2 * (n - 1) * shard_map_ranges(map, me)) : 0;
 }
 
 static void size_lanes(struct seams_mesh *m) {
@@ -188,12 +199,15 @@ static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
     bytes[LIST] = m->room * (int64_t)sizeof *m->list;
     bytes[KEYS_HOST] = apart ? 2 * keys : 0;
     bytes[KEYS] = keys;
-    bytes[SCRATCH] = most(SCRATCH_NUMBERS, m->spec.total_numbers) * 8 * (int64_t)m->spec.tokens->size * 2;
+    bytes[SCRATCH] =
+        most(SCRATCH_NUMBERS, m->spec.total_numbers) * 8 * 2 * most(m->spec.tokens->size, m->spec.tensor->size);
 }
 
 static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
     *m = (struct seams_mesh){.spec = *spec, .me = spec->seq->index};
-    m->room = seams_mesh_transfers(spec->map, m->me);
+    m->room = (int)most(seams_mesh_transfers(spec->map, m->me),
+                        seams_mesh_tensor_transfers(spec->map, m->me, spec->tensor->size));
+    m->own_bytes = (spec->tensor->size - 1) * spec->own_numbers * dtype_bytes(spec->real);
     size_lanes(m);
 }
 
@@ -204,7 +218,8 @@ struct seams_mesh_bytes seams_mesh_bytes(const struct seams_mesh_spec *spec) {
     other_bytes(&m, bytes);
     const int64_t lanes = LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold));
     return (struct seams_mesh_bytes){.ops = lanes + arena_round(m.attend_send) + arena_round(m.attend_recv) +
-                                            arena_round(bytes[KEYS]) + arena_round(bytes[SCRATCH]),
+                                            arena_round(m.own_bytes) + arena_round(bytes[KEYS]) +
+                                            arena_round(bytes[SCRATCH]),
                                      .host = arena_round(bytes[LIST]) + arena_round(bytes[KEYS_HOST])};
 }
 
@@ -228,6 +243,7 @@ enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *
     }
     TRY(take(arena, m->attend_send, &m->attend.send));
     TRY(take(arena, m->attend_recv, &m->attend.recv));
+    TRY(take(arena, m->own_bytes, &m->own));
     TRY(take(arena, bytes[KEYS], &m->keys));
     TRY(take(arena, bytes[SCRATCH], &m->scratch));
     TRY(take(host, bytes[LIST], &m->list));

@@ -17,7 +17,8 @@
  *   swap    (U - T + (P - 1) T) (2 H/P + 2 J') w, J' = J/P or 1: all tokens of my heads, and mine of all others
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
  *           mine: within the window, and from the start of the document that a range begins in; in exact mode from
- *           the start of the sequence */
+ *           the start of the sequence
+ * Tensor, n ranks, U own of T rows, D channels: enter receives (T - U) D numbers, leave (n - 1) U D. */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
@@ -33,16 +34,17 @@ struct lane {
     struct pending pending;
 };
 struct seams_mesh_spec {
-    struct comm *seq, *tokens; /* the sequence axis; data x seq: over the ops' memory */
-    enum space space;          /* where that is                                       */
-    struct sharding *shards;   /* of parameters and gradients   */
+    struct comm *seq, *tokens, *tensor; /* the sequence axis; data x seq; tensor: over the ops' memory */
+    enum space space;                   /* where that is                                               */
+    struct sharding *shards;            /* of parameters and gradients   */
     const struct shard_map *map;
     const int64_t *pos; /* host memory: of all tokens of the micro-batch at hand; NULL: a sequence is one document */
     enum carry_way way;
     enum dtype real;
     int n_carries; /* what the plan said */
     const struct carry_shape *carry;
-    int64_t attend_numbers, total_numbers; /* total_numbers: most of one sum over ranks */
+    int64_t attend_numbers, total_numbers; /* total_numbers: most of one sum over ranks             */
+    int64_t own_numbers;                   /* of the rows of the residual stream that lie here      */
     bool swap;                             /* the form of attention */
 };
 struct seams_mesh {
@@ -59,9 +61,18 @@ struct seams_mesh {
     int n_windows;
     void *scratch; /* of sums over ranks */
     int64_t scratch_bytes;
+    char *own; /* shares of own rows as other ranks of tensor send them */
+    int64_t own_bytes;
 };
-/* Transfers of one list at most, for comm_limits. */
+/* Transfers of one list at most, for comm_limits: over seq, and over n ranks of tensor. */
 int seams_mesh_transfers(const struct shard_map *map, int me);
+int seams_mesh_tensor_transfers(const struct shard_map *map, int me, int n);
+/* Rows of a range of rank `seq` whose residual stream is on rank `at` of n of tensor: its share, the first ones one row
+ * more where the rows do not divide. */
+struct own {
+    int64_t row, rows;
+};
+struct own own_share(const struct shard_map *map, int seq, int64_t range, int n, int at);
 /* Bytes that seams_mesh_init will take of the arena for ops, and of the host's; both may be one arena. */
 struct seams_mesh_bytes {
     int64_t ops, host;

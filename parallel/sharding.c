@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parallel/sharding.h"
 #include "kernels/space.h"
-#include "kernels/sum_squares/sum_squares.h"
-#include "kernels/tree_sum/tree_sum.h"
 #include "parallel/inside.h"
 
 static int64_t unit_bytes(const struct sharding *h) { return dtype_bytes(h->wide); }
@@ -14,11 +12,13 @@ static struct tensor row_of(const struct sharding *h, void *at, int64_t n) {
 }
 
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b) {
-    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].w.data = b->w ? b->w + h->w_at[i] : NULL;
+    for (int i = b->first; i < b->end; i++)
+        if (sharding_has(h, i)) h->spec.params->list[i].w.data = b->w ? b->w + h->w_at[i] : NULL;
 }
 
 void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row) {
-    for (int i = b->first; i < b->end; i++) h->spec.params->list[i].g.data = row + h->offset[i] * unit_bytes(h);
+    for (int i = b->first; i < b->end; i++)
+        if (sharding_has(h, i)) h->spec.params->list[i].g.data = row + h->offset[i] * unit_bytes(h);
 }
 
 /* ---- weights ---- */
@@ -72,18 +72,20 @@ static enum status need_ring(struct sharding *h, int i) {
 
 enum status sharding_need(struct sharding *h, int block) {
     const int i = block < 0 ? h->spec.n_layers : block;
-    return h->ring_w ? need_ring(h, i) : arrive(h, &h->block[i]);
+    for (; h; h = h->experts) TRY(h->ring_w ? need_ring(h, i) : arrive(h, &h->block[i]));
+    return OK;
 }
 
 enum status sharding_settle(struct sharding *h) {
-    for (int k = 0; k < h->n_blocks; k++) TRY(arrive(h, &h->block[k]));
+    for (; h; h = h->experts)
+        for (int k = 0; k < h->n_blocks; k++) TRY(arrive(h, &h->block[k]));
     return OK;
 }
 
 /* In the order of their first use. */
-enum status sharding_publish(struct sharding *h) {
+static enum status publish(struct sharding *h) {
     if (!h->sliced) return OK;
-    TRY(sharding_settle(h));
+    for (int k = 0; k < h->n_blocks; k++) TRY(arrive(h, &h->block[k]));
     TRY(gather(h, ends_of(h)));
     for (int k = 0; !h->ring_w && k < h->spec.n_layers; k++) TRY(gather(h, &h->block[k]));
     if (!h->ring_w) return OK;
@@ -92,18 +94,29 @@ enum status sharding_publish(struct sharding *h) {
     return fetch(h, 0);
 }
 
+enum status sharding_publish(struct sharding *h) {
+    for (; h; h = h->experts) TRY(publish(h));
+    return OK;
+}
+
+static const struct sharding *owner(const struct sharding *h, int param) {
+    return sharding_has(h, param) ? h : h->experts;
+}
+
 /* Is the row of this block's weights somewhere else than in its place, in parts or in passing? */
 static bool in_ring(const struct sharding *h, int param) {
     return h->ring_w && param < h->block[h->n_blocks - 1].first;
 }
 
 void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t *n) {
+    h = owner(h, param);
     const bool part = in_ring(h, param);
     *first = part ? h->piece[param].begin : 0;
     *n = part ? h->piece[param].n : param_count(&h->spec.params->list[param]);
 }
 
-enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers) {
+enum status sharding_store(struct sharding *all, int param, int64_t first, int64_t n, const void *numbers) {
+    const struct sharding *h = owner(all, param);
     const struct param *p = &h->spec.params->list[param];
     const struct sharding_piece *mine = &h->piece[param];
     const int64_t from = most(first, mine->begin), to = least(first + n, mine->begin + mine->n);
@@ -156,7 +169,7 @@ static enum status land(struct sharding *h, struct step *s, int k) {
     return first ? rows_copy(s, x, sum) : rows_add(s, x, sum);
 }
 
-enum status sharding_done(struct sharding *h, struct step *s, int block) {
+static enum status done(struct sharding *h, struct step *s, int block) {
     if (!h->fresh) return OK;
     struct sharding_block *b = block < 0 ? ends_of(h) : &h->block[block];
     const int k = block < 0 ? 0 : h->n_flown++ % FLIGHTS_G;
@@ -166,18 +179,31 @@ enum status sharding_done(struct sharding *h, struct step *s, int block) {
     return block > 0 ? open_gradient(h, s, &h->block[block - 1]) : OK;
 }
 
-enum status sharding_step_begin(struct sharding *h, struct step *s) {
-    h->n_passes = 0;
-    for (int k = 0; k < h->n_blocks; k++) h->block[k].n_arrived = 0;
-    return h->fresh ? OK : rows_zero(s, h->grads);
+enum status sharding_done(struct sharding *h, struct step *s, int block) {
+    for (; h; h = h->experts) TRY(done(h, s, block));
+    return OK;
 }
 
-enum status sharding_pass_begin(struct sharding *h, struct step *s) {
+enum status sharding_step_begin(struct sharding *h, struct step *s) {
+    for (; h; h = h->experts) {
+        h->n_passes = 0;
+        for (int k = 0; k < h->n_blocks; k++) h->block[k].n_arrived = 0;
+        if (!h->fresh) TRY(rows_zero(s, h->grads));
+    }
+    return OK;
+}
+
+static enum status pass_begin(struct sharding *h, struct step *s) {
     if (!h->fresh) return OK;
     ASSERT(h->n_passes < most(1, h->spec.n_micro));
     h->n_flown = 0;
     TRY(open_gradient(h, s, ends_of(h)));
     return h->spec.n_layers > 0 ? open_gradient(h, s, ends_of(h) - 1) : OK;
+}
+
+enum status sharding_pass_begin(struct sharding *h, struct step *s) {
+    for (; h; h = h->experts) TRY(pass_begin(h, s));
+    return OK;
 }
 
 enum status sharding_pass_turns(struct sharding *h, struct step *s) {
@@ -188,35 +214,15 @@ enum status sharding_pass_turns(struct sharding *h, struct step *s) {
     return rows_zero(s, row_of(h, b->g, b->n));
 }
 
-/* Nothing is under way behind it: what follows may change weights. */
-enum status sharding_pass_end(struct sharding *h, struct step *s) {
+static enum status pass_end(struct sharding *h, struct step *s) {
     for (int k = 0; k < FLIGHTS_G; k++) TRY(land(h, s, k));
     for (struct sharding_block *b = h->block; b <= ends_of(h) && !h->sliced; b++) sharding_bind_g(h, b, b->sum);
     h->n_passes++;
-    return sharding_settle(h);
+    return h->n_passes == most(1, h->spec.n_micro) ? sharding_add_copies(h, s) : OK;
 }
 
-/* Every block's sum is made by one rank: adding the zeros of the others changes nothing. */
-enum status sharding_squares(struct sharding *h, struct step *s, struct tensor roots) {
-    const int64_t n_params = h->spec.params->n, n = h->sums_at[n_params];
-    TRY(rows_zero(s, h->sums));
-    for (int64_t i = 0; i < n_params; i++) {
-        const struct sharding_piece *p = &h->piece[i];
-        const int64_t first = h->sums_at[i] + p->begin / SUM_SQUARES_BLOCK;
-        const int64_t n_sums = (p->n + SUM_SQUARES_BLOCK - 1) / SUM_SQUARES_BLOCK;
-        if (p->n == 0) continue;
-        TRY(s->ctx->ops->sum_squares_fwd(
-            s->ctx, &(struct sum_squares){.x = p->g, .sums = tensor_rows(h->sums, first, n_sums)}));
-    }
-    if (h->sliced) {
-        struct reduction r = {.use = COMM_CONTROL,
-                              .dtype = F64,
-                              .in = h->sums.data,
-                              .out = h->sums.data,
-                              .n = n,
-                              .scratch = h->sum_scratch};
-        TRY(all_reduce_begin(&h->comm, &r));
-        TRY(all_reduce_end(&h->comm, &r));
-    }
-    return s->ctx->ops->tree_sum_fwd(s->ctx, &(struct tree_sum){.x = h->sums, .at = h->sums_at_ops, .roots = roots});
+/* Nothing is under way behind it: what follows may change weights. */
+enum status sharding_pass_end(struct sharding *h, struct step *s) {
+    for (struct sharding *k = h; k; k = k->experts) TRY(pass_end(k, s));
+    return sharding_settle(h);
 }

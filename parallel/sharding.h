@@ -23,7 +23,11 @@
  * micro-batch in the order of ranks, then micro-batches in theirs: so all have the same bits on one mesh.  With one
  * rank every stage is none, and a pass adds to the gradients in place (but not in exact mode, whose bits must be those
  * of several ranks).  The exchange of a block begins in done and ends two blocks later, hidden behind them; updated
- * weights leave in sharding_publish and are awaited in need. */
+ * weights leave in sharding_publish and are awaited in need.
+ *
+ * What the expert axis splits is a sharding of its own, `experts`, over the ranks that hold the same experts.  Ranks of
+ * tensor that hold copies of a part add their gradients in the order of ranks, at the end of a step's last pass, unless
+ * each has the whole (struct param); they receive for it (copies - 1) numbers for each of their own. */
 #include "dist/collectives.h"
 #include "model/seams.h"
 
@@ -63,27 +67,31 @@ struct sharding_piece {
 enum { SLOTS_W = 2, SLOTS_G = 3, FLIGHTS_G = 2 };
 struct sharding {
     struct sharding_spec spec;
+    struct sharding *experts; /* what the expert axis splits; NULL: nothing           */
+    bool of_experts;          /* this is it                                           */
+    enum mesh_axis axis;      /* over which slices are cut and gradients added        */
     int n_ranks, index, n_blocks;
-    enum dtype wide;             /* of gradients, moments and masters                       */
-    bool masters;                /* weights are rounded copies                              */
-    bool sliced, ring_w, ring_g; /* my part is less than the row; rows come and go          */
-    bool fresh, open;            /* gradients of a pass start from zero; comm is open       */
-    struct comm comm;
+    enum dtype wide;                  /* of gradients, moments and masters                       */
+    bool masters;                     /* weights are rounded copies                              */
+    bool sliced, ring_w, ring_g;      /* my part is less than the row; rows come and go          */
+    bool fresh, open;                 /* gradients of a pass start from zero; comm is open       */
+    struct comm comm, tensor, expert; /* the last two: open where there are several ranks */
     struct sharding_block *block;
     struct sharding_piece *piece; /* one a parameter           */
     int64_t *at, *offset, *w_at;  /* offset: elements in the row;  w_at: bytes in that of weights */
-    int64_t *sums_at;             /* first block sum of each parameter */
+    int64_t *sums_at;             /* first block sum of each part (model/param_parts.h) */
     char *slot_w[SLOTS_W], *slot_g[SLOTS_G];
     struct sharding_block *in_slot[SLOTS_W], *flying[FLIGHTS_G];
     struct reduction flight[FLIGHTS_G];
-    char *scratch[FLIGHTS_G], *sum_scratch;
-    struct tensor sums;        /* of squares, by blocks of each parameter                  */
-    struct tensor sums_at_ops; /* sums_at, where ops read it                         */
-    struct tensor grads;       /* all gradients, where all are whole                       */
-    int last, done_at;         /* layers: needed before; the lowest done in this pass      */
-    bool up;                   /* layers are needed in rising order                        */
-    int n_flown;               /* layers done in this pass                                 */
-    int64_t n_passes;          /* of this step, whose gradients are summed                 */
+    char *scratch[FLIGHTS_G], *sum_scratch, *copies; /* copies: what other ranks of tensor have   */
+    struct tensor sums;                              /* of squares, by blocks of each part                       */
+    struct tensor roots;                             /* of experts, one a part                                   */
+    struct tensor sums_at_ops;                       /* sums_at, where ops read it                         */
+    struct tensor grads;                             /* all gradients, where all are whole                       */
+    int last, done_at;                               /* layers: needed before; the lowest done in this pass      */
+    bool up;                                         /* layers are needed in rising order                        */
+    int n_flown;                                     /* layers done in this pass                                 */
+    int64_t n_passes;                                /* of this step, whose gradients are summed                 */
 };
 /* Bytes of memory, by purpose, as sharding_place will take it. */
 struct sharding_bytes {
@@ -105,18 +113,25 @@ enum status sharding_pass_begin(struct sharding *h, struct step *s);
 /* Between forward and backward.  A tied head in exact mode: each of its two uses has a tree over segments and ranks. */
 enum status sharding_pass_turns(struct sharding *h, struct step *s);
 enum status sharding_pass_end(struct sharding *h, struct step *s);
-/* Sum of squares of each parameter's gradient, roots (number of parameters) F64: blocks of SUM_SQUARES_BLOCK in a tree,
- * the same on every stage and rank. */
+/* Sum of squares of the gradient of each part of every parameter, roots (params_parts) F64: blocks of SUM_SQUARES_BLOCK
+ * in a tree, the same on every stage and rank; over expert and tensor in the order of ranks, each copy once. */
 enum status sharding_squares(struct sharding *h, struct step *s, struct tensor roots);
 /* My part of the weights has changed: let the others know.  settle waits for what is under way. */
 enum status sharding_publish(struct sharding *h);
 enum status sharding_settle(struct sharding *h);
-/* Elements of a parameter that this rank keeps: all, or those of its part. */
+/* Elements of a parameter that this rank keeps, of those that its mesh coordinates give it: all, or a slice. */
 void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t *n);
 /* Elements [first, first + n) of a parameter's weight become these numbers of the wide type, in host memory: what of
  * them this rank keeps, masters and rounded copies.  Waits; the same on all ranks, or sharding_publish follows. */
 enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers);
-/* The parameters' w point into the row of their block, their g into that row: for the files of sharding. */
+/* Whether another rank has the same in its slice, and counts and saves it. */
+bool sharding_elsewhere(const struct sharding *h, int param, int part);
+/* For the files of sharding.  The parameters' w point into the row of their block, their g into that row. */
+bool sharding_has(const struct sharding *h, int param);
 void sharding_bind_w(struct sharding *h, const struct sharding_block *b);
 void sharding_bind_g(struct sharding *h, const struct sharding_block *b, char *row);
+/* My elements of a part in my slice of its parameter: n from `begin` of the part on; false: none. */
+bool sharding_part(const struct sharding *h, int param, int part, int64_t *begin, int64_t *n);
+int64_t sharding_copies(const struct sharding *h, const struct sharding_block *b); /* numbers to add */
+enum status sharding_add_copies(struct sharding *h, struct step *s);
 #endif

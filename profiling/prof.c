@@ -2,6 +2,9 @@
 #define _GNU_SOURCE
 #include "profiling/prof.h"
 #include <time.h>
+#include "profiling/trace_inside.h"
+
+static const char *const kind_names[N_PROF_KINDS] = {"step", "pass", "layer", "op", "seam"};
 
 double prof_seconds(void) {
     struct timespec t;
@@ -14,10 +17,9 @@ double prof_seconds(void) {
 
 static nvtxDomainHandle_t domain(void) {
     static nvtxDomainHandle_t made; /* a race makes it twice under one name, which NVTX treats as one */
-    static const char *const names[N_PROF_KINDS] = {"step", "pass", "layer", "op", "seam"};
     if (made) return made;
     const nvtxDomainHandle_t new = nvtxDomainCreateA("baton");
-    for (uint32_t k = 0; k < N_PROF_KINDS; k++) nvtxDomainNameCategoryA(new, k + 1, names[k]);
+    for (uint32_t k = 0; k < N_PROF_KINDS; k++) nvtxDomainNameCategoryA(new, k + 1, kind_names[k]);
     return made = new;
 }
 
@@ -28,9 +30,13 @@ void prof_begin(enum prof_kind kind, const char *name) {
                                .messageType = NVTX_MESSAGE_TYPE_ASCII,
                                .message.ascii = name};
     nvtxDomainRangePushEx(domain(), &e);
+    trace_range(kind_names[kind], name);
 }
-void prof_end(void) { nvtxDomainRangePop(domain()); }
+void prof_end(void) {
+    trace_range(NULL, NULL);
+    nvtxDomainRangePop(domain());
+}
 #else
-void prof_begin(enum prof_kind kind, const char *name) { (void)kind, (void)name; }
-void prof_end(void) {}
+void prof_begin(enum prof_kind kind, const char *name) { trace_range(kind_names[kind], name); }
+void prof_end(void) { trace_range(NULL, NULL); }
 #endif

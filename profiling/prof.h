@@ -2,7 +2,7 @@
 #ifndef BATON_PROFILING_PROF_H
 #define BATON_PROFILING_PROF_H
 /* prof.h - named ranges around steps, layers, ops and seams: NVTX ranges in the domain "baton" where built with the
- * CUDA Toolkit, nothing elsewhere; and the clock. */
+ * CUDA Toolkit, nothing elsewhere; ranges of a trace (trace.h) while one is recorded; and the clock. */
 #include <stdint.h>
 
 #ifdef __cplusplus

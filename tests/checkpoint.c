@@ -148,7 +148,8 @@ static enum status make_shards(const char *dir, const struct half *h, int n) {
         TRY(shard_write(path, item, i == 0 ? 2 : 1, NULL, &sum[i]));
         file[i + 1] = (struct manifest_file){.name = name[i], .bytes = sum[i].bytes, .xxh3 = sum[i].xxh3};
         hash_xxh3(whole + h[i].begin * COLS, h[i].rows * COLS * 4, hex[i + 1]);
-        piece[i + 1] = (struct manifest_piece){i + 1, h[i].begin, h[i].rows, hex[i + 1]};
+        piece[i + 1] =
+            (struct manifest_piece){.file = i + 1, .begin = h[i].begin, .rows = h[i].rows, .xxh3 = hex[i + 1]};
     }
     hash_xxh3("x", 1, config_sum);
     file[0].bytes = 1;

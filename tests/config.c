@@ -48,9 +48,9 @@ static void design_example(void) {
     CHECK(c.mesh.seq == 8 && c.train.tokens_per_sequence == 409600 && c.train.precision == PRECISION_BF16, "train");
     CHECK(c.optimizer.lr == 3.0e-4 && c.optimizer.schedule == SCHEDULE_WSD && c.optimizer.beta2 == 0.95, "optimizer");
     CHECK(c.data.train.n == 1 && c.data.valid.n == 1 && c.checkpoint.keep == 3 && c.run.seed == 1, "the rest");
-    c.mesh.tensor = 2;
-    CHECK(config_check_runnable(&c) == ERR_CONFIG && strstr(status_text(), "mesh.tensor"), "'%s'", status_text());
-    c.mesh.tensor = 1;
+    c.mesh.pipe = 2;
+    CHECK(config_check_runnable(&c) == ERR_CONFIG && strstr(status_text(), "mesh.pipe"), "'%s'", status_text());
+    c.mesh.pipe = 1;
     MUST(config_check_runnable(&c));
     const struct device_choice cpu = {0}, cuda = {.cuda = true, .n_devices = 1};
     CHECK(device_check_precision(&cpu, PRECISION_BF16) == ERR_CONFIG && strstr(status_text(), "bf16"), "'%s'",

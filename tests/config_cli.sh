@@ -56,7 +56,9 @@ check "an override misspelt" "train.step=3: train.step: unknown key; did you mea
 check "an override out of range" "optimizer.lr=-1: optimizer.lr: wants" good.yaml optimizer.lr=-1
 check "an override that disagrees" "model.pattern=MQ: model.pattern: symbol 'Q'" good.yaml model.pattern=MQ
 check "an option misspelt" "--dry-run" good.yaml --dryrun
-check "ranks that do not run yet" "mesh.tensor" good.yaml mesh.tensor=2
+check "ranks that do not run yet" "mesh.pipe" good.yaml mesh.pipe=2
+check "heads that ranks cannot share" "model.layers.M (mamba2): heads 2 cannot be spread over the 4 ranks" good.yaml \
+    mesh.tensor=4
 check "a precision that does not run on the CPU" "bf16" good.yaml train.precision=bf16
 
 (cd "$work" && "$BATON_PROGRAM" train good.yaml --device cpu --dry-run) >"$work/out" 2>"$work/err" ||

@@ -10,6 +10,7 @@
 enum { STEPS = 3 };
 static const struct device_choice gpu = {.cuda = true, .n_devices = 1};
 static const char *const overrides[] = {"train.precision=f32", "train.micro_batch=2", "train.tokens_per_sequence=24"};
+static int bad_param[2]; /* of each rank */
 enum { N_OVERRIDES = sizeof overrides / sizeof *overrides };
 
 static void near(const char *what, int step, double a, double b) {
@@ -85,6 +86,45 @@ static void check_skip(struct rank *rank, const char *folder) {
     config_term(&c);
 }
 
+/* A weight of one rank alone is no number: all ranks skip that step, name the same parameter and keep their bits. */
+static enum status check_skip_of_all(struct rank *rank, void *configs) {
+    struct trainer t;
+    struct step_report r;
+    const struct device_choice all = {.cuda = true, .n_devices = device_count()};
+    MUST(trainer_open(&t, (struct config *)configs + rank_index(rank), rank, &all, &small_run_never));
+    MUST(train_step(&t, &r));
+    CHECK(!r.skipped, "a good step is skipped");
+    const int norm = param_find(&t.run.model.params, "layers.0.norm.weight");
+    ASSERT(norm >= 0);
+    if (rank_index(rank) == 1)
+        MUST(space_copy(&t.run.ctx, t.run.model.params.list[norm].w.data, &(float){NAN}, sizeof(float)));
+    char *const before = take_state(&t);
+    MUST(train_step(&t, &r));
+    CHECK(r.skipped && t.step == 2 && r.bad_param >= 0, "rank %d: skipped %d, step %d, bad parameter %d",
+          rank_index(rank), r.skipped, (int)t.step, r.bad_param);
+    bad_param[rank_index(rank)] = r.bad_param;
+    char *const after = take_state(&t);
+    CHECK(!memcmp(before, after, (size_t)state_of(&t, NULL)), "rank %d: a skipped step changed the state",
+          rank_index(rank));
+    mem_free(before);
+    mem_free(after);
+    trainer_close(&t);
+    return OK;
+}
+
+static void check_ranks(const char *folder) {
+    static const char *const two[] = {"train.precision=f32", "train.micro_batch=2", "train.tokens_per_sequence=24",
+                                      "mesh.seq=2", "mesh.shard=none"};
+    struct config configs[2];
+    struct world *w = NULL;
+    for (int i = 0; i < 2; i++) small_run_config(&configs[i], folder, 5, two);
+    MUST(world_open(&w, &(struct world_spec){.n_ranks = 2, .deadline_s = 60}));
+    MUST(world_run(w, check_skip_of_all, configs));
+    world_close(w);
+    for (int i = 0; i < 2; i++) config_term(&configs[i]);
+    CHECK(bad_param[0] == bad_param[1], "one rank names parameter %d, the other %d", bad_param[0], bad_param[1]);
+}
+
 static void check_checkpoint(struct rank *rank, const char *folder) {
     struct trainer t;
     struct config c;
@@ -114,6 +154,7 @@ static enum status check_all(struct rank *rank, void *folder) {
     check_steps(rank, folder);
     check_skip(rank, folder);
     check_checkpoint(rank, folder);
+    check_ranks(folder);
     return OK;
 }
 

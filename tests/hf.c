@@ -29,7 +29,7 @@ static void add(struct params *ps, const char *name, int n_dims, int64_t d0, int
         static const char *const known[] = {"z", "x", "B", "C", "dt", "q", "k", "v", "gate", "up"};
         for (size_t i = 0; i < sizeof known / sizeof *known; i++)
             if (strlen(known[i]) == strcspn(s, "|") && !strncmp(known[i], s, strlen(known[i])))
-                p.section[at] = (struct section){known[i], rows[at]};
+                p.section[at] = section_cut(known[i], rows[at], 1);
         at++;
     }
     p.n_sections = at;

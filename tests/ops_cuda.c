@@ -44,7 +44,10 @@ static void mirror_open(struct mirror *m, struct trial *t, const struct ctx *c) 
         MUST(device_take(trial_block_bytes(&t->tensor[i]), &p));
         m->block[i] = p;
     }
-    MUST(device_arena_init(&m->work, "workspace of one call", t->op->work(c, t->args)));
+    const int64_t work = t->op->work(c, t->args);
+    CHECK((work < 0) == (t->no_bf16 && t->real == BF16), "%s, %s: a workspace of %lld bytes", t->op->name, t->why,
+          (long long)work);
+    MUST(device_arena_init(&m->work, "workspace of one call", work < 0 ? 0 : work));
     if (t->before[FORWARD] || t->before[BACKWARD]) MUST(device_arena_init(&m->hook, "workspace of a hook", HOOK_BYTES));
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/cases.h"
 #include "kernels/clip/clip.h"
 #include "kernels/combine/combine.h"
+#include "kernels/embedding/embedding.h"
 #include "kernels/fill/fill.h"
 #include "kernels/gated_norm/gated_norm.h"
 #include "kernels/group/group.h"
@@ -21,6 +22,7 @@
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/route/route.h"
 #include "kernels/sum_squares/sum_squares.h"
+#include "kernels/token_loss/token_loss.h"
 #include "kernels/tree_sum/tree_sum.h"
 #include "tests/check.h"
 
@@ -162,10 +164,12 @@ static void mean_combine(const struct before *b, const void *args) {
 }
 
 static void mean_embedding(const struct before *b, const void *args) {
-    const int64_t D = width(b, "y");
-    (void)args;
-    for (int64_t i = 0; i < count(b, "y"); i++)
-        expect(b, "y", i, was(b, "w", (int64_t)was(b, "ids", i / D) * D + i % D), 0.0);
+    const struct embedding *a = args;
+    const int64_t D = width(b, "y"), V = a->w.shape[0];
+    for (int64_t i = 0; i < count(b, "y"); i++) {
+        const int64_t id = (int64_t)was(b, "ids", i / D) - a->first;
+        expect(b, "y", i, id >= 0 && id < V ? was(b, "w", id * D + i % D) : 0.0, 0.0);
+    }
 }
 
 static void mean_fill(const struct before *b, const void *args) {
@@ -232,7 +236,7 @@ static void mean_head(const struct before *b, const void *args) {
             for (int64_t d = 0; d < D; d++) l += a->logit_scale * was(b, "x", t * D + d) * was(b, "w", v * D + d);
             expect(b, "logits", t * V + v, l, (double)D);
             sum += exp(l);
-            if (v == target) picked = l;
+            if (a->first + v == target) picked = l;
         }
         expect(b, "lse", t, log(sum), (double)D);
         expect(b, "picked", t, picked, (double)D);
@@ -333,10 +337,15 @@ static void mean_sum_squares(const struct before *b, const void *args) {
 }
 
 static void mean_token_loss(const struct before *b, const void *args) {
+    const struct token_loss *a = args;
+    const int64_t T = count(b, "lse");
     double total = was(b, "total", 0);
-    (void)args;
-    for (int64_t t = 0; t < count(b, "lse"); t++) {
-        const double loss = was(b, "targets", t) < 0.0 ? 0.0 : was(b, "lse", t) - was(b, "picked", t);
+    for (int64_t t = 0; t < T; t++) {
+        double sum = 0.0;
+        for (int64_t i = 0; i < a->parts.shape[0]; i++) sum += exp(was(b, "parts", i * T + t));
+        const double lse = sum > 0.0 ? log(sum) : was(b, "lse", t);
+        if (sum > 0.0) expect(b, "lse", t, lse, 0.0);
+        const double loss = was(b, "targets", t) < 0.0 ? 0.0 : lse - was(b, "picked", t);
         if (named(b->t, "loss")) expect(b, "loss", t, loss, 0.0);
         total += loss;
     }

@@ -60,7 +60,13 @@ refused 2 'a sequence of 40 tokens cannot be split over 41 ranks' $train --ranks
 refused 2 'ranks 0: wants a number from 1 to 4096' $train --ranks 0
 refused 2 'ranks 2x: wants a number from 1 to 4096' $train --ranks 2x
 refused 2 'mesh.data: 3 ranks of micro-batches of 1 do not divide the 4 sequences_per_step' $train mesh.data=3
-refused 2 'mesh.tensor: 2 ranks do not run yet' $train mesh.tensor=2
+refused 2 'vocab 256 cannot be spread over the 3 ranks of mesh.tensor; sizes that would do: 1, 2, 4, 8' \
+    $train mesh.tensor=3
+refused 2 'the nearest legal meshes: .data: 1, seq: 3, tensor: 1' $train mesh.tensor=3
+refused 2 'layers.M .mamba2.: heads 4 cannot be spread over the 8 ranks' $train mesh.tensor=8
+refused 2 'layers.\* .attention.: heads 6 cannot be spread over the 4 .*would do: 1, 2, 3, 6' $train mesh.tensor=4
+refused 2 'layers.- .mlp.: hidden 21 cannot be spread over the 2' $train model.layers.-.hidden=21 mesh.tensor=2
+refused 2 'keep_every: 2 wants mesh.tensor=1' $train train.keep=inputs train.keep_every=2 mesh.tensor=2
 refused 2 'mesh.pipe: 2 ranks do not run yet' $train mesh.pipe=2
 refused 2 'mesh.expert: 2 ranks do not run yet' $train mesh.seq=2 mesh.expert=2
 refused 2 'mesh.expert: 3 does not divide data x seq = 2' $train mesh.seq=2 mesh.expert=3
@@ -80,6 +86,7 @@ refused 1 'needs [0-9.]+ MiB for 2 ranks and this machine has [0-9.]+ MiB free' 
 losses one $train
 losses threads $train --ranks 3
 losses mesh $train mesh.seq=3
+losses tensor $train mesh.seq=2 mesh.tensor=2
 cmp -s "$work/losses_threads" "$work/losses_mesh" || wrong "--ranks 3 and mesh.seq=3 differ"
 
 if ! command -v mpirun >/dev/null; then
@@ -107,5 +114,7 @@ if OPENBLAS_VERBOSE=2 OPENBLAS_CORETYPE=Nehalem "$BATON_PROGRAM" --help 2>&1 | g
         wrong "nothing is said of ranks with other kernels"
 fi
 losses processes $start -n 3 $train
+losses tensor_processes $start -n 4 $train mesh.seq=2 mesh.tensor=2
+cmp -s "$work/losses_tensor" "$work/losses_tensor_processes" || wrong "four threads and four processes differ"
 cmp -s "$work/losses_threads" "$work/losses_processes" || wrong "three threads and three processes differ"
 exit $((failures > 0))

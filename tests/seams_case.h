@@ -14,7 +14,7 @@
 /* One rank's seams over a shard map, with the memory that they plan. */
 struct seat {
     struct shard_map map;
-    struct comm seq, tokens;
+    struct comm seq, tokens, tensor;
     struct arena memory, work;
     struct ctx ctx;
     struct seams_mesh seams;
@@ -29,28 +29,34 @@ struct seat_spec {
     bool swap;
     const int64_t *pos;
     int64_t attend_numbers, work;
+    int tensor; /* ranks of that axis; 0: one.  The world then has seq x tensor */
+    int64_t own_numbers, total_numbers;
 };
 
-static inline enum status seat_comms(struct seat *s, struct rank *r) {
-    const struct mesh_sizes sizes = {1, 1, rank_size(r), 1, 1};
+static inline enum status seat_comms(struct seat *s, struct rank *r, int tensor) {
+    const struct mesh_sizes sizes = {1, 1, rank_size(r) / tensor, tensor, 1};
     struct mesh mesh;
     struct comm_limits limits = {0};
-    for (int i = 0; i < rank_size(r); i++) {
-        const int n = seams_mesh_transfers(&s->map, i);
+    for (int i = 0; i < sizes.seq; i++) {
+        const int n = seams_mesh_transfers(&s->map, i), m = seams_mesh_tensor_transfers(&s->map, i, tensor);
         if (n > limits.transfers) limits.transfers = n;
+        if (m > limits.transfers) limits.transfers = m;
     }
     TRY(mesh_place(&mesh, &sizes, rank_size(r), rank_index(r)));
+    s->me = mesh_index(&mesh, MESH_SEQ);
     TRY(comm_init(&s->seq, r, &mesh, MESH_SEQ, &limits));
+    TRY(comm_init(&s->tensor, r, &mesh, MESH_TENSOR, &limits));
     return comm_init(&s->tokens, r, &mesh, MESH_TOKENS, NULL);
 }
 
 static inline enum status seat_open(struct seat *s, struct rank *r, const struct seat_spec *spec) {
-    *s = (struct seat){.me = rank_index(r)};
+    *s = (struct seat){0};
     TRY(shard_map_init(&s->map, &spec->shard));
-    TRY(seat_comms(s, r));
+    TRY(seat_comms(s, r, spec->tensor > 0 ? spec->tensor : 1));
     s->ctx = (struct ctx){.ops = &ops_ref64, .work = &s->work, .real = F64, .space = HOST};
     const struct seams_mesh_spec seams = {.seq = &s->seq,
                                           .tokens = &s->tokens,
+                                          .tensor = &s->tensor,
                                           .map = &s->map,
                                           .pos = spec->pos,
                                           .way = spec->way,
@@ -58,6 +64,8 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .n_carries = spec->n_carries,
                                           .carry = spec->carry,
                                           .attend_numbers = spec->attend_numbers,
+                                          .total_numbers = spec->total_numbers,
+                                          .own_numbers = spec->own_numbers,
                                           .swap = spec->swap};
     const struct seams_mesh_bytes bytes = seams_mesh_bytes(&seams);
     TRY(arena_init(&s->memory, "a seat", bytes.ops + bytes.host));
@@ -70,6 +78,7 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
 
 static inline void seat_close(struct seat *s) {
     comm_term(&s->seq);
+    comm_term(&s->tensor);
     comm_term(&s->tokens);
     arena_term(&s->memory);
     arena_term(&s->work);

@@ -72,9 +72,10 @@ static enum status pass(struct runner *r, struct need_case *c, int me, int n) {
     return sharding_pass_end(h, &r->step);
 }
 
-/* Without slices every rank has all of x and of the sum: one of them counts. */
+/* Without slices every rank has all of x and of the sum, or all those with the same experts: one of them counts. */
 static void multiply_mine(const struct runner *r, struct need_case *c, int me) {
-    for (int i = 0; i < r->model.params.n && (r->shards.sliced || me == 0); i++) {
+    for (int i = 0; i < r->model.params.n; i++) {
+        if (sharding_elsewhere(&r->shards, i, 0)) continue;
         const struct sharding_piece *p = &r->shards.piece[i];
         for (int64_t k = 0; k < p->n; k++) c->x_sy[me] += draw((uint64_t)i, p->begin + k) * ((double *)p->g.data)[k];
     }
@@ -148,14 +149,17 @@ static void run_case(struct need_case *c) {
 int main(void) {
     /* Blocks of one owner, and blocks that are cut inside. */
     static const char *const symbols[] = {"M=mamba2 heads=4 head_width=16 state=8 groups=2 conv=4 chunk=8",
-                                          "*=attention heads=4 kv_heads=2 head_width=8", "-=mlp hidden=300", NULL};
-    static const int meshes[][2] = {{1, 1}, {1, 2}, {2, 1}, {1, 3}, {2, 2}, {1, 4}, {1, 8}, {2, 4}};
+                                          "*=attention heads=4 kv_heads=2 head_width=8", "-=mlp hidden=300",
+                                          "E=moe experts=8 top_k=1 hidden=70", NULL};
+    static const int meshes[][3] = {{1, 1, 1}, {1, 2, 1}, {2, 1, 1}, {1, 3, 1}, {2, 2, 1}, {1, 4, 1},
+                                    {1, 8, 1}, {2, 4, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 4}, {2, 4, 4}};
     for (size_t i = 0; i < sizeof meshes / sizeof *meshes; i++)
         for (int stage = SHARDING_NONE; stage <= SHARDING_PARAMETERS; stage++) {
-            struct need_case c = {.mesh = {.data = meshes[i][0], .seq = meshes[i][1], .tensor = 1, .expert = 1}};
+            struct need_case c = {
+                .mesh = {.data = meshes[i][0], .seq = meshes[i][1], .tensor = 1, .expert = meshes[i][2]}};
             c.mesh.pipe = 1;
             c.mesh.shard = stage;
-            small_model(&c.model, "M-*-M", 32, 300, stage % 2, symbols);
+            small_model(&c.model, "M-*-EM", 32, 300, stage % 2, symbols);
             run_case(&c);
             model_config_term(&c.model);
         }

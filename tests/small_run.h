@@ -41,11 +41,11 @@ static inline void small_run_tokens(const char *prefix) {
     MUST(token_writer_close(w, true));
 }
 
-/* folder holds tokens; overrides replace keys of the YAML above.  device: NULL, the cpu. */
-static inline void small_run_open_on(struct trainer *t, struct config *c, struct rank *rank,
-                                     const struct device_choice *device, const char *folder, int n_overrides,
-                                     const char *const *overrides) {
-    static const int never = 0;
+static const int small_run_never = 0;
+
+/* folder holds tokens; overrides replace keys of the YAML above. */
+static inline void small_run_config(struct config *c, const char *folder, int n_overrides,
+                                    const char *const *overrides) {
     char path[PATH_BYTES];
     struct text errors = {0};
     MUST(path_print(path, "%s/config.yaml", folder));
@@ -54,7 +54,14 @@ static inline void small_run_open_on(struct trainer *t, struct config *c, struct
     const enum status st = config_read(c, &from, &errors);
     CHECK(st == OK, "%s", errors.s ? errors.s : status_text());
     text_term(&errors);
-    MUST(trainer_open(t, c, rank, device, &never));
+}
+
+/* device: NULL, the cpu. */
+static inline void small_run_open_on(struct trainer *t, struct config *c, struct rank *rank,
+                                     const struct device_choice *device, const char *folder, int n_overrides,
+                                     const char *const *overrides) {
+    small_run_config(c, folder, n_overrides, overrides);
+    MUST(trainer_open(t, c, rank, device, &small_run_never));
 }
 
 static inline void small_run_open(struct trainer *t, struct config *c, struct rank *rank, const char *folder,

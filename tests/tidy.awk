@@ -10,8 +10,8 @@ BEGIN {
     folders("dist", "base/ dist/ profiling/prof.h")
     folders("model", "base/ kernels/ model/ profiling/prof.h")
     folders("data", "base/ data/")
-    folders("parallel", "base/ dist/ kernels/ parallel/ model/seams.h model/params.h")
-    folders("checkpoints", "base/ dist/ checkpoints/ model/params.h model/config.h")
+    folders("parallel", "base/ dist/ kernels/ parallel/ model/seams.h model/params.h model/param_parts.h")
+    folders("checkpoints", "base/ dist/ checkpoints/ model/params.h model/param_parts.h model/config.h")
     all = "base/ profiling/ kernels/ dist/ model/ data/ parallel/ checkpoints/ launch/"
     folders("launch", all)
     folders("tests", all " tests/")

@@ -225,6 +225,6 @@ extern "C" enum status attention_bwd_cuda(struct ctx *c, const struct attention 
 }
 
 extern "C" int64_t attention_work_cuda(const struct ctx *c, const struct attention *a) {
-    if (c->real == BF16) return attention_work_bf16(a);
+    if (c->real == BF16) return attention_shape_bf16(a) == OK ? attention_work_bf16(a) : -1;
     return arena_round(a->q.shape[0] * a->heads * (int64_t)sizeof(float));
 }

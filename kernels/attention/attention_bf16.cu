@@ -72,10 +72,15 @@ __global__ static void sum_rows_back(const struct attention a, const struct tabl
 
 static bool aligned(struct tensor x) { return (uintptr_t)x.data % 16 == 0 && x.pitch % 8 == 0; }
 
-extern "C" enum status attention_bf16_check(const struct attention *a, bool backward) {
-    const struct tensor x[] = {a->q, a->k, a->v, a->o, a->dout, a->dq, a->dk, a->dv};
+extern "C" enum status attention_shape_bf16(const struct attention *a) {
     CHECK_THAT(attention, a->head_width % 8 == 0 && a->head_width <= 256,
                "head_width %" PRId64 " has no BF16 kernel: multiples of 8 up to 256 do, all in F32", a->head_width);
+    return OK;
+}
+
+extern "C" enum status attention_bf16_check(const struct attention *a, bool backward) {
+    const struct tensor x[] = {a->q, a->k, a->v, a->o, a->dout, a->dq, a->dk, a->dv};
+    TRY(attention_shape_bf16(a));
     CHECK_THAT(attention, a->scale > 0.0, "scale %g: expected above 0", a->scale);
     CHECK_THAT(attention, a->k.shape[0] < INT32_MAX - BLOCK, "%" PRId64 " rows of k: expected fewer than 2^31",
                a->k.shape[0]);

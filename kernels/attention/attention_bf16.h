@@ -16,6 +16,8 @@
 extern "C" {
 #endif
 
+/* ERR_ARG: a width that these kernels do not have. */
+enum status attention_shape_bf16(const struct attention *a);
 /* ERR_ARG: a width, pitch or address that these kernels do not have. */
 enum status attention_bf16_check(const struct attention *a, bool backward);
 enum status attention_fwd_bf16(struct ctx *c, const struct attention *a);

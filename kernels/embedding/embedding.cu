@@ -9,10 +9,11 @@
 /* A bad id cannot fail here without waiting for the device: its row becomes NaN, which the step report shows. */
 template <typename real, int n> __global__ static void pick_cells(const struct embedding a) {
     FOR_PACKS(t, i, a.y.shape[0], a.y.shape[1], n) {
-        const int64_t id = ((const int32_t *)a.ids.data)[t];
+        const int64_t id = ((const int32_t *)a.ids.data)[t], at = id - a.first, V = a.w.shape[0];
+        const bool bad = id < 0 || id >= (a.vocab > 0 ? a.vocab : V);
         float w[n];
-        for (int k = 0; k < n; k++) w[k] = nanf("");
-        if (id >= 0 && id < a.w.shape[0]) get<n>(w, row_of<real>(a.w, id) + i);
+        for (int k = 0; k < n; k++) w[k] = bad ? nanf("") : 0.0f;
+        if (!bad && at >= 0 && at < V) get<n>(w, row_of<real>(a.w, at) + i);
         put<n>(row_of<real>(a.y, t) + i, w);
     }
 }
@@ -28,8 +29,8 @@ __global__ static void sum_class(const struct embedding a) {
         if (threadIdx.x < n) ids[threadIdx.x] = ((const int32_t *)a.ids.data)[t0 + threadIdx.x];
         __syncthreads();
         for (int k = 0; k < n; k++) {
-            const int64_t id = ids[k];
-            if (id % CLASSES != blockIdx.y || id >= V || i >= a.dy.shape[1]) continue;
+            const int64_t id = ids[k] - a.first;
+            if (id < 0 || id % CLASSES != blockIdx.y || id >= V || i >= a.dy.shape[1]) continue;
             row(a.dw, id)[i] += row(a.dy, t0 + k)[i];
         }
     }
@@ -43,7 +44,7 @@ template <int n> __global__ static void sum_class_bf16(const struct embedding a)
     const int64_t i = ((int64_t)blockIdx.x * WARP + threadIdx.x) * n, of = (int64_t)blockIdx.y * WARPS + threadIdx.y;
     for (int64_t t0 = 0; t0 < T; t0 += WARP) {
         const int64_t t = t0 + threadIdx.x;
-        const int32_t mine = t < T ? ((const int32_t *)a.ids.data)[t] : -1;
+        const int32_t mine = t < T ? (int32_t)(((const int32_t *)a.ids.data)[t] - a.first) : -1;
         const bool wanted = mine >= 0 && mine < V && mine % CLASSES_BF16 == of;
         for (unsigned left = __ballot_sync(0xffffffffu, wanted); left; left &= left - 1) {
             const int k = __ffs((int)left) - 1;

@@ -15,8 +15,12 @@ static void pick_block(void *arg, int64_t item, int worker) {
     const struct embedding_job *j = arg;
     const struct block b = block_at(j->cut, item);
     (void)worker;
-    for (int64_t t = b.row; t < b.row_end; t++)
-        memcpy(row(j->a->y, t) + b.col, row(j->a->w, j->ids[t]) + b.col, (size_t)b.cols * sizeof(real));
+    for (int64_t t = b.row; t < b.row_end; t++) {
+        const int64_t id = j->ids[t] - j->a->first;
+        real *y = row(j->a->y, t) + b.col;
+        if (id >= 0 && id < j->a->w.shape[0]) memcpy(y, row(j->a->w, id) + b.col, (size_t)b.cols * sizeof(real));
+        else memset(y, 0, (size_t)b.cols * sizeof(real));
+    }
 }
 
 /* An item owns a strip of columns and walks all tokens, so a row's sum is in ascending t. */
@@ -25,14 +29,17 @@ static void sum_strip(void *arg, int64_t item, int worker) {
     const struct block b = block_at(j->cut, item);
     (void)worker;
     for (int64_t t = 0; t < j->a->dy.shape[0]; t++) {
+        const int64_t id = j->ids[t] - j->a->first;
+        if (id < 0 || id >= j->a->dw.shape[0]) continue;
         const real *restrict dy = row(j->a->dy, t) + b.col;
-        real *restrict dw = row(j->a->dw, j->ids[t]) + b.col;
+        real *restrict dw = row(j->a->dw, id) + b.col;
         for (int64_t i = 0; i < b.cols; i++) dw[i] += dy[i];
     }
 }
 
 static enum status check_ids(const struct embedding *a, int64_t V) {
     const int32_t *ids = a->ids.data;
+    if (a->vocab > 0) V = a->vocab;
     for (int64_t t = 0; t < a->ids.shape[0]; t++)
         FAIL_UNLESS(ids[t] >= 0 && ids[t] < V, ERR_DATA,
                     "embedding: ids[%" PRId64 "] = %" PRId32 " lies outside the vocabulary [0, %" PRId64

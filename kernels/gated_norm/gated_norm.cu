@@ -6,6 +6,16 @@
 #include "kernels/gated_norm/gated_norm.h"
 #include "kernels/packs.cuh"
 
+/* Where groups lie on several ranks: the first half leaves its sum, the second one takes that of all. */
+static __device__ bool half_done(const struct gated_norm &a, struct tensor sums, int64_t t, int64_t g, double *sum) {
+    if (a.half == GATED_WHOLE) return false;
+    double *at = (double *)sums.data + t * sums.pitch + g;
+    if (a.half == GATED_REST) *sum = *at;
+    else if (threadIdx.x == 0) *at = *sum;
+    return a.half == GATED_SUMS;
+}
+static __device__ int64_t all_of(const struct gated_norm &a) { return a.half == GATED_REST ? a.group_all : a.group; }
+
 template <typename real> __global__ static void forward_groups(const struct gated_norm a) {
     const int64_t groups = a.r.shape[1], n = a.group;
     FOR_WARPS(item, a.y.shape[0] * groups) {
@@ -18,7 +28,9 @@ template <typename real> __global__ static void forward_groups(const struct gate
             const float u = a.norm_first ? one(y + i) : one(y + i) * silu(one(z + i));
             sum += (double)u * (double)u;
         }
-        const float r = (float)(1.0 / sqrt(warp_sum(sum) / (double)n + a.eps));
+        sum = warp_sum(sum);
+        if (half_done(a, a.square, t, item % groups, &sum)) continue;
+        const float r = (float)(1.0 / sqrt(sum / (double)all_of(a) + a.eps));
         for (int64_t i = threadIdx.x; i < n; i += WARP)
             set(out + i,
                 a.norm_first ? w[i] * silu(one(z + i)) * (one(y + i) * r) : one(y + i) * silu(one(z + i)) * (w[i] * r));
@@ -37,7 +49,9 @@ template <typename real> __global__ static void backward_groups(const struct gat
         double sum = 0.0; /* of h w do either way, but for a factor r: u w do, or g y */
         for (int64_t i = threadIdx.x; i < n; i += WARP)
             sum += (double)(one(y + i) * silu(one(z + i))) * (double)w[i] * (double)one(dout + i);
-        const float pull = (float)(warp_sum(sum) / (double)n * (double)r * (double)r);
+        sum = warp_sum(sum);
+        if (half_done(a, a.pull, t, item % groups, &sum)) continue;
+        const float pull = (float)(sum / (double)all_of(a) * (double)r * (double)r);
         for (int64_t i = threadIdx.x; i < n; i += WARP) {
             const float yi = one(y + i), zi = one(z + i), s = sigmoid(zi), gate = zi * s;
             const float slope = s * (1.0f + zi * (1.0f - s)), wd = w[i] * one(dout + i);
@@ -173,8 +187,9 @@ __global__ __launch_bounds__(THREADS) static void backward_teams(const struct ga
 static __device__ void add_weight(const struct gated_norm &a, int64_t i, float sum) { ((float *)a.dw.data)[i] += sum; }
 
 static bool in_packs(const struct gated_norm *a) {
-    return a->group % PACK == 0 && a->group <= TEAM_MOST && packs_fit(a->y) && packs_fit(a->z) && packs_fit(a->w) &&
-           packs_fit(a->out) && packs_fit(a->dout) && packs_fit(a->dy) && packs_fit(a->dz);
+    return a->half == GATED_WHOLE && a->group % PACK == 0 && a->group <= TEAM_MOST && packs_fit(a->y) &&
+           packs_fit(a->z) && packs_fit(a->w) && packs_fit(a->out) && packs_fit(a->dout) && packs_fit(a->dy) &&
+           packs_fit(a->dz);
 }
 
 template <int team, int packs> static enum status launch_forward(struct ctx *c, const struct gated_norm *a) {
@@ -209,6 +224,7 @@ extern "C" enum status gated_norm_fwd_cuda(struct ctx *c, const struct gated_nor
     const int64_t T = a->y.shape[0], C = a->y.shape[1];
     TRY(check_inputs(c, a));
     CHECK_SHAPE(gated_norm, out, REAL, T, C);
+    if (a->half != GATED_WHOLE) CHECK_SHAPE(gated_norm, square, F64, T, C / a->group);
     if (REAL == F32) LAUNCH_WARPS(forward_groups<float>, T * (C / a->group), *a);
     else if (in_packs(a)) FOR_TEAM(launch_forward, a->group, c, a);
     else LAUNCH_WARPS(forward_groups<bf16_bits>, T * (C / a->group), *a);
@@ -220,7 +236,7 @@ static enum status backward(struct ctx *c, const struct gated_norm *a) {
     const bool packs = REAL == BF16 && in_packs(a);
     const int64_t bytes = packs ? team_lines_bytes(T, a->group, C / a->group) : lines_bytes(T, C);
     void *lines = NULL;
-    if (tensor_has(a->dw)) TRY(arena_take(c->work, bytes, &lines));
+    if (tensor_has(a->dw) && a->half != GATED_SUMS) TRY(arena_take(c->work, bytes, &lines));
     if (packs) {
         FOR_TEAM(launch_backward, a->group, c, a, (float *)lines);
         return OK;
@@ -242,6 +258,7 @@ extern "C" enum status gated_norm_bwd_cuda(struct ctx *c, const struct gated_nor
     CHECK_SHAPE(gated_norm, dy, REAL, T, C);
     CHECK_SHAPE(gated_norm, dz, REAL, T, C);
     CHECK_OPTIONAL(gated_norm, dw, WIDE, C);
+    if (a->half != GATED_WHOLE) CHECK_SHAPE(gated_norm, pull, F64, T, C / a->group);
     const int64_t mark = arena_mark(c->work);
     const enum status st = backward(c, a);
     arena_release(c->work, mark);

@@ -4,6 +4,12 @@
 #include "kernels/matmul.cuh"
 #include "kernels/packs.cuh"
 
+__device__ static int64_t vocab_of(const struct head &a) { return a.vocab > 0 ? a.vocab : a.logits.shape[1]; }
+/* The column of a target's logit; -1: it is absent, or another rank's. */
+__device__ static int64_t own_column(const struct head &a, int64_t target) {
+    return target >= a.first && target < a.first + a.logits.shape[1] ? target - a.first : -1;
+}
+
 /* A block of threads owns a row of logits.  A bad target cannot fail here without waiting for the device: its loss and
  * gradient become NaN, which the step report shows. */
 __global__ static void loss_rows(const struct head a) {
@@ -20,7 +26,8 @@ __global__ static void loss_rows(const struct head a) {
         if (threadIdx.x > 0) continue;
         const int32_t target = ((const int32_t *)a.targets.data)[t];
         *row(a.lse, t) = (float)((double)top + log(sum));
-        *row(a.picked, t) = target >= V ? nanf("") : target < 0 ? 0.0f : x[target];
+        const int64_t mine = own_column(a, target);
+        *row(a.picked, t) = target >= vocab_of(a) ? nanf("") : mine < 0 ? 0.0f : x[mine];
     }
 }
 
@@ -45,7 +52,8 @@ template <int n> __global__ __launch_bounds__(THREADS) static void loss_rows_bf1
         if (threadIdx.x > 0) continue;
         const int32_t target = ((const int32_t *)a.targets.data)[t];
         *row(a.lse, t) = (float)((double)most_of_all + log(total));
-        *row(a.picked, t) = target >= V ? nanf("") : target < 0 ? 0.0f : bf16_float(at[target]);
+        const int64_t mine = own_column(a, target);
+        *row(a.picked, t) = target >= vocab_of(a) ? nanf("") : mine < 0 ? 0.0f : bf16_float(at[mine]);
     }
 }
 
@@ -54,12 +62,13 @@ template <typename real, int n> __global__ static void gradient_cells(const stru
     const float scale = (float)(*(const double *)a.scale.data * a.logit_scale);
     FOR_PACKS(t, v, a.logits.shape[0], a.logits.shape[1], n) {
         const int32_t target = ((const int32_t *)a.targets.data)[t];
+        const int64_t mine = own_column(a, target);
         const float lse = *row(a.lse, t);
         float l[n];
         get<n>(l, row_of<real>(a.logits, t) + v);
         for (int k = 0; k < n; k++) {
             const float share = scale * expf(l[k] - lse);
-            l[k] = target < 0 ? 0.0f : target >= a.logits.shape[1] ? nanf("") : v + k == target ? share - scale : share;
+            l[k] = target < 0 ? 0.0f : target >= vocab_of(a) ? nanf("") : v + k == mine ? share - scale : share;
         }
         put<n>(row_of<real>(a.logits, t) + v, l);
     }

@@ -38,6 +38,11 @@ static double log_sum_exp(const real *restrict x, int64_t n) {
     return (double)top + log(sum);
 }
 
+/* Whether a target's logit is here. */
+static bool mine(const struct head *a, int64_t target) {
+    return target >= a->first && target < a->first + a->logits.shape[1];
+}
+
 static void loss_rows(void *arg, int64_t item, int worker) {
     const struct head_job *j = arg;
     const int32_t *targets = j->a->targets.data;
@@ -45,7 +50,8 @@ static void loss_rows(void *arg, int64_t item, int worker) {
     for (int64_t t = rows_begin(j->cut, item); t < rows_end(j->cut, item); t++) {
         const real *logits = row(j->a->logits, t);
         *row(j->a->lse, t) = (real)log_sum_exp(logits, j->a->logits.shape[1]);
-        *row(j->a->picked, t) = targets[t] < 0 ? 0 : logits[targets[t]];
+        *row(j->a->picked, t) = 0;
+        if (mine(j->a, targets[t])) *row(j->a->picked, t) = logits[targets[t] - j->a->first];
     }
 }
 
@@ -58,11 +64,12 @@ static enum status check_inputs(struct ctx *c, const struct head *a) {
     CHECK_SHAPE(head, logits, REAL, T, V);
     CHECK_SHAPE(head, lse, WIDE, T);
     const int32_t *targets = a->targets.data;
+    const int64_t vocab = a->vocab > 0 ? a->vocab : V;
     for (int64_t t = 0; t < T; t++)
-        FAIL_UNLESS(targets[t] >= -1 && targets[t] < V, ERR_DATA,
+        FAIL_UNLESS(targets[t] >= -1 && targets[t] < vocab, ERR_DATA,
                     "head: targets[%" PRId64 "] = %" PRId32 " is neither -1 (absent) nor in the vocabulary [0, %" PRId64
                     "): these tokens were made with another tokenizer",
-                    t, targets[t], V);
+                    t, targets[t], vocab);
     return OK;
 }
 
@@ -89,7 +96,7 @@ static void gradient_rows(void *arg, int64_t item, int worker) {
             continue;
         }
         for (int64_t v = 0; v < V; v++) l[v] = j->scale * real_exp(l[v] - lse);
-        l[targets[t]] -= j->scale;
+        if (mine(j->a, targets[t])) l[targets[t] - j->a->first] -= j->scale;
     }
 }
 

@@ -422,7 +422,7 @@ extern "C" enum status ssd_bwd_cuda(struct ctx *c, const struct ssd *a) {
 }
 
 extern "C" int64_t ssd_work_cuda(const struct ctx *c, const struct ssd *a) {
-    if (c->real == BF16) return ssd_work_bf16(a);
+    if (c->real == BF16) return ssd_shape_bf16(a) == OK ? ssd_work_bf16(a) : -1;
     const int64_t rows = a->pos.shape[0] * a->heads * (int64_t)sizeof(float);
     return 3 * arena_round(rows) + arena_round(chunks_of(a) * a->heads * N_SUMS * (int64_t)sizeof(double));
 }

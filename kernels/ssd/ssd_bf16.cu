@@ -160,13 +160,19 @@ template <int N, int Q> static enum status forward(struct ctx *c, const struct s
     return OK;
 }
 
-enum status ssd_check_bf16(struct ctx *c, const struct ssd *a) {
-    const int64_t T = a->pos.shape[0], H = a->heads, P = a->head_width, N = a->state, G = a->groups;
-    const int64_t R = a->range.shape[0] - 1, n = a->states.shape[0];
+enum status ssd_shape_bf16(const struct ssd *a) {
+    const int64_t H = a->heads, P = a->head_width, N = a->state, G = a->groups;
     CHECK_THAT(ssd, H > 0 && G > 0 && H % G == 0 && ssd_has_shape(P, N, a->chunk),
                "heads %" PRId64 ", groups %" PRId64 ", head_width %" PRId64 ", state %" PRId64 ", chunk %" PRId64
                ": in bf16 expected groups dividing heads, " SSD_SHAPES,
                H, G, P, N, a->chunk);
+    return OK;
+}
+
+enum status ssd_check_bf16(struct ctx *c, const struct ssd *a) {
+    const int64_t T = a->pos.shape[0], H = a->heads, P = a->head_width, N = a->state, G = a->groups;
+    const int64_t R = a->range.shape[0] - 1, n = a->states.shape[0];
+    TRY(ssd_shape_bf16(a));
     CHECK_THAT(ssd, R >= 0, "range is empty: expected the rows where ranges begin");
     CHECK_SHAPE(ssd, range, I64, R + 1);
     CHECK_SHAPE(ssd, pos, I64, T);

@@ -8,5 +8,7 @@ enum status ssd_fwd_bf16(struct ctx *c, const struct ssd *a);
 enum status ssd_bwd_bf16(struct ctx *c, const struct ssd *a);
 /* What both passes read. */
 enum status ssd_check_bf16(struct ctx *c, const struct ssd *a);
+/* ERR_ARG: sizes without a kernel. */
+enum status ssd_shape_bf16(const struct ssd *a);
 int64_t ssd_work_bf16(const struct ssd *a);
 #endif

@@ -163,5 +163,6 @@ extern "C" enum status ssd_local_bwd_cuda(struct ctx *c, const struct ssd_local 
     return OK;
 }
 extern "C" int64_t ssd_local_work_cuda(const struct ctx *c, const struct ssd_local *a) {
-    return c->real == BF16 ? ssd_local_work_bf16(a) : 0;
+    if (c->real == BF16) return ssd_local_shape_bf16(a) == OK ? ssd_local_work_bf16(a) : -1;
+    return 0;
 }

@@ -135,13 +135,19 @@ __global__ static void range_decays(const struct ssd_local a, const float *decay
     }
 }
 
-static enum status check(struct ctx *c, const struct ssd_local *a, bool backward) {
-    const int64_t T = a->pos.shape[0], H = a->heads, P = a->head_width, N = a->state, G = a->groups;
-    const int64_t R = a->range.shape[0] - 1, n = (backward ? a->dstates : a->states).shape[0];
+enum status ssd_local_shape_bf16(const struct ssd_local *a) {
+    const int64_t H = a->heads, P = a->head_width, N = a->state, G = a->groups;
     CHECK_THAT(ssd_local, H > 0 && G > 0 && H % G == 0 && ssd_has_shape(P, N, a->chunk),
                "heads %" PRId64 ", groups %" PRId64 ", head_width %" PRId64 ", state %" PRId64 ", chunk %" PRId64
                ": in bf16 expected groups dividing heads, " SSD_SHAPES,
                H, G, P, N, a->chunk);
+    return OK;
+}
+
+static enum status check(struct ctx *c, const struct ssd_local *a, bool backward) {
+    const int64_t T = a->pos.shape[0], H = a->heads, P = a->head_width, N = a->state, G = a->groups;
+    const int64_t R = a->range.shape[0] - 1, n = (backward ? a->dstates : a->states).shape[0];
+    TRY(ssd_local_shape_bf16(a));
     CHECK_THAT(ssd_local, R >= 0, "range is empty: expected the rows where ranges begin");
     CHECK_SHAPE(ssd_local, range, I64, R + 1);
     CHECK_SHAPE(ssd_local, pos, I64, T);

@@ -28,8 +28,14 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
+static enum status split(void *config, const struct split *s) {
+    struct mlp_config *c = config;
+    return split_units(s, "hidden", c->hidden, false, &c->hidden);
+}
+
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct mlp_config *c = l->config;
+    const struct mlp_config *c = l->whole;
+    const int n = layer_ranks(l);
     const int64_t F = c->hidden, D = l->width;
     struct param up = {.name = "up.weight",
                        .shape = {up_rows(c), D},
@@ -40,21 +46,23 @@ static enum status declare(struct layer *l, struct params *ps) {
     struct param bias = {.name = "up.bias", .shape = {up_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
     if (c->activation == ACT_SWIGLU) {
         up.n_sections = bias.n_sections = 2;
-        up.section[0] = bias.section[0] = (struct section){"gate", F};
-        up.section[1] = bias.section[1] = (struct section){"up", F};
-    }
+        up.section[0] = bias.section[0] = section_cut("gate", F, n);
+        up.section[1] = bias.section[1] = section_cut("up", F, n);
+    } else up.cut[SPLIT_TENSOR].parts = bias.cut[SPLIT_TENSOR].parts = n;
     TRY(layer_param(l, ps, W_UP, up));
     if (c->bias) TRY(layer_param(l, ps, W_UP_BIAS, bias));
     TRY(layer_param(l, ps, W_DOWN,
                     (struct param){.name = "down.weight",
                                    .shape = {D, F},
                                    .n_dims = 2,
+                                   .cut[SPLIT_TENSOR] = {.dim = 1, .parts = n},
                                    .init = INIT_NORMAL_OUT,
                                    .product = true,
                                    .decay = true}));
     if (c->bias)
-        TRY(layer_param(l, ps, W_DOWN_BIAS,
-                        (struct param){.name = "down.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO}));
+        TRY(layer_param(
+            l, ps, W_DOWN_BIAS,
+            (struct param){.name = "down.bias", .shape = {D}, .n_dims = 1, .alike = true, .init = INIT_ZERO}));
     return OK;
 }
 
@@ -81,7 +89,7 @@ static struct linear down_args(const struct step *s, const struct layer *l, cons
                                const struct saved *v) {
     return (struct linear){.x = v->slot[S_ACT].t,
                            .w = layer_w(s, l, W_DOWN),
-                           .b = layer_w(s, l, W_DOWN_BIAS),
+                           .b = layer_b(s, l, W_DOWN_BIAS),
                            .y = f->y,
                            .dy = f->dy,
                            .dx = v->slot[S_DACT].t,
@@ -129,6 +137,7 @@ const struct mixer_kind mlp_kind = {.name = "mlp",
                                     .fields = mlp_fields,
                                     .config_bytes = sizeof(struct mlp_config),
                                     .check = check,
+                                    .split = split,
                                     .declare = declare,
                                     .plan = plan,
                                     .forward = forward,

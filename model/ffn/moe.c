@@ -8,6 +8,7 @@
 #include "kernels/activation/activation.h"
 #include "kernels/balance/balance.h"
 #include "kernels/combine/combine.h"
+#include "kernels/fill/fill.h"
 #include "kernels/group/group.h"
 #include "kernels/grouped_linear/grouped_linear.h"
 #include "kernels/linear/linear.h"
@@ -23,32 +24,10 @@ struct moe_config {
     double scale, bias_rate, aux_loss, z_loss;
 };
 enum { W_ROUTER, W_BIAS, W_GATE, W_UP, W_DOWN, W_SHARED_UP, W_SHARED_DOWN, W_LATENT_IN, W_LATENT_OUT };
-enum {
-    S_LOGITS,
-    S_W,
-    S_IDS,
-    S_ROW,
-    S_OFFSET,
-    S_LOAD,
-    S_LATENT,
-    S_X,
-    S_UP,
-    S_ACT,
-    S_Y,
-    S_SUM,
-    S_SHARED_UP,
-    S_SHARED_ACT,
-    S_DLOGITS,
-    S_DW,
-    S_DLATENT,
-    S_DSUM,
-    S_DX,
-    S_DUP,
-    S_DACT,
-    S_DY,
-    S_SHARED_DUP,
-    S_SHARED_DACT
-};
+/* Slots: of forward, then of backward alone. */
+enum { S_LOGITS, S_W, S_IDS, S_ROW, S_OFFSET, S_LOAD, S_LATENT, S_X, S_UP, S_ACT, S_Y, S_SUM, S_SHARED_UP };
+enum { S_SHARED_ACT = S_SHARED_UP + 1, S_DLOGITS, S_DW, S_DLATENT, S_DSUM, S_DX, S_DUP, S_DACT, S_DY };
+enum { S_SHARED_DUP = S_DY + 1, S_SHARED_DACT, S_SHARE };
 
 #define AT(member) offsetof(struct moe_config, member)
 static const struct field moe_fields[] = {
@@ -97,22 +76,37 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
+/* By the width of experts, and of the projections to and from the latent vector; the vector itself is whole, as is the
+ * router. */
+static enum status split(void *config, const struct split *s) {
+    struct moe_config *c = config;
+    int64_t mine = 0;
+    if (c->latent > 0) TRY(split_units(s, "latent", c->latent, false, &mine));
+    TRY(split_units(s, "hidden", c->hidden, false, &c->hidden));
+    return c->shared > 0 ? split_units(s, "shared", c->shared, false, &c->shared) : OK;
+}
+
 static enum status matrix(struct layer *l, struct params *ps, int slot, const char *name, int64_t rows, int64_t cols,
                           enum init init) {
     struct param p = {.shape = {rows, cols}, .n_dims = 2, .init = init, .product = true, .decay = true};
+    const int n = layer_ranks(l);
     snprintf(p.name, sizeof p.name, "%s", name);
+    if (slot == W_LATENT_IN) p.cut[SPLIT_TENSOR].parts = n;
+    if (slot == W_SHARED_DOWN || slot == W_LATENT_OUT) p.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = n};
     if (slot == W_SHARED_UP && gated(l->config)) {
         p.n_sections = 2;
-        p.section[0] = (struct section){"gate", rows / 2};
-        p.section[1] = (struct section){"up", rows / 2};
-    }
+        p.section[0] = section_cut("gate", rows / 2, n);
+        p.section[1] = section_cut("up", rows / 2, n);
+    } else if (slot == W_SHARED_UP) p.cut[SPLIT_TENSOR].parts = n;
     return layer_param(l, ps, slot, p);
 }
 
 static enum status of_experts(struct layer *l, struct params *ps, int slot, const char *name, int64_t rows,
                               int64_t cols, enum init init) {
-    struct param p = {.shape = {((const struct moe_config *)l->config)->experts, rows, cols},
+    struct param p = {.shape = {((const struct moe_config *)l->whole)->experts, rows, cols},
                       .n_dims = 3,
+                      .cut = {[SPLIT_TENSOR] = {.dim = slot == W_DOWN ? 2 : 1, .parts = layer_ranks(l)},
+                              [SPLIT_EXPERT] = {.dim = 0, .parts = split_n(&l->split, SPLIT_EXPERT)}},
                       .init = init,
                       .product = true,
                       .decay = true};
@@ -121,7 +115,7 @@ static enum status of_experts(struct layer *l, struct params *ps, int slot, cons
 }
 
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct moe_config *c = l->config;
+    const struct moe_config *c = l->whole;
     const int64_t D = l->width, W = width_of(c, D), F = c->hidden, E = c->experts;
     l->n_experts = E;
     TRY(matrix(l, ps, W_ROUTER, "router.weight", E, D, INIT_NORMAL));
@@ -130,6 +124,7 @@ static enum status declare(struct layer *l, struct params *ps) {
                         (struct param){.name = "router.bias",
                                        .shape = {E},
                                        .n_dims = 1,
+                                       .alike = true,
                                        .init = INIT_ZERO,
                                        .kind = PARAM_STATE,
                                        .layer = l->index,
@@ -195,13 +190,19 @@ static void router_args(struct moe *m, const struct step *s, const struct layer 
     if (s->ctx->exact) m->group.range = f->shard->range;
 }
 
+/* This rank's columns of a latent tensor. */
+static struct tensor mine(const struct layer *l, struct tensor t) {
+    const int64_t n = t.shape[1] / layer_ranks(l);
+    return t.shape[0] > 0 ? tensor_cols(t, l->split.at[SPLIT_TENSOR] * n, n) : t;
+}
+
 static void expert_args(struct moe *m, const struct step *s, const struct layer *l, const struct flow *f,
                         const struct saved *v) {
     const struct moe_config *c = l->config;
     const struct saved_slot *t = v->slot;
     const bool latent = c->latent > 0;
-    m->latent_in = linear_of(s, l, W_LATENT_IN, f->h, t[S_LATENT].t, t[S_DLATENT].t, f->dh);
-    m->latent_out = linear_of(s, l, W_LATENT_OUT, t[S_SUM].t, f->y, f->dy, t[S_DSUM].t);
+    m->latent_in = linear_of(s, l, W_LATENT_IN, f->h, mine(l, t[S_LATENT].t), mine(l, t[S_DLATENT].t), f->dh);
+    m->latent_out = linear_of(s, l, W_LATENT_OUT, mine(l, t[S_SUM].t), f->y, f->dy, mine(l, t[S_DSUM].t));
     m->latent_in.dx_add = true;
     m->latent_out.add = c->shared > 0; /* y begins with the shared experts' */
     m->spread = (struct combine){.x = t[S_DX].t,
@@ -288,11 +289,14 @@ static void plan_router(struct plan *p, const struct moe_config *c) {
     plan_total(p, G * E);
 }
 
-static void plan_experts(struct plan *p, const struct moe_config *c, int64_t D) {
-    const int64_t T = p->n_tokens, N = T * c->top_k, W = width_of(c, D), F = c->hidden, S = c->shared;
+static void plan_experts(struct plan *p, const struct layer *l) {
+    const struct moe_config *c = l->config;
+    const int64_t T = p->n_tokens, N = T * c->top_k, W = width_of(c, l->width), F = c->hidden, S = c->shared;
+    const bool ranks = layer_ranks(l) > 1;
     if (c->latent) {
-        plan_slot(p, S_LATENT, "latent", KEEP_GEMM, T, W, 1, 1);
-        plan_slot(p, S_SUM, "sum", KEEP_CHEAP, T, W, 1, 1);
+        plan_slot(p, S_LATENT, "latent", ranks ? KEEP_BOUNDARY : KEEP_GEMM, T, W, 1, 1);
+        plan_slot(p, S_SUM, "sum", ranks ? KEEP_BOUNDARY : KEEP_CHEAP, T, W, 1, 1);
+        plan_sum(p, l, S_SHARE, W);
         plan_slot(p, S_DLATENT, "dlatent", KEEP_SCRATCH, T, W, 1, 1);
         plan_slot(p, S_DSUM, "dsum", KEEP_SCRATCH, T, W, 1, 1);
     }
@@ -316,7 +320,7 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const struct moe_config *c = l->config;
     struct moe m;
     plan_router(p, c);
-    plan_experts(p, c, l->width);
+    plan_experts(p, l);
     moe_args(&m, p->step, l, p->flow, p->saved);
     const struct grouped_linear gate = up_args(p->step, l, &m, W_GATE), up = up_args(p->step, l, &m, W_UP),
                                 down = down_args(p->step, l, &m);
@@ -365,6 +369,14 @@ static enum status choose(struct step *s, const struct layer *l, const struct sa
     return tensor_has(s->aux) ? ops->balance_fwd(s->ctx, &m->balance) : OK;
 }
 
+/* A latent tensor is made of the ranks' columns. */
+static enum status latent_op(struct step *s, const struct layer *l, const struct saved *v, struct tensor t,
+                             const struct linear *a, enum status (*op)(struct ctx *, const struct linear *)) {
+    if (layer_ranks(l) > 1) TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = t, .value = 0.0}));
+    TRY(op(s->ctx, a));
+    return layer_sum(s, l, t, v->slot[S_SHARE].t);
+}
+
 static enum status experts(struct step *s, const struct layer *l, const struct saved *v, const struct moe *m) {
     const struct ops *ops = s->ctx->ops;
     const struct grouped_linear gate = up_args(s, l, m, W_GATE), up = up_args(s, l, m, W_UP), down = down_args(s, l, m);
@@ -388,7 +400,8 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     struct moe m;
     moe_args(&m, s, l, f, v);
     TRY(choose(s, l, v, &m));
-    if (c->latent && !layer_has(s, v, S_LATENT)) TRY(ops->linear_fwd(s->ctx, &m.latent_in));
+    if (c->latent && !layer_has(s, v, S_LATENT))
+        TRY(latent_op(s, l, v, v->slot[S_LATENT].t, &m.latent_in, ops->linear_fwd));
     TRY(ops->combine_bwd(s->ctx, &m.spread));
     TRY(s->seams->routed_begin(s, l, f, &m.rows, DISPATCH_X));
     TRY(shared_inner(s, l, v, &m));
@@ -397,7 +410,10 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(s->seams->routed_begin(s, l, f, &m.rows, COMBINE_Y));
     if (c->shared && !s->y_unused) TRY(ops->linear_fwd(s->ctx, &m.shared_down));
     TRY(s->seams->routed_end(s, l, f, &m.rows, COMBINE_Y));
-    if (c->latent || !s->y_unused) TRY(ops->combine_fwd(s->ctx, &m.gather));
+    if (c->latent ? !layer_has(s, v, S_SUM) : !s->y_unused) {
+        TRY(ops->combine_fwd(s->ctx, &m.gather));
+        if (c->latent) TRY(layer_sum(s, l, v->slot[S_SUM].t, v->slot[S_SHARE].t));
+    }
     return c->latent && !s->y_unused ? ops->linear_fwd(s->ctx, &m.latent_out) : OK;
 }
 
@@ -421,7 +437,8 @@ static enum status shared_back(struct step *s, const struct layer *l, const stru
 
 static enum status router_back(struct step *s, const struct layer *l, const struct moe *m) {
     TRY(s->ctx->ops->route_bwd(s->ctx, &m->route));
-    if (balances(l->config)) TRY(s->ctx->ops->balance_bwd(s->ctx, &m->balance));
+    if (balances(l->config) && l->split.at[SPLIT_TENSOR] == 0) /* what each has whole counts once in the sum */
+        TRY(s->ctx->ops->balance_bwd(s->ctx, &m->balance));
     return s->ctx->ops->linear_bwd(s->ctx, &m->router);
 }
 
@@ -430,7 +447,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     const struct ops *ops = s->ctx->ops;
     struct moe m;
     moe_args(&m, s, l, f, v);
-    if (c->latent) TRY(ops->linear_bwd(s->ctx, &m.latent_out));
+    if (c->latent) TRY(latent_op(s, l, v, v->slot[S_DSUM].t, &m.latent_out, ops->linear_bwd));
     TRY(ops->combine_bwd(s->ctx, &m.gather));
     TRY(s->seams->routed_begin(s, l, f, &m.rows, DISPATCH_DY));
     TRY(shared_back(s, l, &m));
@@ -440,12 +457,14 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(router_back(s, l, &m));
     TRY(s->seams->routed_end(s, l, f, &m.rows, COMBINE_DX));
     TRY(ops->combine_fwd(s->ctx, &m.spread));
-    return c->latent ? ops->linear_bwd(s->ctx, &m.latent_in) : OK;
+    if (!c->latent) return OK;
+    TRY(layer_sum(s, l, v->slot[S_DLATENT].t, v->slot[S_SHARE].t));
+    return ops->linear_bwd(s->ctx, &m.latent_in);
 }
 
 /* 2 a weight of the experts that a token chooses: their weights are no matrices of 2 dims. */
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
-    const struct moe_config *c = l->config;
+    const struct moe_config *c = l->whole;
     (void)tokens_per_sequence;
     return 2.0 * (double)c->top_k * (double)(c->hidden * (gated(c) ? 3 : 2) * width_of(c, l->width));
 }
@@ -454,6 +473,7 @@ const struct mixer_kind moe_kind = {.name = "moe",
                                     .fields = moe_fields,
                                     .config_bytes = sizeof(struct moe_config),
                                     .check = check,
+                                    .split = split,
                                     .declare = declare,
                                     .plan = plan,
                                     .forward = forward,

@@ -39,17 +39,29 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
-static void qkv_sections(struct param *p, const struct attention_config *c) {
+/* By heads; key-value heads that are fewer than the ranks are on several. */
+static enum status split(void *config, const struct split *s) {
+    struct attention_config *c = config;
+    const int64_t groups = c->heads / c->kv_heads, heads = c->heads;
+    TRY(split_units(s, "kv_heads", c->kv_heads, true, &c->kv_heads));
+    TRY(split_units(s, "heads", heads, false, &c->heads));
+    FAIL_UNLESS(c->kv_heads == 1 || c->heads == groups * c->kv_heads, ERR_CONFIG, "heads %lld", (long long)heads);
+    return OK;
+}
+
+static void qkv_sections(struct param *p, const struct layer *l) {
+    const struct attention_config *c = l->whole, *here = l->config;
+    const int n = layer_ranks(l), keys = (int)(c->kv_heads / here->kv_heads);
     p->n_sections = 3;
-    p->section[0] = (struct section){"q", c->heads * c->head_width};
-    p->section[1] = (struct section){"k", c->kv_heads * c->head_width};
-    p->section[2] = (struct section){"v", c->kv_heads * c->head_width};
+    p->section[0] = section_cut("q", c->heads * c->head_width, n);
+    p->section[1] = section_cut("k", c->kv_heads * c->head_width, keys);
+    p->section[2] = section_cut("v", c->kv_heads * c->head_width, keys);
 }
 
 static int64_t qkv_rows(const struct attention_config *c) { return (c->heads + 2 * c->kv_heads) * c->head_width; }
 
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct attention_config *c = l->config;
+    const struct attention_config *c = l->whole;
     const int64_t D = l->width, HP = c->heads * c->head_width;
     struct param qkv = {.name = "qkv.weight",
                         .shape = {qkv_rows(c), D},
@@ -58,20 +70,21 @@ static enum status declare(struct layer *l, struct params *ps) {
                         .product = true,
                         .decay = true};
     struct param bias = {.name = "qkv.bias", .shape = {qkv_rows(c)}, .n_dims = 1, .init = INIT_ZERO};
-    qkv_sections(&qkv, c);
-    qkv_sections(&bias, c);
+    qkv_sections(&qkv, l);
+    qkv_sections(&bias, l);
     TRY(layer_param(l, ps, W_QKV, qkv));
     TRY(layer_param(l, ps, W_OUT,
                     (struct param){.name = "out.weight",
                                    .shape = {D, HP},
                                    .n_dims = 2,
+                                   .cut[SPLIT_TENSOR] = {.dim = 1, .parts = layer_ranks(l)},
                                    .init = INIT_NORMAL_OUT,
                                    .product = true,
                                    .decay = true}));
     if (!c->bias) return OK;
     TRY(layer_param(l, ps, W_QKV_BIAS, bias));
     return layer_param(l, ps, W_OUT_BIAS,
-                       (struct param){.name = "out.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO});
+                       (struct param){.name = "out.bias", .shape = {D}, .n_dims = 1, .alike = true, .init = INIT_ZERO});
 }
 
 /* q, k or v of a packed (T, (H + 2 J) P) tensor. */
@@ -101,7 +114,7 @@ static struct linear out_args(const struct step *s, const struct layer *l, const
                               const struct saved *v) {
     return (struct linear){.x = v->slot[S_O].t,
                            .w = layer_w(s, l, W_OUT),
-                           .b = layer_w(s, l, W_OUT_BIAS),
+                           .b = layer_b(s, l, W_OUT_BIAS),
                            .y = f->y,
                            .dy = f->dy,
                            .dx = v->slot[S_DO].t,
@@ -207,7 +220,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 
 /* Scores and weighted values: 2 products of 2 P flops a visible key; half the sequence is visible on average. */
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
-    const struct attention_config *c = l->config;
+    const struct attention_config *c = l->whole;
     double visible = (double)tokens_per_sequence / 2.0;
     if (c->window > 0 && (double)c->window < visible) visible = (double)c->window;
     return 4.0 * (double)(c->heads * c->head_width) * visible;
@@ -223,6 +236,7 @@ const struct mixer_kind attention_kind = {.name = "attention",
                                           .fields = attention_fields,
                                           .config_bytes = sizeof(struct attention_config),
                                           .check = check,
+                                          .split = split,
                                           .declare = declare,
                                           .plan = plan,
                                           .forward = forward,

@@ -29,7 +29,7 @@ enum { W_DT = W_C_NORM + 1, W_DT_BIAS, W_A_LOG, W_D, W_OUT, W_OUT_BIAS };
 enum { S_XZ, S_CONV, S_DT_B_C, S_NORMED, S_R_DT, S_R_B, S_R_C, S_DT, S_STATES, S_TIME, S_OUT };
 enum { S_BEFORE = S_OUT + 1, S_S_IN, S_RANGE_TIME, S_TAIL, S_STATE };
 enum { S_DOUT = S_STATE + 1, S_DXZ, S_DCONV, S_DDT_B_C, S_DNORMED, S_DDT, S_DSTATES, S_DSTATE, S_DS_OUT };
-enum { S_DS_IN = S_DS_OUT + 1, S_DBEFORE, S_DTAIL };
+enum { S_DS_IN = S_DS_OUT + 1, S_DBEFORE, S_DTAIL, S_SHARE };
 enum { CARRY_CONV, CARRY_STATE };
 enum { PART_DT, PART_B, PART_C, N_PARTS };
 
@@ -58,32 +58,45 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
+/* By channels.  dt, B and C come from all of them: they are sums over ranks, alike on all, and so are their norms. */
+static enum status split(void *config, const struct split *s) {
+    struct mamba1_config *c = config;
+    return split_units(s, "inner", c->inner, false, &c->inner);
+}
+
 /* ---- parameters ---- */
 
+static struct param matrix(const char *name, int64_t rows, int64_t cols, enum init init) {
+    struct param p = {.shape = {rows, cols}, .n_dims = 2, .product = true, .init = init, .decay = true};
+    memcpy(p.name, name, strlen(name) + 1);
+    return p;
+}
+
+/* A row for each channel. */
+static enum status of_channels(struct layer *l, struct params *ps, int slot, struct param p) {
+    p.cut[SPLIT_TENSOR] = (struct cut){.dim = 0, .parts = layer_ranks(l)};
+    return layer_param(l, ps, slot, p);
+}
+
 static enum status declare_in(struct layer *l, struct params *ps) {
-    const struct mamba1_config *c = l->config;
-    struct param w = {.name = "in_proj.weight",
-                      .shape = {2 * c->inner, l->width},
-                      .n_dims = 2,
-                      .product = true,
-                      .init = INIT_NORMAL,
-                      .decay = true};
+    const struct mamba1_config *c = l->whole;
+    struct param w = matrix("in_proj.weight", 2 * c->inner, l->width, INIT_NORMAL);
     struct param b = {.name = "in_proj.bias", .shape = {2 * c->inner}, .n_dims = 1, .init = INIT_ZERO};
     w.n_sections = b.n_sections = 2;
-    w.section[0] = b.section[0] = (struct section){"x", c->inner};
-    w.section[1] = b.section[1] = (struct section){"z", c->inner};
+    w.section[0] = b.section[0] = section_cut("x", c->inner, layer_ranks(l));
+    w.section[1] = b.section[1] = section_cut("z", c->inner, layer_ranks(l));
     TRY(layer_param(l, ps, W_IN, w));
     return c->bias ? layer_param(l, ps, W_IN_BIAS, b) : OK;
 }
 
 static enum status declare_conv(struct layer *l, struct params *ps) {
-    const struct mamba1_config *c = l->config;
-    TRY(layer_param(
+    const struct mamba1_config *c = l->whole;
+    TRY(of_channels(
         l, ps, W_CONV,
         (struct param){
             .name = "conv.weight", .shape = {c->inner, c->conv}, .n_dims = 2, .init = INIT_CONV, .decay = true}));
     if (!c->conv_bias) return OK;
-    return layer_param(l, ps, W_CONV_BIAS,
+    return of_channels(l, ps, W_CONV_BIAS,
                        (struct param){.name = "conv.bias",
                                       .shape = {c->inner},
                                       .n_dims = 1,
@@ -92,57 +105,44 @@ static enum status declare_conv(struct layer *l, struct params *ps) {
 }
 
 static enum status declare_steps(struct layer *l, struct params *ps) {
-    const struct mamba1_config *c = l->config;
+    const struct mamba1_config *c = l->whole;
     const int64_t R = rank_of(l), N = c->state;
-    struct param x = {.name = "x_proj.weight",
-                      .shape = {R + 2 * N, c->inner},
-                      .n_dims = 2,
-                      .product = true,
-                      .init = INIT_NORMAL,
-                      .decay = true};
+    struct param x = matrix("x_proj.weight", R + 2 * N, c->inner, INIT_NORMAL);
+    x.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = layer_ranks(l)};
     x.n_sections = 3;
-    x.section[0] = (struct section){"dt", R};
-    x.section[1] = (struct section){"B", N};
-    x.section[2] = (struct section){"C", N};
+    x.section[0] = section_cut("dt", R, 1);
+    x.section[1] = section_cut("B", N, 1);
+    x.section[2] = section_cut("C", N, 1);
     TRY(layer_param(l, ps, W_X, x));
     if (c->norms == NORMS_LEARNED) {
         static const char *const names[N_PARTS] = {"dt_norm.weight", "B_norm.weight", "C_norm.weight"};
         for (int i = 0; i < N_PARTS; i++) {
-            struct param norm = {.shape = {i == PART_DT ? R : N}, .n_dims = 1, .init = INIT_ONE};
+            struct param norm = {.shape = {i == PART_DT ? R : N}, .n_dims = 1, .alike = true, .init = INIT_ONE};
             memcpy(norm.name, names[i], strlen(names[i]) + 1);
             TRY(layer_param(l, ps, W_DT_NORM + i, norm));
         }
     }
-    TRY(layer_param(l, ps, W_DT,
-                    (struct param){.name = "dt_proj.weight",
-                                   .shape = {c->inner, R},
-                                   .n_dims = 2,
-                                   .product = true,
-                                   .init = INIT_FAN_IN,
-                                   .decay = true}));
-    return layer_param(l, ps, W_DT_BIAS,
+    TRY(of_channels(l, ps, W_DT, matrix("dt_proj.weight", c->inner, R, INIT_FAN_IN)));
+    return of_channels(l, ps, W_DT_BIAS,
                        (struct param){.name = "dt_bias", .shape = {c->inner}, .n_dims = 1, .init = INIT_DT_BIAS});
 }
 
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct mamba1_config *c = l->config;
+    const struct mamba1_config *c = l->whole;
     TRY(declare_in(l, ps));
     TRY(declare_conv(l, ps));
     TRY(declare_steps(l, ps));
-    TRY(layer_param(
+    TRY(of_channels(
         l, ps, W_A_LOG,
         (struct param){.name = "A_log", .shape = {c->inner, c->state}, .n_dims = 2, .init = INIT_A_LOG_ROW}));
-    TRY(layer_param(l, ps, W_D, (struct param){.name = "D", .shape = {c->inner}, .n_dims = 1, .init = INIT_ONE}));
-    TRY(layer_param(l, ps, W_OUT,
-                    (struct param){.name = "out_proj.weight",
-                                   .shape = {l->width, c->inner},
-                                   .n_dims = 2,
-                                   .init = INIT_NORMAL_OUT,
-                                   .product = true,
-                                   .decay = true}));
+    TRY(of_channels(l, ps, W_D, (struct param){.name = "D", .shape = {c->inner}, .n_dims = 1, .init = INIT_ONE}));
+    struct param out = matrix("out_proj.weight", l->width, c->inner, INIT_NORMAL_OUT);
+    out.cut[SPLIT_TENSOR] = (struct cut){.dim = 1, .parts = layer_ranks(l)};
+    TRY(layer_param(l, ps, W_OUT, out));
     if (!c->bias) return OK;
-    return layer_param(l, ps, W_OUT_BIAS,
-                       (struct param){.name = "out_proj.bias", .shape = {l->width}, .n_dims = 1, .init = INIT_ZERO});
+    return layer_param(
+        l, ps, W_OUT_BIAS,
+        (struct param){.name = "out_proj.bias", .shape = {l->width}, .n_dims = 1, .alike = true, .init = INIT_ZERO});
 }
 
 /* ---- arguments ---- */
@@ -299,7 +299,7 @@ static struct linear out_args(const struct step *s, const struct layer *l, const
                               const struct saved *v) {
     return (struct linear){.x = v->slot[S_OUT].t,
                            .w = layer_w(s, l, W_OUT),
-                           .b = layer_w(s, l, W_OUT_BIAS),
+                           .b = layer_b(s, l, W_OUT_BIAS),
                            .y = f->y,
                            .dy = f->dy,
                            .dx = v->slot[S_DOUT].t,
@@ -330,7 +330,9 @@ static void plan_slots(struct plan *p, const struct layer *l) {
     const int64_t chunks = plan_chunks(p, c->chunk), all = rank_of(l) + 2 * N;
     plan_slot(p, S_XZ, "xz", KEEP_GEMM, T, 2 * D, 1, 1);
     plan_slot(p, S_CONV, "conv", KEEP_CHEAP, T, D, 1, 1);
-    plan_slot(p, S_DT_B_C, "dtBC", KEEP_GEMM, T, all, 1, 1);
+    const bool summed = layer_ranks(l) > 1; /* over ranks */
+    plan_slot(p, S_DT_B_C, "dtBC", summed ? KEEP_BOUNDARY : KEEP_GEMM, T, all, 1, 1);
+    plan_sum(p, l, S_SHARE, all);
     plan_slot(p, S_DT, "dt", KEEP_GEMM, T, D, 1, 1);
     plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, D, 1, N);
     plan_slot(p, S_TIME, "time", KEEP_CHEAP, chunks, D, 1, 1);
@@ -382,7 +384,10 @@ static enum status steps_forward(struct step *s, const struct layer *l, struct s
     const struct ops *ops = s->ctx->ops;
     const struct linear x = x_args(s, l, v), dt = dt_args(s, l, v);
     const bool norms = ((const struct mamba1_config *)l->config)->norms != NORMS_NONE;
-    if (!layer_has(s, v, S_DT_B_C)) TRY(ops->linear_fwd(s->ctx, &x));
+    if (!layer_has(s, v, S_DT_B_C)) {
+        TRY(ops->linear_fwd(s->ctx, &x));
+        TRY(layer_sum(s, l, x.y, v->slot[S_SHARE].t)); /* every rank has the share of its channels */
+    }
     for (int i = 0; norms && i < N_PARTS; i++) {
         const struct rmsnorm norm = norm_args(s, l, v, i);
         TRY(ops->rmsnorm_fwd(s->ctx, &norm));
@@ -395,6 +400,7 @@ static enum status steps_backward(struct step *s, const struct layer *l, struct 
     const struct linear x = x_args(s, l, v), dt = dt_args(s, l, v);
     const bool norms = ((const struct mamba1_config *)l->config)->norms != NORMS_NONE;
     TRY(ops->linear_bwd(s->ctx, &dt));
+    TRY(layer_sum(s, l, dnormed(l, v), v->slot[S_SHARE].t));
     for (int i = 0; norms && i < N_PARTS; i++) {
         const struct rmsnorm norm = norm_args(s, l, v, i);
         TRY(ops->rmsnorm_bwd(s->ctx, &norm));
@@ -469,7 +475,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 /* The scan's share, 7 inner N flops a token forward, counted as for Mamba-2. */
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     (void)tokens_per_sequence;
-    const struct mamba1_config *c = l->config;
+    const struct mamba1_config *c = l->whole;
     return 7.0 * (double)c->inner * (double)c->state;
 }
 
@@ -479,6 +485,7 @@ const struct mixer_kind mamba1_kind = {.name = "mamba1",
                                        .fields = mamba1_fields,
                                        .config_bytes = sizeof(struct mamba1_config),
                                        .check = check,
+                                       .split = split,
                                        .declare = declare,
                                        .plan = plan,
                                        .forward = forward,

@@ -5,6 +5,7 @@
  * scan stands between begin and end of the second; forward runs left to right, backward right to left. */
 #include <math.h>
 #include "kernels/conv1d/conv1d.h"
+#include "kernels/fill/fill.h"
 #include "kernels/gated_norm/gated_norm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
@@ -19,31 +20,11 @@ struct mamba2_config {
     bool conv_bias, bias;
 };
 enum { W_IN, W_IN_BIAS, W_CONV, W_CONV_BIAS, W_A_LOG, W_D, W_DT_BIAS, W_NORM, W_OUT, W_OUT_BIAS };
-enum {
-    S_ZXBCDT,
-    S_CONV,
-    S_DTS,
-    S_CUM,
-    S_STATES,
-    S_Y,
-    S_NORM_R,
-    S_U, /* kept                */
-    S_BEFORE,
-    S_S_IN,
-    S_DECAY, /* boundaries          */
-    S_TAIL,
-    S_STATE, /* scratch of forward  */
-    S_DU,
-    S_DY,
-    S_DCONV,
-    S_DZXBCDT,
-    S_DSTATES,
-    S_DSTATE,
-    S_DS_OUT,
-    S_DS_IN,
-    S_DBEFORE,
-    S_DTAIL /* of backward */
-};
+/* Slots: kept, boundaries and scratch of forward; scratch of backward; sums of norm groups that lie on several ranks.
+ */
+enum { S_ZXBCDT, S_CONV, S_DTS, S_CUM, S_STATES, S_Y, S_NORM_R, S_U, S_BEFORE, S_S_IN, S_DECAY, S_TAIL, S_STATE };
+enum { S_DU = S_STATE + 1, S_DY, S_DCONV, S_DZXBCDT, S_DSTATES, S_DSTATE, S_DS_OUT, S_DS_IN, S_DBEFORE, S_DTAIL };
+enum { S_SQUARE = S_DTAIL + 1, S_PULL };
 enum { CARRY_CONV, CARRY_STATE };
 
 #define AT(member) offsetof(struct mamba2_config, member)
@@ -82,31 +63,61 @@ static enum status check(const void *config, int64_t width) {
     return OK;
 }
 
-static void in_sections(struct param *p, const struct mamba2_config *c) {
-    p->n_sections = 5;
-    p->section[0] = (struct section){"z", inner(c)};
-    p->section[1] = (struct section){"x", inner(c)};
-    p->section[2] = (struct section){"B", bc_width(c)};
-    p->section[3] = (struct section){"C", bc_width(c)};
-    p->section[4] = (struct section){"dt", c->heads};
+/* By heads; groups that are fewer than the ranks are on several.  A group of the norm may reach over ranks. */
+static enum status split(void *config, const struct split *s) {
+    struct mamba2_config *c = config;
+    const int64_t norm = norm_group(c);
+    TRY(split_units(s, "groups", c->groups, true, &c->groups));
+    TRY(split_units(s, "heads", c->heads, false, &c->heads));
+    FAIL_UNLESS(
+        inner(c) % norm == 0 || norm % inner(c) == 0, ERR_CONFIG,
+        "norm_group %lld and the %lld channels of one of the %d ranks of mesh.tensor: neither divides the other",
+        (long long)norm, (long long)inner(c), split_n(s, SPLIT_TENSOR));
+    c->norm_group = norm < inner(c) ? norm : inner(c);
+    return OK;
 }
 
-static void conv_sections(struct param *p, const struct mamba2_config *c) {
+/* Groups of the norm that all ranks have; 0: each lies on one rank. */
+static int64_t wide_groups(const struct layer *l) {
+    const struct mamba2_config *c = l->whole;
+    return norm_group(c) > norm_group(l->config) ? inner(c) / norm_group(c) : 0;
+}
+
+static int group_parts(const struct layer *l) {
+    const struct mamba2_config *c = l->whole, *here = l->config;
+    return (int)(c->groups / here->groups);
+}
+
+static void in_sections(struct param *p, const struct layer *l) {
+    const struct mamba2_config *c = l->whole;
+    const int n = layer_ranks(l), groups = group_parts(l);
+    p->n_sections = 5;
+    p->section[0] = section_cut("z", inner(c), n);
+    p->section[1] = section_cut("x", inner(c), n);
+    p->section[2] = section_cut("B", bc_width(c), groups);
+    p->section[3] = section_cut("C", bc_width(c), groups);
+    p->section[4] = section_cut("dt", c->heads, n);
+}
+
+static void conv_sections(struct param *p, const struct layer *l) {
+    const struct mamba2_config *c = l->whole;
+    const int n = layer_ranks(l), groups = group_parts(l);
     p->n_sections = 3;
-    p->section[0] = (struct section){"x", inner(c)};
-    p->section[1] = (struct section){"B", bc_width(c)};
-    p->section[2] = (struct section){"C", bc_width(c)};
+    p->section[0] = section_cut("x", inner(c), n);
+    p->section[1] = section_cut("B", bc_width(c), groups);
+    p->section[2] = section_cut("C", bc_width(c), groups);
 }
 
 static enum status declare_matrix(struct layer *l, struct params *ps, int slot, struct param p,
-                                  void (*sections)(struct param *, const struct mamba2_config *)) {
-    if (sections) sections(&p, l->config);
+                                  void (*sections)(struct param *, const struct layer *)) {
+    if (sections) sections(&p, l);
     return layer_param(l, ps, slot, p);
 }
 
 static enum status declare(struct layer *l, struct params *ps) {
-    const struct mamba2_config *c = l->config;
+    const struct mamba2_config *c = l->whole;
     const int64_t D = l->width, H = c->heads;
+    const struct cut rows = {.dim = 0, .parts = layer_ranks(l)}, columns = {.dim = 1, .parts = layer_ranks(l)};
     TRY(declare_matrix(l, ps, W_IN,
                        (struct param){.name = "in_proj.weight",
                                       .shape = {in_width(c), D},
@@ -128,16 +139,21 @@ static enum status declare(struct layer *l, struct params *ps) {
                                           .init = INIT_CONV_BIAS,
                                           .init_scale = (double)c->conv},
                            conv_sections));
-    TRY(layer_param(l, ps, W_A_LOG, (struct param){.name = "A_log", .shape = {H}, .n_dims = 1, .init = INIT_A_LOG}));
-    TRY(layer_param(l, ps, W_D, (struct param){.name = "D", .shape = {H}, .n_dims = 1, .init = INIT_ONE}));
+    TRY(layer_param(l, ps, W_A_LOG,
+                    (struct param){.name = "A_log", .shape = {H}, .n_dims = 1, .cut = {rows}, .init = INIT_A_LOG}));
+    TRY(layer_param(l, ps, W_D,
+                    (struct param){.name = "D", .shape = {H}, .n_dims = 1, .cut = {rows}, .init = INIT_ONE}));
     TRY(layer_param(l, ps, W_DT_BIAS,
-                    (struct param){.name = "dt_bias", .shape = {H}, .n_dims = 1, .init = INIT_DT_BIAS}));
-    TRY(layer_param(l, ps, W_NORM,
-                    (struct param){.name = "gated_norm.weight", .shape = {inner(c)}, .n_dims = 1, .init = INIT_ONE}));
+                    (struct param){.name = "dt_bias", .shape = {H}, .n_dims = 1, .cut = {rows}, .init = INIT_DT_BIAS}));
+    TRY(layer_param(
+        l, ps, W_NORM,
+        (struct param){
+            .name = "gated_norm.weight", .shape = {inner(c)}, .n_dims = 1, .cut = {rows}, .init = INIT_ONE}));
     TRY(layer_param(l, ps, W_OUT,
                     (struct param){.name = "out_proj.weight",
                                    .shape = {D, inner(c)},
                                    .n_dims = 2,
+                                   .cut = {columns},
                                    .init = INIT_NORMAL_OUT,
                                    .product = true,
                                    .decay = true}));
@@ -145,8 +161,9 @@ static enum status declare(struct layer *l, struct params *ps) {
     TRY(declare_matrix(l, ps, W_IN_BIAS,
                        (struct param){.name = "in_proj.bias", .shape = {in_width(c)}, .n_dims = 1, .init = INIT_ZERO},
                        in_sections));
-    return layer_param(l, ps, W_OUT_BIAS,
-                       (struct param){.name = "out_proj.bias", .shape = {D}, .n_dims = 1, .init = INIT_ZERO});
+    return layer_param(
+        l, ps, W_OUT_BIAS,
+        (struct param){.name = "out_proj.bias", .shape = {D}, .n_dims = 1, .alike = true, .init = INIT_ZERO});
 }
 
 /* Views of a packed (T, in_width) tensor: z | xBC | dt, and of (T, conv_width): x | B | C. */
@@ -286,7 +303,7 @@ static struct linear out_args(const struct step *s, const struct layer *l, const
                               const struct saved *v) {
     return (struct linear){.x = v->slot[S_U].t,
                            .w = layer_w(s, l, W_OUT),
-                           .b = layer_w(s, l, W_OUT_BIAS),
+                           .b = layer_b(s, l, W_OUT_BIAS),
                            .y = f->y,
                            .dy = f->dy,
                            .dx = v->slot[S_DU].t,
@@ -305,6 +322,11 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_wide(p, S_CUM, "cum", KEEP_CHEAP, T, H, 1, 1);
     plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, H, P, N);
     plan_slot(p, S_Y, "y", KEEP_CHEAP, T, inner(c), 1, 1);
+    if (wide_groups(l) > 0) {
+        plan_typed(p, S_SQUARE, "square", KEEP_BOUNDARY, F64, T, wide_groups(l));
+        plan_typed(p, S_PULL, "pull", KEEP_SCRATCH, F64, T, wide_groups(l));
+        plan_total(p, T * wide_groups(l));
+    }
     plan_wide(p, S_NORM_R, "norm_r", KEEP_CHEAP, T, inner(c) / norm_group(c), 1, 1);
     plan_slot(p, S_U, "u", KEEP_CHEAP, T, inner(c), 1, 1);
     plan_slot(p, S_BEFORE, "before", KEEP_BOUNDARY, R, K1, C, 1);
@@ -360,6 +382,33 @@ static struct linear dt_part(struct linear in, const struct mamba2_config *c) {
     return part(in, inner(c) + conv_width(c), c->heads, true);
 }
 
+/* My column of the sums of groups on several ranks. */
+static struct tensor my_group(const struct layer *l, struct tensor sums) {
+    const struct mamba2_config *c = l->whole;
+    const int64_t first = l->split.at[SPLIT_TENSOR] * inner(l->config);
+    return tensor_cols(sums, first / norm_group(c), 1);
+}
+
+/* One half of the norm's pass, sums over ranks, the other half; or all at once where groups are whole here. */
+static enum status norm_pass(struct step *s, const struct layer *l, const struct saved *v, bool backward) {
+    struct gated_norm a = norm_args(s, l, v);
+    enum status (*const pass)(struct ctx *, const struct gated_norm *) =
+        backward ? s->ctx->ops->gated_norm_bwd : s->ctx->ops->gated_norm_fwd;
+    const struct tensor sums = v->slot[backward ? S_PULL : S_SQUARE].t;
+    if (wide_groups(l) == 0) return pass(s->ctx, &a);
+    a.group_all = norm_group(l->whole);
+    a.square = my_group(l, v->slot[S_SQUARE].t);
+    a.pull = my_group(l, v->slot[S_PULL].t);
+    if (backward || !layer_has(s, v, S_SQUARE)) {
+        a.half = GATED_SUMS;
+        TRY(s->ctx->ops->fill_fwd(s->ctx, &(struct fill){.x = sums, .value = 0.0}));
+        TRY(pass(s->ctx, &a));
+        TRY(s->seams->total(s, sums, AXIS_TENSOR));
+    }
+    a.half = GATED_REST;
+    return pass(s->ctx, &a);
+}
+
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
     const struct linear in = in_args(s, l, f, v), out = out_args(s, l, f, v);
@@ -367,7 +416,6 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     const struct conv1d conv = conv_args(s, l, f, v);
     const struct ssd_local local = local_args(s, l, f, v);
     const struct ssd scan = scan_args(s, l, f, v);
-    const struct gated_norm norm = norm_args(s, l, v);
     struct carry before = {
         .op = CARRY_LAST, .to = CARRY_FORWARD, .id = CARRY_CONV, .state = tail.tail, .entering = conv.before};
     struct carry state = {.op = CARRY_AFFINE,
@@ -389,7 +437,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     if (project) TRY(ops->linear_fwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_fwd(s->ctx, &scan));
-    TRY(ops->gated_norm_fwd(s->ctx, &norm));
+    TRY(norm_pass(s, l, v, false));
     return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
 }
 
@@ -400,7 +448,6 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     const struct conv1d conv = conv_args(s, l, f, v);
     const struct ssd_local local = local_args(s, l, f, v);
     const struct ssd scan = scan_args(s, l, f, v);
-    const struct gated_norm norm = norm_args(s, l, v);
     struct carry state = {.op = CARRY_AFFINE,
                           .to = CARRY_BACKWARD,
                           .id = CARRY_STATE,
@@ -413,7 +460,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
     const struct linear xbc = xbc_part(in, l->config), dt = dt_part(in, l->config), z = z_part(in, l->config);
     TRY(ops->linear_bwd(s->ctx, &out_x));
-    TRY(ops->gated_norm_bwd(s->ctx, &norm));
+    TRY(norm_pass(s, l, v, true));
     TRY(ops->ssd_local_bwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
     TRY(ops->linear_bwd(s->ctx, &out_w));
@@ -431,7 +478,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
 /* The scan's share, 7 inner N flops a token forward: Megatron-LM's counting for hybrids. */
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
     (void)tokens_per_sequence;
-    const struct mamba2_config *c = l->config;
+    const struct mamba2_config *c = l->whole;
     return 7.0 * (double)inner(c) * (double)c->state;
 }
 
@@ -441,6 +488,7 @@ const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .fields = mamba2_fields,
                                        .config_bytes = sizeof(struct mamba2_config),
                                        .check = check,
+                                       .split = split,
                                        .declare = declare,
                                        .plan = plan,
                                        .forward = forward,

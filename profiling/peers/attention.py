@@ -2,11 +2,13 @@
 """PyTorch's causal attention through cuDNN, grouped keys 32 to 8, head width 128, BF16.
 
     python3 profiling/peers/attention.py [T ...]
+    LEAVE=FOLDER: the tensors of the error and their F64 results, for tests/peers_cuda.c
 """
+import os
 import sys
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from timing import attempt, median_ms, relative, say
+from timing import attempt, leave, median_ms, relative, say
 
 
 def inputs(T, H=32, J=8, P=128):
@@ -35,6 +37,10 @@ def error(T=1000):
     z.backward(do.double())
     text = " ".join(f"d{n} {relative(a.grad, b.grad):.2e}" for n, a, b in zip("qkv", low, high))
     print(f"peer attention error, T {T}: o {relative(o, z):.2e} {text}", flush=True)
+    if "LEAVE" in os.environ:
+        tensors = dict(q=low[0], k=low[1], v=low[2], dout=do, o=z, dq=high[0].grad, dk=high[1].grad, dv=high[2].grad)
+        rows = {name: t[0].transpose(0, 1) for name, t in tensors.items()}
+        leave(os.environ["LEAVE"], (T, 32, 8, 128), rows)
 
 
 def time_one(T):

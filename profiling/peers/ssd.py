@@ -2,13 +2,14 @@
 """The chunked SSD scan of mamba-ssm (Triton): time forward and forward + backward, and its error.
 
     PEERS=FOLDER CHUNKS="128 256" python3 profiling/peers/ssd.py [T ...]     FOLDER holds mamba_ssm/ of its source tree
+    LEAVE=FOLDER: the tensors of the error and their F64 results, for tests/peers_cuda.c
 """
 import os
 import sys
 import types
 import torch
 import torch.nn.functional as F
-from timing import attempt, median_ms, relative, say
+from timing import attempt, leave, median_ms, relative, say
 
 package = types.ModuleType("mamba_ssm")  # its own __init__ wants compiled extensions
 package.__path__ = [os.path.join(os.environ.get("PEERS", "."), "mamba_ssm")]
@@ -67,6 +68,12 @@ def error(H, P, N, G, Q, T=300):
     z.backward(dy.double())
     text = " ".join(f"d{k} {relative(low[k].grad, high[k].grad):.2e}" for k in names)
     print(f"peer ssd error, T {T} H{H} P{P} N{N} G{G} Q{Q}: y {relative(y, z):.2e} {text}", flush=True)
+    if "LEAVE" in os.environ:
+        given = {k: low[k] for k in ("x", "dt", "B", "C", "D", "dt_bias")}
+        want = {f"d{k}": high[k].grad for k in ("x", "dt", "B", "C", "D", "dt_bias")}
+        want["dA_log"] = high["A"].grad * high["A"]
+        given["A_log"] = torch.log(-low["A"])
+        leave(os.environ["LEAVE"], (T, H, P, N, G, Q), {**given, **want, "dy": dy, "y": z})
 
 
 def time_one(T, H, P, N, G, Q):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scripts of this folder share: medians by CUDA events, and one line a measurement."""
+import os
 import statistics
 import torch
 
@@ -21,6 +22,16 @@ def median_ms(f, rounds=7, warm=3):
 
 def say(name, shape, ms, more=""):
     print(f"peer {name} {shape}: {ms:.4f} ms {more}", flush=True)
+
+
+def leave(folder, sizes, tensors):
+    """Tensors as files for tests/peers_cuda.c, each packed; BF16 as it is, what is F64 in F64."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "sizes"), "w") as f:
+        f.write(" ".join(str(n) for n in sizes) + "\n")
+    for name, t in tensors.items():
+        t = t.detach().cpu().contiguous()
+        (t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy().tofile(os.path.join(folder, name))
 
 
 def attempt(name, f):

@@ -18,6 +18,8 @@ for model in llama mistral_swa mamba2 nemotron_h; do
     [ -d "$goldens" ] || break
     "$emulated" parity "$goldens/$model" --device cuda --tol 1e-4 >"$work/out" 2>&1 ||
         wrong "parity of $model: $(tail -n 2 "$work/out")"
+    "$emulated" parity "$goldens/$model" --device cuda --tol 1e-4 mesh.tensor=2 >"$work/out" 2>&1 ||
+        wrong "parity of $model on two ranks of tensor: $(tail -n 2 "$work/out")"
 done
 
 seq 1 700 >"$work/text"
@@ -66,6 +68,9 @@ run ranks cuda --ranks 2 mesh.shard=parameters mesh.carry=scan mesh.attention=ke
 near ranks cuda 1e-5
 run data cuda mesh.data=2 mesh.attention=swap mesh.shard=gradients
 near data cuda 1e-5
+run tensor cuda mesh.seq=2 mesh.tensor=2 run.profile=1
+near tensor cuda 1e-5
+grep -q "^ *seam leave .* ms .* calls" "$work/tensor.out" || wrong "no device time of the seam leave"
 for n in 1 2; do run "exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
 [ "$(bits exact1)" = "$(bits exact2)" ] || wrong "exact mode: two ranks have other bits than one"
 
@@ -107,6 +112,8 @@ refused() { # refused CODE TEXT ARGUMENTS
     [ $? = "$code" ] && grep -q -- "$text" "$work/out" || wrong "$*: not '$text' but: $(tail -n 2 "$work/out")"
 }
 refused 2 "f64 runs on the cpu alone" --device cuda train.precision=f64
+refused 2 "layer 0, M (mamba2): ssd: .*in bf16 expected .* head_width 64" \
+    --device cuda train.precision=bf16 --dry-run
 refused 2 "bf16 needs a GPU" --device cpu train.precision=bf16
 export EMULATED_GIB=0.000293
 refused 1 "MiB are short: train.keep=[a-z]* would fit" --device cuda
