@@ -37,7 +37,7 @@ static __device__ void outputs_make(const struct walk &a, const struct step_raw 
 /* M of a warp's 16 rows: zero above the diagonal.  A block left of it that all rows see costs an exponential a row. */
 static __device__ void step_weights(uint32_t (&M)[4][4], const float (&cb)[32], const struct step_raw *raw,
                                     const float *reach, const int *from, bool through) {
-    const int lane = threadIdx.x % WARP, strip = threadIdx.x % WARPGROUP / WARP, c = lane % 4 * 2;
+    const int lane = threadIdx.x % WARP, strip = warp_of() % 4, c = lane % 4 * 2;
     const int t = 16 * strip + lane / 4;
     const float cum[2] = {raw->cum[t], raw->cum[t + 8]};
 #pragma unroll

@@ -18,7 +18,8 @@
 
 enum { WARPGROUP = 128, PANEL_COLS = 64 };
 
-/* The thread's warpgroup in its block, which the compiler then knows to be one for all of a warp. */
+/* The thread's warp and warpgroup in its block, which the compiler then knows to be one for all of a warp. */
+static inline __device__ int warp_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / WARP, 0); }
 static inline __device__ int warpgroup_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / WARPGROUP, 0); }
 
 /* Where K begins at column k (rows) or at row k (cols), M or N at row i (a multiple of 8); cols has its 64 columns. */

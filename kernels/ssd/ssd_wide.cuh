@@ -40,7 +40,7 @@ static inline __device__ struct wide_place wide_find() {
     const int lane = threadIdx.x % WARP;
     i.group = warpgroup_of();
     i.half_s = i.group == 2, i.half_t = i.group > 0;
-    i.strip = 4 * i.half_s + threadIdx.x % WARPGROUP / WARP;
+    i.strip = 4 * i.half_s + warp_of() % 4;
     i.s = 16 * i.strip + lane / 4;
     i.c = lane % 4 * 2;
     return i;
@@ -129,9 +129,10 @@ static __device__ void wide_weights(const struct wide_place &i, const struct wid
 template <int n, int lanes> static inline __device__ float scatter_sum(float (&x)[n]) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int half = lanes / 2, k = n / 2; half > 0; half /= 2, k /= 2) {
+    for (int level = 1; level <= 5; level++) {
+        const int half = lanes >> level, k = n >> level;
         const bool upper = lane & half;
-        if (k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
+        if (half > 0 && k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
 #pragma unroll
         for (int i = 0; i < k; i++)
             x[i] = (upper ? x[i + k] : x[i]) + __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[i + k], half);
