@@ -2,8 +2,8 @@
 #ifndef BATON_KERNELS_SSD_STEPS_CUH
 #define BATON_KERNELS_SSD_STEPS_CUH
 /* ssd_steps.cuh - the walk of ssd_walk.cuh with outputs: rows t, s of a step, M[t, s] = exp(cum_t - cum_s) (C_t . B_s)
- * dts_s,  y_t = exp(cum_t - cum_before) S C_t + sum_s M[t, s] x_s + D x_t.  A head has two warpgroups, one that carries
- * the state and one that makes outputs from the copy of it, rounded, which the first leaves a step ahead. */
+ * dts_s,  y_t = exp(cum_t - cum_before) S C_t + sum_s M[t, s] x_s + D x_t.  A head has two warpgroups: one loads, makes
+ * what hangs on decays and carries the state, one makes outputs with the copy of it, rounded, from the step before. */
 #include "kernels/ssd_walk.cuh"
 
 /* Rows of C B^T, and of C S^T, on their way. */
@@ -21,12 +21,13 @@ static __device__ void products_of_C(float (&cb)[32], float (&cs)[32], const wal
     wgmma_commit();
 }
 
-/* Of the warpgroup's thread t: reach (ssd_tiles.cuh), the decay from what enters, the first row that row t sees. */
+/* Of the warpgroup's thread 64 + t: reach (ssd_tiles.cuh), the decay from what enters, the first row that row t sees.
+ */
 template <int N>
 static __device__ void outputs_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, bool through,
                                     int w, walk_shared<N, true> *m) {
-    const int t = threadIdx.x % WARPGROUP;
-    if (t >= STEP) return;
+    const int t = (int)(threadIdx.x % WARPGROUP) - STEP;
+    if (t < 0) return;
     const int64_t pos = step_pos(a, b, n, t, through);
     const float cum = raw->cum[t];
     m->reach[w][t] = t < n ? step_exp(raw->cum[t | 15] - cum) * raw->dts[t] : 0.0f;
@@ -110,8 +111,7 @@ static __device__ void outputs_of(const struct walk &a, const struct walk_place 
     float cb[32], entered[32], own[32];
     uint32_t M[4][4];
     products_of_C<N>(cb, entered, &m->stage[at], m->S[i % 2][w]);
-    outputs_make<N>(a, raw, b, n, through, w, m);
-    barrier_of(1 + warpgroup_of(), WARPGROUP);
+    barrier_of(1 + w, 2 * WARPGROUP);
     wgmma_wait<1>();
     wgmma_ended(cb);
     step_weights(M, cb, raw, m->reach[w], m->from[w], through);
@@ -125,28 +125,28 @@ static __device__ void outputs_of(const struct walk &a, const struct walk_place 
     step_outputs(a, b, n, p.h0 + w, own, entered, m->stage[at].X[w], m->in[w], m->out[w]);
 }
 
-/* Step i has arrived, step i + 1 is on its way. */
-template <int N>
-static __device__ void next_step(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, true> *m) {
-    cp_wait<0>();
-    wgmma_see();
-    __syncthreads();
-    step_fetch<N, true, false>(a, p, i + 1, m);
-    cp_commit();
-}
-
 template <int N>
 static __device__ void carry_state(const struct walk &a, const struct walk_place &p, int w, walk_shared<N, true> *m) {
     struct state<N> s = {};
+    step_fetch<N, true, false>(a, p, 0, m);
+    cp_commit();
     walk_begin<N>(a, p, w, &s);
     state_round<N>(&s, m->S[0][w]);
     for (int i = 0; i < p.steps; i++) {
         const int at = i % STAGES;
         const int64_t b = step_begin(p, i);
-        next_step<N>(a, p, i, m);
+        const int n = step_rows(p, b);
+        const struct step_raw *raw = &m->raw[at][w];
+        cp_wait<0>();
+        wgmma_see();
+        __syncthreads();
+        step_make<false>(a, raw, b, n, m->pos[at], m->weight[w]);
+        outputs_make<N>(a, raw, b, n, m->pos[at] >= n, w, m);
+        barrier_of(1 + w, 2 * WARPGROUP);
+        step_fetch<N, true, false>(a, p, i + 1, m);
+        cp_commit();
         if (walk_keeps<false>(a, p, i)) state_keep<N>(m->S[i % 2][w], walk_kept(a, p, i, w));
-        walk_step<N, false>(a, b, step_rows(p, b), m->pos[at], &m->raw[at][w], m->stage[at].X[w], m->stage[at].Y,
-                            m->weight[w], &s);
+        walk_step<N>(raw, m->pos[at] >= n, m->stage[at].X[w], m->stage[at].Y, m->weight[w], &s);
         state_round<N>(&s, m->S[(i + 1) % 2][w]);
     }
     walk_end<N, false>(a, p, w, &s);
@@ -158,14 +158,12 @@ template <int N> __global__ __launch_bounds__(2 * WALK_THREADS) static void walk
     struct walk_place p;
     if (!walk_find(a, &p)) return;
     const int w = warpgroup_of();
-    step_fetch<N, true, false>(a, p, 0, m);
-    cp_commit();
     if (w >= WALK_HEADS) {
         carry_state<N>(a, p, w - WALK_HEADS, m);
         return;
     }
     for (int i = 0; i < p.steps; i++) {
-        next_step<N>(a, p, i, m);
+        __syncthreads();
         outputs_of<N>(a, p, i, w, m);
     }
 }

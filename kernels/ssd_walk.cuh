@@ -81,12 +81,12 @@ static inline __device__ int64_t step_begin(const struct walk_place &p, int step
 }
 static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
 
-/* 64 columns of `rows` rows; those from n on become zero. */
-template <int rows, int threads>
+/* 64 columns of `rows` rows, by so many threads from `from_thread` on; rows from n on become zero. */
+template <int rows, int threads, int from_thread = 0>
 static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
-    const int first = threadIdx.x / 8, col = threadIdx.x % 8 * 8;
+    const int first = (threadIdx.x - from_thread) / 8, col = threadIdx.x % 8 * 8;
     to = tile_piece<64>(to, first, col);
     from += first * pitch + col;
     if (whole) {
@@ -103,19 +103,19 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
 
 template <int N, bool outputs, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, outputs> *m) {
-    constexpr int threads = outputs ? 2 * WALK_THREADS : WALK_THREADS;
+    constexpr int skip = outputs ? WALK_THREADS : 0; /* with outputs by the warpgroups that carry states */
     if (i >= p.steps) return;
-    const int at = i % STAGES, w = threadIdx.x / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
+    const int at = i % STAGES, w = (threadIdx.x - skip) / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
     const int64_t b = step_begin(p, step), col = p.g * N;
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
     for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch<STEP, threads>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+        panel_fetch<STEP, WALK_THREADS, skip>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
     for (int k = 0; k < N / 64; k++) {
-        panel_fetch<STEP, threads>(s->Y[k], row16(a.Y, b) + col + 64 * k, a.Y.pitch, n, a.whole);
-        if (outputs) panel_fetch<STEP, threads>(s->Z[k], row16(a.Z, b) + col + 64 * k, a.Z.pitch, n, a.whole);
+        const int64_t at_k = col + 64 * k;
+        panel_fetch<STEP, WALK_THREADS, skip>(s->Y[k], row16(a.Y, b) + at_k, a.Y.pitch, n, a.whole);
+        if (outputs) panel_fetch<STEP, WALK_THREADS, skip>(s->Z[k], row16(a.Z, b) + at_k, a.Z.pitch, n, a.whole);
     }
-    if (w >= WALK_HEADS) return;
     struct step_raw *raw = &m->raw[at][w];
     const int64_t r = b + (t < n ? t : n - 1);
     if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
@@ -125,7 +125,7 @@ static __device__ void step_fetch(const struct walk &a, const struct walk_place 
         else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
     }
     const int *pos = (const int *)((const int64_t *)a.pos.data + b + n - 1);
-    if (threadIdx.x < 2) cp_async4((int *)&m->pos[at] + threadIdx.x, pos + threadIdx.x);
+    if (threadIdx.x - skip < 2) cp_async4((int *)&m->pos[at] + threadIdx.x - skip, pos + threadIdx.x - skip);
 }
 
 /* exp of a sum of decays, which rounding may leave above 0. */
@@ -232,16 +232,14 @@ static __device__ void walk_begin(const struct walk &a, const struct walk_place 
 }
 
 /* One step of the state, its products ended. */
-template <int N, bool up>
-static __device__ void walk_step(const struct walk &a, int64_t b, int n, int64_t pos_last, const struct step_raw *raw,
-                                 const bf16_bits *X, const bf16_bits (*Y)[PANEL], float *weight, struct state<N> *s) {
-    step_make<up>(a, raw, b, n, pos_last, weight);
-    const float keep = pos_last >= n ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
+template <int N>
+static __device__ void walk_step(const struct step_raw *raw, bool through, const bf16_bits *X,
+                                 const bf16_bits (*Y)[PANEL], const float *weight, struct state<N> *s) {
+    const float keep = through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
 #pragma unroll
     for (int k = 0; k < N / 64; k++)
 #pragma unroll
         for (int e = 0; e < 32; e++) s->d[k][e] *= keep;
-    barrier_of(1 + warpgroup_of(), WARPGROUP);
     state_add<N>(s, X, Y, weight);
     wgmma_wait<0>();
 #pragma unroll
@@ -262,6 +260,7 @@ template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static v
     for (int i = 0; i < p.steps; i++) {
         const int step = step_at<up>(p, i), at = i % STAGES;
         const int64_t b = step_begin(p, step);
+        const int n = step_rows(p, b);
         cp_wait<0>();
         wgmma_see();
         __syncthreads();
@@ -272,8 +271,9 @@ template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static v
             barrier_of(1 + w, WARPGROUP);
             state_keep<N>(m->S[0][w], walk_kept(a, p, step, w));
         }
-        walk_step<N, up>(a, b, step_rows(p, b), m->pos[at], &m->raw[at][w], m->stage[at].X[w], m->stage[at].Y,
-                         m->weight[w], &s);
+        step_make<up>(a, &m->raw[at][w], b, n, m->pos[at], m->weight[w]);
+        barrier_of(1 + w, WARPGROUP);
+        walk_step<N>(&m->raw[at][w], m->pos[at] >= n, m->stage[at].X[w], m->stage[at].Y, m->weight[w], &s);
     }
     walk_end<N, up>(a, p, w, &s);
 }

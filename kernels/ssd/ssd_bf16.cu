@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The forward of ssd.h in BF16: the walk over chunks makes entering states out of own ones, then a block owns a chunk
- * and some heads of a group, a warp 16 rows t of it.  A warp keeps its rows of C B^T in registers for all heads, in
+/* The forward of ssd.h in BF16.  Shapes of ssd_walks: one pass, ssd_steps.cuh; bytes per token of 128 heads of P 64, 8
+ * groups of N 128: x and y 33 KB, states kept 16 KB, B and C 4 KB, 12 ns at 4.3 TB/s.
+ *
+ * Others: the walk over chunks makes entering states out of own ones, then a block owns a chunk and some heads of a
+ * group, a warp 16 rows t of it.  A warp keeps its rows of C B^T in registers for all heads, in
  * F32; times decay and dts, rounded, they are the left operand of the product with x.
  *
  * Bytes per token and head of P 64, N 128, Q 128: x and y 256, states 128, walked once more 256, B and C 32 (8 groups

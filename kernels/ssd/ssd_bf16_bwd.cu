@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, which
- * makes G of every chunk:
+/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, or that
+ * of ssd_walk.cuh, which makes G of every chunk:
  *
  *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
  *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
  *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
  *   backward_steps   a block owns a chunk and 32 heads: da, ddt, and what sums over tokens
+ *
+ * Chunks of 128 tokens with N 64 or 128 have both by warpgroups: ssd_wide.cuh, ssd_wide_rows.cuh.
  *
  * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and

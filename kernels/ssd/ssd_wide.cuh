@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_SSD_SSD_WIDE_CUH
 #define BATON_KERNELS_SSD_SSD_WIDE_CUH
-/* ssd_wide.cuh - backward_heads of ssd_bf16_bwd.cu by warpgroups, for chunks of 128 tokens: of the four blocks of 64 x
- * 64 of K, L and C B^T a block of threads owns the three that are not zero, a warpgroup each: 0   rows s 0-63, columns
- * t 0-63;  dx of these rows        1   rows 0-63, columns 64-127;  q = w G B of these rows 2   rows and columns 64-127;
- * q = w G B and dx of these rows A warp has 16 rows s, a thread rows s and s + 8 of them.  Here v comes for nothing:
- * v_s = dts_s x_s . (w_s G B_s). */
+/* ssd_wide.cuh - backward_heads of ssd_bf16_bwd.cu by warpgroups, for chunks of 128 tokens.  Of the four blocks of 64 x
+ * 64 of K, L and C B^T a block of threads owns the three that are not zero, a warpgroup each:
+ *
+ *   warpgroup   rows s    columns t   and of its rows
+ *   0           0-63      0-63        dx
+ *   1           0-63      64-127      w G B; da of all rows
+ *   2           64-127    64-127      w G B and dx
+ *
+ * A warp has 16 rows s, a thread rows s and s + 8 of them.  v comes for nothing: v_s = dts_s x_s . (w_s G B_s). */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * WARPGROUP, WIDE_PANEL = WIDE_ROWS * PANEL_COLS };
 
 /* ssd_bf16_bwd.cu: the double sum of da; later: over the block's own half of t, and over the other. */
 struct wide_sums {
-    float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8],
-        inside[WIDE_ROWS];
+    float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8];
 };
 struct wide_steps {
     float cum[WIDE_ROWS], dts[WIDE_ROWS];
@@ -62,22 +65,19 @@ static __device__ void wide_fetch(const struct ssd &a, const struct place &p, in
     steps_fetch(a, p, h, &m->steps[at]);
 }
 
-/* Sums over a warp's rows of W: sixteen columns to a thread before, two after; every lane sends what it does not keep.
- */
-static __device__ void store_columns(float *earlier, float col[16], const struct wide_place &i) {
-    const int lane = threadIdx.x % WARP;
-    int first = 0;
+/* Sums over lanes that differ in bits half, half / 2 .. last: of 2 k values a lane keeps k, its upper ones where its
+ * bit is set, and sends the others; one value is summed whole.  Values, not places, are chosen: no local memory. */
+template <int k, int half, int last> static inline __device__ void scatter_sum(float *x) {
+    if constexpr (half >= last) {
+        const bool upper = threadIdx.x & half;
+        if constexpr (k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
 #pragma unroll
-    for (int n = 8; n >= 2; n /= 2) {
-        const bool upper = lane & 2 * n;
-#pragma unroll
-        for (int k = 0; k < n; k++) {
-            const float keep = upper ? col[k + n] : col[k], give = upper ? col[k] : col[k + n];
-            col[k] = keep + __shfl_xor_sync(0xffffffffu, give, 2 * n);
+        for (int i = 0; i < k; i++) {
+            const float low = x[i], high = x[i + k];
+            x[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, half);
         }
-        first += upper ? n : 0;
+        scatter_sum<k / 2, half / 2, last>(x);
     }
-    *(float2 *)(earlier + 64 * i.half_t + 4 * first + i.c) = make_float2(col[0], col[1]);
 }
 
 /* From x dy^T, 16 rows s of 64 columns t: K joins the sum over heads, W its sums; M = L C B^T, rounded. */
@@ -118,26 +118,12 @@ static __device__ void wide_weights(const struct wide_place &i, const struct wid
         to[0][t % 16] = W[0], to[0][t % 16 + 1] = W[1];
         to[8][t % 16] = W[2], to[8][t % 16 + 1] = W[3];
     }
-    store_columns(w->earlier[i.strip], col, i);
+    scatter_sum<8, 16, 4>(col); /* over a warp's rows: two columns to a lane */
+    *(float2 *)(w->earlier[i.strip] + 64 * i.half_t + threadIdx.x % WARP / 4 * 8 + i.c) = make_float2(col[0], col[1]);
     later[0] = quad_sum(later[0]), later[1] = quad_sum(later[1]);
     if (i.c > 0) return;
     w->later[i.half_t - i.half_s][i.s] = later[0];
     w->later[i.half_t - i.half_s][i.s + 8] = later[1];
-}
-
-/* n values of every lane become, in lane l, the sum over `lanes` lanes of value l / (lanes / n), if n <= lanes. */
-template <int n, int lanes> static inline __device__ float scatter_sum(float (&x)[n]) {
-    const int lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int level = 1; level <= 5; level++) {
-        const int half = lanes >> level, k = n >> level;
-        const bool upper = lane & half;
-        if (half > 0 && k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
-#pragma unroll
-        for (int i = 0; i < k; i++)
-            x[i] = (upper ? x[i + k] : x[i]) + __shfl_xor_sync(0xffffffffu, upper ? x[i] : x[i + k], half);
-    }
-    return x[0];
 }
 
 /* The double sum of da inside the 16 x 16 blocks on the diagonal: by a warp, two of them, a lane for a column t, then
@@ -151,7 +137,8 @@ static __device__ float diagonal_sums(const struct wide_sums *w, int warp) {
         x[j] = t >= j ? sum : 0.0f;
         sum += W[j][t];
     }
-    return scatter_sum<16, 16>(x);
+    scatter_sum<8, 8, 1>(x);
+    return x[0];
 }
 
 /* What blocks off the diagonal add, by a warpgroup, thread t for column t, then for row t: `earlier` summed over the
@@ -166,8 +153,8 @@ static __device__ float block_sums(struct wide_sums *w) {
         if (block == t / 16) own = sum;
         if (block < t / 16) sum += w->earlier[block][t];
     }
-    const float across = scatter_sum<8, 32>(x);
-    if (lane % 4 == 0) w->across[t / WARP][lane / 4] = across;
+    scatter_sum<4, 16, 1>(x);
+    if (lane % 4 == 0) w->across[t / WARP][lane / 4] = x[0];
     float later = w->later[0][t] + (t < 64 ? w->later[1][t] : 0.0f);
 #pragma unroll
     for (int by = 1; by < 16; by *= 2) {
@@ -180,6 +167,13 @@ static __device__ float block_sums(struct wide_sums *w) {
     sum = own + (l > 0 ? before : 0.0f);
     for (int k = 0; k < WARPGROUP / WARP; k++) sum += w->across[k][t / 16];
     return sum;
+}
+
+static __device__ void store_da(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
+                                struct wide_sums *w) {
+    const int t = threadIdx.x % WARPGROUP;
+    const float da = diagonal_sums(w, t / WARP) + block_sums(w);
+    if (t < p.n) sc.da[(p.k.begin + t) * a.heads + h] = da;
 }
 
 /* q += w G B, and v, of a thread's two rows. */
@@ -298,28 +292,23 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
                                     panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
         }
         wgmma_commit();
-        __syncthreads();
-        float da = 0.0f;
-        if (i.group == 0) da = block_sums(&m->w);
-        if (i.group == 1) m->w.inside[threadIdx.x % WARPGROUP] = diagonal_sums(&m->w, threadIdx.x % WARPGROUP / WARP);
         wgmma_wait<0>();
         wgmma_ended(q);
         if (i.group > 0) {
             wgmma_ended(gb);
             add_later(a, sc, p, h, i, steps, m->head[at].x, gb, q);
         }
-        if (i.group < 2) {
-            float *part = &m->part[0][threadIdx.x % WARPGROUP];
-            if (i.group == 1)
-                for (int e = 0; e < 32; e++) part[e * WARPGROUP] = q[e];
-            barrier_of(1, 2 * WARPGROUP);
-            if (i.group == 0) {
-                for (int e = 0; e < 32; e++) q[e] += part[e * WARPGROUP];
-                if ((int)threadIdx.x < p.n)
-                    sc.da[(p.k.begin + threadIdx.x) * a.heads + h] = da + m->w.inside[threadIdx.x];
-            }
+        float *part = &m->part[0][threadIdx.x % WARPGROUP];
+        if (i.group == 1)
+            for (int e = 0; e < 32; e++) part[e * WARPGROUP] = q[e];
+        __syncthreads();
+        if (i.group == 1) {
+            store_da(a, sc, p, h, &m->w);
+            continue;
         }
-        if (i.group != 1) wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
+        if (i.group == 0)
+            for (int e = 0; e < 32; e++) q[e] += part[e * WARPGROUP];
+        wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
     }
     bf16_bits *to =
         weights_at(a, sc, (p.h0 - p.g * per_group) / heads, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
