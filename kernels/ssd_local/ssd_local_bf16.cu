@@ -2,9 +2,9 @@
 /* ssd_local in BF16.  Shapes of ssd_walks: a walk that reads x and B (dy and C) once, ssd_walk.cuh; for 128 heads of P
  * 64, 8 groups of N 128, 18 KB a token, 4.3 ns at 4.3 TB/s.
  *
- * Others: a block owns a chunk and some heads, then a walk over chunks.  Bytes per token and head of P 64, N 128, Q 128:
- * x 128, states 128, and B 16 (8 groups of 16 heads); flops 2 P N = 16,384: 35 KB a token of 128 heads, 7.3 ns at 4.8
- * TB/s.  The walk over chunks reads the states again: 16 KB, 3.4 ns. */
+ * Others: a block owns a chunk and some heads, then a walk over chunks.  Bytes per token and head of P 64, N 128, Q
+ * 128: x 128, states 128, and B 16 (8 groups of 16 heads); flops 2 P N = 16,384: 35 KB a token of 128 heads, 7.3 ns
+ * at 4.8 TB/s.  The walk over chunks reads the states again: 16 KB, 3.4 ns. */
 #include "kernels/ssd_join.cuh"
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
