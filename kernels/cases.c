@@ -59,7 +59,8 @@ const struct case_op case_ops[] = {
 };
 const int n_case_ops = COUNT(case_ops);
 
-#define GUARD  64    /* elements before and behind a tensor: no row of a test tensor is far longer than this */
+#define GUARD  64 /* elements before and behind a tensor: no row of a test tensor is far longer than this */
+#define LARGE  (48 << 20)
 #define PERIOD 65521 /* values of a larger tensor repeat: filling a benchmark's tensors should not take long */
 
 void *case_memory(struct trial *t, int64_t bytes) {
@@ -88,10 +89,23 @@ int64_t trial_block_bytes(const struct case_tensor *x) {
     return (2 * GUARD + x->at->shape[0] * rows_pitch(x)) * dtype_bytes(x->at->dtype);
 }
 
-enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real) {
+static void build_row(struct trial *t, const struct case_op *op, int row, enum dtype real) {
     *t = (struct trial){.op = op, .real = real, .rounded = real, .grad_bound = 1e-7, .roundings = 1.0};
     t->args = case_memory(t, op->args_bytes);
     op->build(t, row);
+}
+
+bool case_large(const struct case_op *op, int row) {
+    struct trial t;
+    bool large = false;
+    build_row(&t, op, row, BF16);
+    for (int i = 0; i < t.n_tensors; i++) large |= tensor_count(*t.tensor[i].at) > LARGE;
+    trial_close(&t);
+    return large;
+}
+
+enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real) {
+    build_row(t, op, row, real);
     if (t->wide_bound == 0.0) t->wide_bound = t->bound;
     for (int i = 0; i < t->n_tensors; i++) {
         struct case_tensor *x = &t->tensor[i];
@@ -192,12 +206,19 @@ static double draw(const struct trial *t, const struct case_tensor *x, int64_t i
     return real ? v.lo + (v.hi - v.lo) * u : v.lo + floor((v.hi - v.lo + 1.0) * u);
 }
 
+/* What lies in the first `period` bytes, again and again. */
+static void repeat(char *at, int64_t period, int64_t bytes) {
+    for (int64_t i = period; i < bytes; i += period)
+        memcpy(at + i, at, (size_t)(bytes - i < period ? bytes - i : period));
+}
+
 /* Guards, gaps and outputs not yet written hold signalling NaNs, every one with a payload of its own: what is computed
  * from one is a quiet NaN, and what is copied comes from elsewhere, so that a write over a guard always shows. */
 static void fill_block(const struct trial *t, const struct case_tensor *x) {
     const int64_t e = dtype_bytes(x->at->dtype), n = trial_block_bytes(x) / e;
     const uint64_t tensor = (uint64_t)(x - t->tensor) + 1;
-    for (int64_t i = 0; i < n; i++) {
+    const int64_t period = 63 << 16; /* after which both payloads come again */
+    for (int64_t i = 0; i < n && i < period; i++) {
         const uint64_t mark = tensor << 16 | ((uint64_t)i & 0xffff);
         const uint64_t wide = 0x7ff0000000000000u | mark;
         const uint32_t narrow = 0x7f800000u | (uint32_t)mark;
@@ -205,19 +226,22 @@ static void fill_block(const struct trial *t, const struct case_tensor *x) {
         const void *nan = e == 8 ? (const void *)&wide : e == 4 ? (const void *)&narrow : (const void *)&half;
         memcpy(x->block + i * e, nan, (size_t)e);
     }
+    repeat(x->block, period * e, n * e);
 }
 
 static void fill_tensor(const struct trial *t, const struct case_tensor *x) {
-    const int64_t n = tensor_count(*x->at);
+    const int64_t n = tensor_count(*x->at), e = dtype_bytes(x->at->dtype);
+    const bool periodic = !x->values.list && !x->values.numbers, copied = periodic && tensor_packed(*x->at);
     fill_block(t, x);
     if (!(x->roles & F_IN) && (x->roles & F_OUT || !(x->roles & B_IN))) return;
-    for (int64_t i = 0; i < n; i++) {
-        const bool again = i >= PERIOD && !x->values.list && !x->values.numbers;
+    for (int64_t i = 0; i < n && !(copied && i >= PERIOD); i++) {
+        const bool again = i >= PERIOD && periodic;
         /* Rounded, so that the same numbers go into every type. */
         const double v = again ? trial_get(x, i - PERIOD) : draw(t, x, i);
         const bool half = x->rounds && t->rounded == BF16;
         trial_set(x, i, (double)(half ? bf16_float(bf16_of((float)v)) : (float)v));
     }
+    if (copied) repeat(x->at->data, PERIOD * e, n * e);
 }
 
 void trial_fill(struct trial *t) {

@@ -75,6 +75,7 @@ struct trial {
     double wide_bound;         /* of an F32 output beside BF16; bound unless set                             */
     double roundings;          /* to BF16 in a row, independent, on the way to a BF16 output; 1 unless set   */
     bool no_bf16;              /* the BF16 twin has no kernel of this shape, and must say so                 */
+    bool bf16_only;            /* a benchmark of BF16 on GPUs: too long in other types, and to be checked    */
     double grad_bound;         /* of grad; 1e-7 unless set                                             */
     double flops[2], bytes[2]; /* of a pass, for the benchmark; bytes: from the roles unless set */
     /* What must run before a pass of this op, for instance the op that makes its inputs. */
@@ -112,6 +113,8 @@ struct case_op {
 extern const struct case_op case_ops[];
 extern const int n_case_ops;
 
+/* A row of the benchmark that is for a GPU in BF16 alone, larger than its caches: elsewhere it would take minutes. */
+bool case_large(const struct case_op *op, int row);
 /* Row `row` of the op in memory, every tensor between guard bands. */
 enum status trial_open(struct trial *t, const struct case_op *op, int row, enum dtype real);
 void trial_close(struct trial *t);

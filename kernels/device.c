@@ -2,6 +2,7 @@
 #include "kernels/device_inside.h"
 #include <inttypes.h>
 #include <stddef.h>
+#include "kernels/attention/attention_dnn.h"
 #include "kernels/gemm_cuda.h"
 
 #ifdef BATON_CUDA
@@ -67,6 +68,7 @@ enum status device_open(struct device **out, int index) {
     CUDA_OUT(cudaEventCreateWithFlags((cudaEvent_t *)&d->mark, cudaEventDisableTiming | cudaEventBlockingSync),
              "making an event");
     TRY_OUT(gemm_cuda_open(d));
+    TRY_OUT(attention_dnn_open(d));
 out:
     if (st != OK) {
         device_close(d);
@@ -82,6 +84,7 @@ void device_close(struct device *d) {
         (void)cudaStreamDestroy(d->stream);
     }
     if (d->mark) (void)cudaEventDestroy(d->mark);
+    attention_dnn_close(d);
     gemm_cuda_close(d);
     mem_free(d);
 }

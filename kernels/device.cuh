@@ -51,10 +51,11 @@ static inline __host__ __device__ int64_t most(int64_t a, int64_t b) { return a 
 static inline __device__ float *row(const struct tensor &t, int64_t i) { return (float *)t.data + i * t.pitch; }
 static inline __device__ int64_t long_at(const struct tensor &t, int64_t i) { return ((const int64_t *)t.data)[i]; }
 
-/* ---- elementwise work on n rows of `width` elements: threads of a warp side by side along a row ---- */
+/* ---- elementwise work on n rows of `width` elements: threads of a warp side by side along a row, or along
+ * several short ones ---- */
 
 static inline dim3 cells_block(int64_t width) {
-    unsigned x = WARP;
+    unsigned x = 1;
     while (x < THREADS && x < width) x *= 2;
     return dim3(x, THREADS / x);
 }
@@ -63,10 +64,13 @@ static inline dim3 cells_grid(int64_t n, int64_t width) {
     return dim3((unsigned)least(ceil_div(width, block.x), 1 << 20), (unsigned)least(ceil_div(n, block.y), 1 << 15));
 }
 #define LAUNCH_CELLS(kernel, n, width, ...) LAUNCH(kernel, cells_grid((n), (width)), cells_block(width), __VA_ARGS__)
+/* Loops that most threads enter once: unrolled, they would begin with a division of 64 bits. */
+#define NO_UNROLL _Pragma("unroll 1")
 #define FOR_CELLS(t, i, n, width)                                                                                      \
-    for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n); t += (int64_t)gridDim.y * blockDim.y)    \
-        for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (width);                                  \
-             i += (int64_t)gridDim.x * blockDim.x)
+    NO_UNROLL for (int64_t t = (int64_t)blockIdx.y * blockDim.y + threadIdx.y; t < (n);                                \
+                   t += (int64_t)gridDim.y * blockDim.y)                                                               \
+        NO_UNROLL for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (width);                        \
+                       i += (int64_t)gridDim.x * blockDim.x)
 
 /* ---- one warp per item: blocks of (WARP, WARPS) threads ---- */
 

@@ -10,14 +10,15 @@
 template <int N>
 static __device__ void products_of_C(float (&cb)[32], float (&cs)[32], const walk_stage<N, true> *s,
                                      const bf16_bits (*S)[PANEL]) {
-    wgmma_begin();
+    wgmma_fence();
 #pragma unroll
     for (int k = 0; k < N / 16; k++)
-        wgmma<false, false>(cb, panel_rows(s->Z[k / 4], 0, k % 4 * 16), panel_rows(s->Y[k / 4], 0, k % 4 * 16), k > 0);
+        product<false, false>(cb, panel_rows(s->Z[k / 4], 0, k % 4 * 16), panel_rows(s->Y[k / 4], 0, k % 4 * 16),
+                              k > 0);
     wgmma_commit();
 #pragma unroll
     for (int k = 0; k < N / 16; k++)
-        wgmma<false, false>(cs, panel_rows(s->Z[k / 4], 0, k % 4 * 16), panel_rows(S[k / 4], 0, k % 4 * 16), k > 0);
+        product<false, false>(cs, panel_rows(s->Z[k / 4], 0, k % 4 * 16), panel_rows(S[k / 4], 0, k % 4 * 16), k > 0);
     wgmma_commit();
 }
 
@@ -26,7 +27,7 @@ static __device__ void products_of_C(float (&cb)[32], float (&cs)[32], const wal
 template <int N>
 static __device__ void outputs_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, bool through,
                                     int w, walk_shared<N, true> *m) {
-    const int t = (int)(threadIdx.x % WARPGROUP) - STEP;
+    const int t = (int)(threadIdx.x % GROUP) - STEP;
     if (t < 0) return;
     const int64_t pos = step_pos(a, b, n, t, through);
     const float cum = raw->cum[t];
@@ -73,7 +74,7 @@ static __device__ void step_weights(uint32_t (&M)[4][4], const float (&cb)[32], 
 /* y of a warp's 16 rows, through shared memory into whole rows. */
 static __device__ void step_outputs(const struct walk &a, int64_t b, int n, int64_t h, const float (&own)[32],
                                     const float (&entered)[32], const bf16_bits *x, const float *in, bf16_bits *out) {
-    const int lane = threadIdx.x % WARP, r0 = threadIdx.x % WARPGROUP / WARP * 16, c = lane % 4 * 2;
+    const int lane = threadIdx.x % WARP, r0 = threadIdx.x % GROUP / WARP * 16, c = lane % 4 * 2;
     const float D = ((const float *)a.x_D.data)[h];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -111,17 +112,17 @@ static __device__ void outputs_of(const struct walk &a, const struct walk_place 
     float cb[32], entered[32], own[32];
     uint32_t M[4][4];
     products_of_C<N>(cb, entered, &m->stage[at], m->S[i % 2][w]);
-    barrier_of(1 + w, 2 * WARPGROUP);
+    barrier_of(2 + w, 2 * GROUP);
     wgmma_wait<1>();
-    wgmma_ended(cb);
+    sums_ended(cb);
     step_weights(M, cb, raw, m->reach[w], m->from[w], through);
-    wgmma_begin();
+    wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; k++) wgmma<true>(own, M[k], panel_cols(m->stage[at].X[w], 16 * k), k > 0);
+    for (int k = 0; k < 4; k++) product<true>(own, M[k], panel_cols(m->stage[at].X[w], 16 * k), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_ended(entered);
-    wgmma_ended(own);
+    sums_ended(entered);
+    sums_ended(own);
     step_outputs(a, b, n, p.h0 + w, own, entered, m->stage[at].X[w], m->in[w], m->out[w]);
 }
 
@@ -138,11 +139,11 @@ static __device__ void carry_state(const struct walk &a, const struct walk_place
         const int n = step_rows(p, b);
         const struct step_raw *raw = &m->raw[at][w];
         cp_wait<0>();
-        wgmma_see();
+        shared_fence();
         __syncthreads();
         step_make<false>(a, raw, b, n, m->pos[at], m->weight[w]);
         outputs_make<N>(a, raw, b, n, m->pos[at] >= n, w, m);
-        barrier_of(1 + w, 2 * WARPGROUP);
+        barrier_of(2 + w, 2 * GROUP);
         step_fetch<N, true, false>(a, p, i + 1, m);
         cp_commit();
         if (walk_keeps<false>(a, p, i)) state_keep<N>(m->S[i % 2][w], walk_kept(a, p, i, w));
@@ -153,8 +154,8 @@ static __device__ void carry_state(const struct walk &a, const struct walk_place
 }
 
 template <int N> __global__ __launch_bounds__(2 * WALK_THREADS) static void walk_outputs(const struct walk a) {
-    DYNAMIC_SHARED(memory);
-    walk_shared<N, true> *m = (walk_shared<N, true> *)memory;
+    DYNAMIC_PANELS(tiles);
+    walk_shared<N, true> *m = (walk_shared<N, true> *)tiles;
     struct walk_place p;
     if (!walk_find(a, &p)) return;
     const int w = warpgroup_of();

@@ -16,7 +16,29 @@
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
-enum { STEP = 64, WALK_HEADS = 2, WALK_THREADS = WALK_HEADS * WARPGROUP, PANEL = STEP * PANEL_COLS };
+enum { STEP = 64, WALK_HEADS = 2, WALK_THREADS = WALK_HEADS * GROUP, PANEL = STEP * 64 };
+
+/* The thread's warp and group in its block. */
+static inline __device__ int warp_of() { return same((int)threadIdx.x / WARP); }
+static inline __device__ int warpgroup_of() { return same((int)threadIdx.x / GROUP); }
+
+/* Products of 64 x 64 x 16, a thread's 32 sums as d[4 j + e] for d[j][e] of wgmma.cuh.  16 terms from column k on of a
+ * panel's rows from i on, or from row k on of its 64 columns. */
+static inline __device__ struct operand panel_rows(const bf16_bits *panel, int i, int k) {
+    return rows_at(panels_here(panel), 0, i, k);
+}
+static inline __device__ struct operand panel_cols(const bf16_bits *panel, int k) {
+    return cols_at(panels_here(panel), 64, k, 0);
+}
+template <bool a_cols, bool b_cols>
+static inline __device__ void product(float (&d)[32], struct operand a, struct operand b, bool add) {
+    wgmma_shared<64, a_cols, b_cols>((float(*)[4])d, a, b, add);
+}
+template <bool b_cols>
+static inline __device__ void product(float (&d)[32], const uint32_t (&a)[4], struct operand b, bool add) {
+    wgmma_registers<64, b_cols>((float(*)[4])d, a, b, add);
+}
+static inline __device__ void sums_ended(float (&d)[32]) { wgmma_settled<8>((float(*)[4])d); }
 
 static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t N) {
     return (N == 64 || N == 128) && heads / groups % WALK_HEADS == 0;
@@ -105,7 +127,7 @@ template <int N, bool outputs, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, outputs> *m) {
     constexpr int skip = outputs ? WALK_THREADS : 0; /* with outputs by the warpgroups that carry states */
     if (i >= p.steps) return;
-    const int at = i % STAGES, w = (threadIdx.x - skip) / WARPGROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
+    const int at = i % STAGES, w = (threadIdx.x - skip) / GROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
     const int64_t b = step_begin(p, step), col = p.g * N;
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
@@ -118,9 +140,9 @@ static __device__ void step_fetch(const struct walk &a, const struct walk_place 
     }
     struct step_raw *raw = &m->raw[at][w];
     const int64_t r = b + (t < n ? t : n - 1);
-    if (threadIdx.x % WARPGROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
+    if (threadIdx.x % GROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
     else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[p.h0 + w]);
-    if (threadIdx.x % WARPGROUP == 0) {
+    if (threadIdx.x % GROUP == 0) {
         if ((step & p.more) == 0) raw->before = 0.0f;
         else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
     }
@@ -139,7 +161,7 @@ static inline __device__ int64_t step_pos(const struct walk &a, int64_t b, int n
 template <bool up>
 static __device__ void step_make(const struct walk &a, const struct step_raw *raw, int64_t b, int n, int64_t pos_last,
                                  float *weight) {
-    const int t = threadIdx.x % WARPGROUP;
+    const int t = threadIdx.x % GROUP;
     if (t >= STEP) return;
     const bool through = pos_last >= n;
     const float cum = raw->cum[t];
@@ -157,7 +179,7 @@ static __device__ void step_make(const struct walk &a, const struct step_raw *ra
 template <int N> struct state { float d[N / 64][32]; };
 
 template <int N, bool store> static __device__ void state_move(struct state<N> *s, float *at) {
-    const int lane = threadIdx.x % WARP, p = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
+    const int lane = threadIdx.x % WARP, p = threadIdx.x % GROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
 #pragma unroll
     for (int k = 0; k < N / 64; k++)
 #pragma unroll
@@ -173,7 +195,7 @@ template <int N, bool store> static __device__ void state_move(struct state<N> *
 }
 /* Rounded, into panels of rows p. */
 template <int N> static __device__ void state_round(const struct state<N> *s, bf16_bits (*to)[PANEL]) {
-    const int lane = threadIdx.x % WARP, p = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
+    const int lane = threadIdx.x % WARP, p = threadIdx.x % GROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
 #pragma unroll
     for (int k = 0; k < N / 64; k++)
 #pragma unroll
@@ -183,7 +205,7 @@ template <int N> static __device__ void state_round(const struct state<N> *s, bf
         }
 }
 template <int N> static __device__ void state_keep(const bf16_bits (*from)[PANEL], bf16_bits *to) {
-    for (int i = threadIdx.x % WARPGROUP; i < SSD_P * N / 8; i += WARPGROUP) {
+    for (int i = threadIdx.x % GROUP; i < SSD_P * N / 8; i += GROUP) {
         const int p = i / (N / 8), n = i % (N / 8) * 8;
         *(uint4 *)(to + p * N + n) = *(const uint4 *)tile_piece<64>((bf16_bits *)from[n / 64], p, n % 64);
     }
@@ -193,7 +215,7 @@ template <int N> static __device__ void state_keep(const bf16_bits (*from)[PANEL
 template <int N>
 static __device__ void state_add(struct state<N> *s, const bf16_bits *X, const bf16_bits (*Y)[PANEL],
                                  const float *weight) {
-    const int c = threadIdx.x % 4 * 2, m0 = threadIdx.x % WARPGROUP / WARP * 16;
+    const int c = threadIdx.x % 4 * 2, m0 = threadIdx.x % GROUP / WARP * 16;
     uint32_t A[STEP / 16][4];
 #pragma unroll
     for (int k = 0; k < STEP / 16; k++) {
@@ -203,11 +225,11 @@ static __device__ void state_add(struct state<N> *s, const bf16_bits *X, const b
         for (int i = 0; i < 4; i++)
             A[k][i] = pack(low_half(A[k][i]) * (i < 2 ? w0.x : w8.x), high_half(A[k][i]) * (i < 2 ? w0.y : w8.y));
     }
-    wgmma_begin();
+    wgmma_fence();
 #pragma unroll
     for (int j = 0; j < N / 64; j++)
 #pragma unroll
-        for (int k = 0; k < STEP / 16; k++) wgmma<true>(s->d[j], A[k], panel_cols(Y[j], 16 * k), true);
+        for (int k = 0; k < STEP / 16; k++) product<true>(s->d[j], A[k], panel_cols(Y[j], 16 * k), true);
     wgmma_commit();
 }
 
@@ -243,13 +265,13 @@ static __device__ void walk_step(const struct step_raw *raw, bool through, const
     state_add<N>(s, X, Y, weight);
     wgmma_wait<0>();
 #pragma unroll
-    for (int k = 0; k < N / 64; k++) wgmma_ended(s->d[k]);
+    for (int k = 0; k < N / 64; k++) sums_ended(s->d[k]);
 }
 
 /* The walk without outputs; two blocks to a processor. */
 template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
-    DYNAMIC_SHARED(memory);
-    walk_shared<N, false> *m = (walk_shared<N, false> *)memory;
+    DYNAMIC_PANELS(tiles);
+    walk_shared<N, false> *m = (walk_shared<N, false> *)tiles;
     struct walk_place p;
     if (!walk_find(a, &p)) return;
     const int w = warpgroup_of();
@@ -262,17 +284,17 @@ template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static v
         const int64_t b = step_begin(p, step);
         const int n = step_rows(p, b);
         cp_wait<0>();
-        wgmma_see();
+        shared_fence();
         __syncthreads();
         step_fetch<N, false, up>(a, p, i + 1, m);
         cp_commit();
         if (walk_keeps<up>(a, p, step)) {
             state_round<N>(&s, m->S[0][w]);
-            barrier_of(1 + w, WARPGROUP);
+            barrier_of(2 + w, GROUP);
             state_keep<N>(m->S[0][w], walk_kept(a, p, step, w));
         }
         step_make<up>(a, &m->raw[at][w], b, n, m->pos[at], m->weight[w]);
-        barrier_of(1 + w, WARPGROUP);
+        barrier_of(2 + w, GROUP);
         walk_step<N>(&m->raw[at][w], m->pos[at] >= n, m->stage[at].X[w], m->stage[at].Y, m->weight[w], &s);
     }
     walk_end<N, up>(a, p, w, &s);

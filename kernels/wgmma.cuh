@@ -1,76 +1,139 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_WGMMA_CUH
 #define BATON_KERNELS_WGMMA_CUH
-/* wgmma.cuh - products of BF16 tiles by a warpgroup, four warps side by side from a multiple of 128 threads: wgmma
- * m64n64k16 of sm_90a, sums in F32, B always and A as wished in shared memory.
+/* wgmma.cuh - products of BF16 tiles by groups of four warps: wgmma m64nNk16, sums in F32, operands in shared memory.
  *
- * A panel is rows of 64 BF16 in shared memory, row r's 16-byte pieces permuted by r & 7 (tile_piece<64> of mma.cuh),
- * its first byte at a multiple of 1024: "128-byte swizzle" in PTX ISA, "Asynchronous warpgroup level matrix
- * operations". rows  the operand's M or N runs along the panel's rows, its terms (K) along 64 columns: panel_rows cols
- * the other way round: K runs along rows, M or N along the 64 columns: panel_cols Registers, warp w of the four, lane
- * l, g = 16 w + l / 4, c = 2 (l % 4): those of mma.cuh, row g and g + 8 of 64 A  a[0] (g, c..c+1)  a[1] (g + 8, c..)
- * a[2] (g, c + 8..)  a[3] (g + 8, c + 8..)    D  d[4 j + 0..1] (g, 8 j + c..) d[4 j + 2..3] (g + 8, 8 j + c..)
+ * A panel is rows of 64 BF16 in shared memory, its 16-byte pieces permuted as tile_piece<64> does: what the hardware
+ * calls a swizzle of 128 bytes.  It begins at a multiple of 1024 bytes; a tile wider than 64 is panels behind each
+ * other.  An operand is read from panels in one of two ways:
+ *   rows   rows of the product (A) or its columns (B) are the panel's rows, the 16 terms lie side by side
+ *   cols   the 16 terms are the panel's rows; `lead` is the distance of one panel's 64 columns to the next
+ * Warp w of the group holds rows 16 w.. of the sums as mma.cuh's D (16 x N), and of an A in registers as its A.
+ * (PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions")
  *
- * Order: what threads wrote to shared memory (cp.async too) is seen after wgmma_see by each writer and a barrier; then
- * wgmma_begin, products, wgmma_commit.  Their registers, A's too, and their tiles are the hardware's until wgmma_wait.
- * The emulator gives registers NaN and reads tiles at the wait, so what is touched too early shows. */
+ * Products are under way from `wgmma_*` until wgmma_wait: until then neither the sums nor registers of A are touched,
+ * nor is shared memory that they read written.  Shared memory written by threads or cp.async is seen by products after
+ * shared_fence of the writer and a barrier. */
 #include "kernels/mma.cuh"
 
-enum { WARPGROUP = 128, PANEL_COLS = 64 };
+#define GROUP 128 /* threads of a group of four warps */
 
-/* The thread's warp and warpgroup in its block, which the compiler then knows to be one for all of a warp. */
-static inline __device__ int warp_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / WARP, 0); }
-static inline __device__ int warpgroup_of() { return __shfl_sync(0xffffffffu, (int)threadIdx.x / WARPGROUP, 0); }
+/* The same for all lanes, and the compiler knows: products under way must not lie on a path that some may leave. */
+static inline __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-/* Where K begins at column k (rows) or at row k (cols), M or N at row i (a multiple of 8); cols has its 64 columns. */
-static inline __device__ uint64_t panel_rows(const bf16_bits *panel, int i, int k) {
-    return (uint64_t)((shared_address(panel) + i * 128 + k * 2) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+#ifdef BATON_EMULATED            /* tests/emulator/wgmma.h has the rest */
+typedef const bf16_bits *panels; /* where a tile begins */
+static inline panels panels_of(const bf16_bits *tile) { return tile; }
+static inline panels panels_here(const bf16_bits *tile) { return tile; }
+static inline panels panels_on(panels p, int bytes) { return p + bytes / 2; }
+struct operand {
+    const bf16_bits *at;
+    int lead; /* BF16 from panel to panel */
+};
+static inline struct operand operand_at(panels p, int offset, int lead) { return {p + offset, lead}; }
+#else
+/* Where a tile begins, in units of 16 bytes of shared memory; the same for all lanes, so that places in it are made by
+ * adding constants. */
+typedef int panels;
+static inline __device__ panels panels_of(const bf16_bits *tile) {
+    return same((int)((shared_address(tile) & 0x3ffff) >> 4));
 }
-static inline __device__ uint64_t panel_cols(const bf16_bits *panel, int k) {
-    return (uint64_t)((shared_address(panel) + k * 128) >> 4) | 64ull << 16 | 64ull << 32 | 1ull << 62;
+/* Without a word to the compiler: where the address is one for all lanes as it stands. */
+static inline __device__ panels panels_here(const bf16_bits *tile) {
+    return (int)((shared_address(tile) & 0x3ffff) >> 4);
+}
+static inline __device__ panels panels_on(panels p, int bytes) { return p + bytes / 16; }
+struct operand {
+    uint64_t bits;
+};
+static inline __device__ struct operand operand_at(panels p, int offset, int lead) {
+    const uint32_t low = (uint32_t)(p + offset / 8) | (uint32_t)(lead / 8) << 16, high = 1024 / 16 | 1u << 30;
+    return {(uint64_t)high << 32 | low};
+}
+#endif
+
+/* 16 terms side by side, from column k on, of the rows from r on; the tile's panels have `rows` rows. */
+static inline __device__ struct operand rows_at(panels p, int rows, int r, int k) {
+    return operand_at(p, k / 64 * rows * 64 + r * 64 + k % 64, 0);
+}
+/* 16 terms below each other, from row k on, of the columns from n on. */
+static inline __device__ struct operand cols_at(panels p, int rows, int k, int n) {
+    return operand_at(p, n / 64 * rows * 64 + k * 64 + n % 64, rows * 64);
 }
 
-#ifndef BATON_EMULATED /* tests/emulator/wgmma.h has these */
-static inline __device__ void wgmma_see() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-static inline __device__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+#ifndef BATON_EMULATED
+/* Before the first product of a batch, of registers that others wrote. */
+static inline __device__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 static inline __device__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/* All but the n youngest groups have ended. */
+/* All but the n youngest batches are done. */
 template <int n> static inline __device__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
-/* Behind the wait for the products of d, before d is read. */
-template <int n> static inline __device__ void wgmma_ended(float (&d)[n]) {
+/* After a wait: the compiler keeps what reads these sums behind it. */
+template <int n> static inline __device__ void wgmma_settled(float d[n][4]) {
 #pragma unroll
-    for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i])::"memory");
+    for (int j = 0; j < n; j++) asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])::"memory");
 }
+static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-#define WGMMA_8(d, i)                                                                                                  \
-    "+f"((d)[i]), "+f"((d)[i + 1]), "+f"((d)[i + 2]), "+f"((d)[i + 3]), "+f"((d)[i + 4]), "+f"((d)[i + 5]),            \
-        "+f"((d)[i + 6]), "+f"((d)[i + 7])
-#define WGMMA_D                                                                                                        \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "  \
-    "%24, %25, %26, %27, %28, %29, %30, %31}"
+#define WGMMA_4(j)    "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define WGMMA_16(j)   WGMMA_4(j), WGMMA_4((j) + 1), WGMMA_4((j) + 2), WGMMA_4((j) + 3)
+#define WGMMA_16_REGS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_32_REGS WGMMA_16_REGS ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_64_REGS                                                                                                  \
+    WGMMA_32_REGS ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                 \
+                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_SHARED(n, regs, a0, b0, add0, ta0, tb0, ...)                                                             \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
+                 "k16.f32.bf16.bf16 {" regs "}, " a0 ", " b0 ", p, 1, 1, " ta0 ", " tb0 "; }"                          \
+                 : __VA_ARGS__                                                                                         \
+                 : "l"(a.bits), "l"(b.bits), "r"((int)add), "n"((int)a_cols), "n"((int)b_cols))
+#define WGMMA_REGISTERS(n, regs, r0, r1, r2, r3, b0, add0, tb0, ...)                                                   \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
+                 "k16.f32.bf16.bf16 {" regs "}, {" r0 ", " r1 ", " r2 ", " r3 "}, " b0 ", p, 1, 1, " tb0 "; }"         \
+                 : __VA_ARGS__                                                                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits), "r"((int)add), "n"((int)b_cols))
 
-/* d = A B, or d += A B. */
-template <bool a_cols, bool b_cols>
-static inline __device__ void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D ", %32, %33, p, 1, 1, %35, %36;\n}\n"
-                 : WGMMA_8(d, 0), WGMMA_8(d, 8), WGMMA_8(d, 16), WGMMA_8(d, 24)
-                 : "l"(a), "l"(b), "r"((int)add), "n"((int)a_cols), "n"((int)b_cols));
+/* d (64, N) = a b, or += where `add`; 16 terms. */
+template <int N, bool a_cols, bool b_cols>
+static inline __device__ void wgmma_shared(float d[N / 8][4], struct operand a, struct operand b, bool add) {
+    static_assert(N == 32 || N == 64 || N == 128, "written for these");
+    if constexpr (N == 32) WGMMA_SHARED("32", WGMMA_16_REGS, "%16", "%17", "%18", "%19", "%20", WGMMA_16(0));
+    else if constexpr (N == 64)
+        WGMMA_SHARED("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", WGMMA_16(0), WGMMA_16(4));
+    else
+        WGMMA_SHARED("128", WGMMA_64_REGS, "%64", "%65", "%66", "%67", "%68", WGMMA_16(0), WGMMA_16(4), WGMMA_16(8),
+                     WGMMA_16(12));
 }
-template <bool b_cols>
-static inline __device__ void wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D
-                 ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
-                 : WGMMA_8(d, 0), WGMMA_8(d, 8), WGMMA_8(d, 16), WGMMA_8(d, 24)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add), "n"((int)b_cols));
+/* The same with a in registers. */
+template <int N, bool b_cols>
+static inline __device__ void wgmma_registers(float d[N / 8][4], const uint32_t a[4], struct operand b,
+                                              bool add = true) {
+    static_assert(N == 64 || N == 128, "written for these");
+    if constexpr (N == 64)
+        WGMMA_REGISTERS("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", "%37", "%38", WGMMA_16(0), WGMMA_16(4));
+    else
+        WGMMA_REGISTERS("128", WGMMA_64_REGS, "%64", "%65", "%66", "%67", "%68", "%69", "%70", WGMMA_16(0), WGMMA_16(4),
+                        WGMMA_16(8), WGMMA_16(12));
 }
-
-/* A barrier of n threads, a multiple of 32; 1 <= id < 16. */
+/* Registers of the threads of this group from here on: what one group gives up, others can have. */
+template <int n> static inline __device__ void registers_up() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n));
+}
+template <int n> static inline __device__ void registers_down() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
+}
+/* A second barrier of all threads of the block: those that only arrive do not wait. */
+template <int threads> static inline __device__ void barrier_wait() {
+    asm volatile("barrier.cta.sync 1, %0;" ::"n"(threads) : "memory");
+}
+template <int threads> static inline __device__ void barrier_arrive() {
+    asm volatile("barrier.cta.arrive 1, %0;" ::"n"(threads) : "memory");
+}
+/* A barrier of n threads of the block, whole warps; 1 < id < 16. */
 static inline __device__ void barrier_of(int id, int n) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
 }
+#define DYNAMIC_PANELS(name) extern __shared__ __align__(1024) unsigned char name[]
 #endif
 #endif

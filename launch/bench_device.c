@@ -58,9 +58,14 @@ static void row_close(struct device_row *r) {
     trial_close(&r->trial);
 }
 
+static bool left_out(const struct bench_device *b, const struct trial *t) {
+    return b->ctx.real == BF16 ? t->no_bf16 : t->bf16_only;
+}
+
 static enum status row_open(struct device_row *r, struct bench_device *b, const struct case_op *op, int row) {
     struct trial *t = &r->trial;
     TRY(trial_open(t, op, row, b->ctx.real));
+    if (left_out(b, t)) return OK;
     trial_fill(t);
     for (int i = 0; i < t->n_tensors; i++) TRY(move_tensor(&t->tensor[i], &r->block[i]));
     TRY(device_arena_init(&r->work, "workspace of a benchmark", op->work(&b->ctx, t->args)));
@@ -133,10 +138,12 @@ static enum status bench_pass(struct bench_device *b, struct device_row *r) {
 
 enum status bench_device_row(struct bench_device *b, const struct case_op *op, int row) {
     enum status st = OK;
+    if (b->ctx.real != BF16 && case_large(op, row)) return OK;
     struct device_row r = {.pass = FORWARD};
     TRY_OUT(row_open(&r, b, op, row));
-    if (b->ctx.real == BF16 && r.trial.no_bf16) {
-        printf("%-12s %-8s %-40s no BF16 kernel of this shape\n", op->name, "both", r.trial.why);
+    if (left_out(b, &r.trial)) {
+        printf("%-12s %-8s %-40s %s\n", op->name, "both", r.trial.why,
+               b->ctx.real == BF16 ? "no BF16 kernel of this shape" : "measured in BF16 alone");
         goto out;
     }
     TRY_OUT(bench_pass(b, &r));

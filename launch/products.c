@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
 #include <string.h>
 #include "base/log.h"
+#include "kernels/attention/attention_dnn.h"
 #include "kernels/gemm_cuda.h"
 #include "kernels/space.h"
 #include "launch/trainer.h"
@@ -81,6 +83,9 @@ enum status trainer_choose_products(struct trainer *t) {
     bool taken = false;
     enum status st = OK;
     if (!t->team.device || t->run.ctx.real != BF16) return OK;
+    if (t->team.leader)
+        fprintf(stderr, "attention: %s\n",
+                t->run.spec.exact ? "our own kernels, in exact mode" : attention_dnn_about(t->team.device));
     if (t->run.spec.exact) {
         gemm_cuda_pin(t->team.device);
         return OK;

@@ -15,18 +15,22 @@
 #include "dist/collectives.h"
 #include "tests/check.h"
 
-enum { RANKS = 4, TENSORS = 5 };
+enum { RANKS = 4, TENSORS = 8 };
 static const struct {
     const char *why, *name;
     enum dtype dtype;
     int n_dims;
     int64_t shape[4];
+    int cut; /* the dim that ranks cut; each has all rows of its band where it is not 0 */
 } rows[TENSORS] = {
-    {"rows for all", "param/matrix", F32, 2, {37, 91, 1, 1}},
-    {"the same, wider", "adamw.m/matrix", F64, 2, {37, 91, 1, 1}},
-    {"fewer rows than ranks", "param/few", F32, 1, {2, 1, 1, 1}},
-    {"no rows", "param/empty", F32, 2, {0, 5, 1, 1}},
-    {"a scalar", "param/scalar", F64, 0, {1, 1, 1, 1}},
+    {"rows for all", "param/matrix", F32, 2, {37, 91, 1, 1}, 0},
+    {"the same, wider", "adamw.m/matrix", F64, 2, {37, 91, 1, 1}, 0},
+    {"fewer rows than ranks", "param/few", F32, 1, {2, 1, 1, 1}, 0},
+    {"no rows", "param/empty", F32, 2, {0, 5, 1, 1}, 0},
+    {"a scalar", "param/scalar", F64, 0, {1, 1, 1, 1}, 0},
+    {"columns for all", "param/columns", F32, 2, {7, 30, 1, 1}, 1},
+    {"a stack cut in the middle", "param/middle", F64, 3, {3, 10, 5, 1}, 1},
+    {"a stack cut along its columns", "param/last", F32, 3, {2, 3, 11, 1}, 2},
 };
 
 /* ---- a call that fails on one rank ---- */
@@ -62,8 +66,15 @@ static unsigned char byte_of(int64_t step, int tensor, int64_t at) {
     return (unsigned char)((uint64_t)(step * 977 + tensor * 131 + at * 7919) * 0x9e3779b97f4a7c15u >> 56);
 }
 
-static int64_t row_bytes(int i) {
-    return rows[i].shape[1] * rows[i].shape[2] * rows[i].shape[3] * dtype_bytes(rows[i].dtype);
+/* Where byte k of what is held stands in the whole tensor. */
+static int64_t whole_byte(const struct state_tensor *t, int64_t k) {
+    const int64_t size = dtype_bytes(t->t.dtype);
+    int64_t at[4], whole = 0, rest = k / size;
+    for (int d = 3; d >= 0; d--) at[d] = rest % t->t.shape[d], rest /= t->t.shape[d];
+    at[0] += t->begin;
+    if (t->cut_dim > 0) at[t->cut_dim] += t->cut_begin;
+    for (int d = 0; d < 4; d++) whole = whole * t->global[d] + at[d];
+    return whole * size + k % size;
 }
 
 struct state {
@@ -77,14 +88,15 @@ static void state_init(struct state *s, int r, int n, bool everything) {
     for (int i = 0; i < TENSORS; i++) {
         struct state_tensor *t = &s->list[i];
         int64_t at[RANKS + 1], shape[4];
-        comm_split(n, rows[i].shape[0], at);
+        comm_split(n, rows[i].shape[rows[i].cut], at);
         snprintf(t->name, sizeof t->name, "%s", rows[i].name);
         t->n_dims = rows[i].n_dims;
         memcpy(t->global, rows[i].shape, sizeof t->global);
         memcpy(shape, rows[i].shape, sizeof shape);
         if (everything) t->elsewhere = r > 0;
-        else shape[0] = at[r + 1] - at[r];
-        if (!everything && shape[0] > 0) t->begin = at[r];
+        else shape[rows[i].cut] = at[r + 1] - at[r];
+        if (!everything && rows[i].cut > 0) t->cut_dim = rows[i].cut, t->cut_begin = at[r];
+        else if (!everything && shape[0] > 0) t->begin = at[r];
         t->t = tensor_4d(s->data[i], rows[i].dtype, shape);
     }
 }
@@ -92,13 +104,13 @@ static void state_init(struct state *s, int r, int n, bool everything) {
 static void state_fill(struct state *s, int64_t step) {
     for (int i = 0; i < TENSORS; i++)
         for (int64_t k = 0; k < tensor_bytes(s->list[i].t); k++)
-            s->data[i][k] = byte_of(step, i, s->list[i].begin * row_bytes(i) + k);
+            s->data[i][k] = byte_of(step, i, whole_byte(&s->list[i], k));
 }
 
 static void state_check(const struct state *s, int64_t step, const char *why) {
     for (int i = 0; i < TENSORS; i++)
         for (int64_t k = 0; k < tensor_bytes(s->list[i].t); k++)
-            if (s->data[i][k] != byte_of(step, i, s->list[i].begin * row_bytes(i) + k)) {
+            if (s->data[i][k] != byte_of(step, i, whole_byte(&s->list[i], k))) {
                 CHECK(false, "%s: step %" PRId64 ", %s (%s), byte %" PRId64, why, step, rows[i].name, rows[i].why, k);
                 break;
             }

@@ -10,6 +10,7 @@
 #   tests/gpu.sh comm                communicators over memory of GPUs: threads, processes, copies, NCCL, faults, time;
 #                                    ONE_CARD: a folder of an NCCL that lets ranks share a GPU (built against it);
 #                                    killed: of these the killed processes alone
+#   tests/gpu.sh axes                a small Nemotron-3 over the tensor and the expert axis beside one GPU
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
 set -u
 build=${BATON_BUILD:-build}
@@ -239,6 +240,43 @@ comm() {
     return $failed
 }
 
+# Of the last step of run NAME: what the line says.
+speed() { grep '^step' "$work/$1.out" | tail -n 1 | grep -o '[0-9.]*[kM]* tok/s'; }
+
+axes() { # two GPUs where there are; otherwise ranks share one
+    local i name mesh precision
+    small_hybrid
+    cat >"$work/small.yaml" <<'YAML'
+model:
+  width: 512
+  vocab: 256
+  pattern: "MEM*EME"
+  layers:
+    M: {kind: mamba2, heads: 16, head_width: 64, state: 128, groups: 2, conv: 4, chunk: 128}
+    "*": {kind: attention, heads: 8, kv_heads: 2, head_width: 64}
+    E: {kind: moe, experts: 16, top_k: 4, hidden: 256, shared: 512, latent: 256, activation: relu2,
+        scores: sigmoid, renormalise: true, scale: 2.5, bias: true, bias_rate: 1.0e-3, aux_loss: 1.0e-4}
+train: {tokens_per_sequence: 2048, sequences_per_step: 4, steps: 10, precision: f32}
+optimizer: {kind: adamw, lr: 1.0e-3, schedule: constant, warmup_steps: 5, clip_norm: 1.0}
+data: {train: [text], packing: documents}
+checkpoint: {every: 0, keep: 1}
+run: {dir: unset, seed: 1, tensorboard: false}
+YAML
+    for precision in f32 bf16; do
+        run one_$precision --device cuda train.precision=$precision
+        row "one GPU, $precision" "$(speed one_$precision)"
+        for mesh in "mesh.tensor=2" "mesh.seq=2 mesh.expert=2" "mesh.seq=2 mesh.tensor=2 mesh.expert=2"; do
+            name=$precision.${mesh//[ .=]/_}
+            run "$name" --device cuda train.precision=$precision run.trace=5 $mesh
+            row "$mesh, $precision" "$(speed "$name"); $(grep -o 'the busiest GPU .*' "$work/$name.out")"
+            [ $precision = f32 ] && near "$name" one_f32 1e-5 1 10 || near "$name" one_bf16 2e-2 1 10
+        done
+    done
+    about "tests/gpu.sh axes"
+    cat "$work/table"
+    return $failed
+}
+
 long() {
     local n config=$root/configs/bench_1b_409600.yaml
     small_hybrid
@@ -256,6 +294,6 @@ failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
-correct | sanitize | bench | peers | train | comm | killed | long) "$part" "$@" ;;
+correct | sanitize | bench | peers | train | comm | killed | axes | long) "$part" "$@" ;;
 *) sed -n '3,14s/^# //p' "$0" && exit 2 ;;
 esac

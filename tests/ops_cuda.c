@@ -4,9 +4,11 @@
 /* The CUDA twin of every op, on the op's cases, in F32 and in BF16: match (against F64 on the CPU, by the row's bound,
  * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
  * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
- *   ops_cuda [--table] [--large] [OP ...]     --large: the benchmark's rows too
+ *   ops_cuda [--table] [--large] [--own] [OP ...]     --large: the benchmark's rows too, but for those that are for a
+ *                                                     GPU alone; --own: without cuDNN
  * --table: a line for every op with the worst error and the longest time of its rows */
 #include "base/pool.h"
+#include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "profiling/prof.h"
@@ -161,6 +163,10 @@ static void row_of(const struct case_op *op, int row, enum dtype real, struct po
     struct ctx c = {.ops = &ops_cuda, .real = real, .space = DEVICE, .device = d, .stream = device_stream(d)};
     struct ctx c64 = {.ops = &ops_ref64, .pool = pool, .real = F64, .space = HOST};
     MUST(trial_open(&t, op, row, real));
+    if (t.bf16_only) {
+        trial_close(&t);
+        return;
+    }
     MUST(trial_open(&t64, op, row, F64));
     t64.rounded = real;
     mirror_open(&m, &t, &c);
@@ -205,7 +211,8 @@ static void op_of(const struct case_op *op, enum dtype real, bool large, bool ta
                   struct device *d) {
     const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
     struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
-    for (int row = 0; row < rows; row++) row_of(op, row, real, pool, d, &s);
+    for (int row = 0; row < rows; row++)
+        if (!case_large(op, row)) row_of(op, row, real, pool, d, &s);
     if (table)
         printf("%-12s %-4s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, dtype_name(real), rows, s.worst[FORWARD],
                s.worst[BACKWARD], s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
@@ -213,13 +220,14 @@ static void op_of(const struct case_op *op, enum dtype real, bool large, bool ta
 }
 
 int main(int argc, char **argv) {
-    const bool table = has("--table", argc, argv), large = has("--large", argc, argv);
-    const bool all = argc == 1 + table + large;
+    const bool table = has("--table", argc, argv), large = has("--large", argc, argv), own = has("--own", argc, argv);
+    const bool all = argc == 1 + table + large + own;
     struct pool *pool = NULL;
     struct device *d = NULL;
     if (device_count() == 0) SKIP("no GPU here, or built without CUDA");
     MUST(pool_init(&pool, 8));
     MUST(device_open(&d, 0));
+    if (own) attention_dnn_close(d);
     if (table)
         printf("%-12s %-4s %4s %9s %9s %8s %8s\n", "op", "type", "rows", "fwd error", "bwd error", "fwd ms", "bwd ms");
     for (int i = 0; i < n_case_ops; i++) {

@@ -31,6 +31,10 @@ static const struct activation_case activation_bench[] = {
     {"swiglu, T 4096, F 4096", ACT_SWIGLU, 4096, 4096, 0, 3e-7},
     {"gelu, T 4096, F 2048", ACT_GELU, 4096, 2048, 0, 1e-6},
     {"gelu_tanh, T 4096, F 2048", ACT_GELU_TANH, 4096, 2048, 0, 1e-6},
+    {"relu2, T 8192, F 21504", ACT_RELU2, 8192, 21504, 0, 3e-7},
+    {"gelu, T 8192, F 14336", ACT_GELU, 8192, 14336, 0, 1e-6},
+    {"gelu_tanh, T 8192, F 14336", ACT_GELU_TANH, 8192, 14336, 0, 1e-6},
+    {"swiglu, T 8192, F 14336", ACT_SWIGLU, 8192, 14336, 0, 3e-7},
     {"swiglu, T 65537, F 64", ACT_SWIGLU, 65537, 64, 0, 3e-7},
 };
 

@@ -24,6 +24,7 @@ static const struct adamw_case adamw_cases[] = {
 static const struct adamw_case adamw_bench[] = {
     {"16 Mi elements", 16 << 20, 0.0, 0.1, 1e-6, true},
     {"65537 elements", 65537, 0.0, 0.1, 1e-6, true},
+    {"128 Mi elements", 128 << 20, 0.0, 0.1, 1e-6, true},
 };
 
 static inline void adamw_build(struct trial *t, struct adamw *a, const struct adamw_case *k) {

@@ -28,6 +28,7 @@ static const struct add_case add_bench[] = {
     {"T 4096, C 4096", 4096, 4096, 0, 1.0, false, 2e-7, false},
     {"T 4096, C 4096, in place", 4096, 4096, 0, 1.0, true, 2e-7, false},
     {"T 65537, C 64", 65537, 64, 0, 1.0, false, 2e-7, false},
+    {"T 32768, C 4096, in place", 32768, 4096, 0, 1.0, true, 2e-7, false},
 };
 
 /* As REALS, or F64. */

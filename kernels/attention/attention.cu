@@ -4,6 +4,7 @@
  * and one order.  Tiles that nobody sees cost nothing. */
 #include "kernels/attention/attention.h"
 #include "kernels/attention/attention_bf16.h"
+#include "kernels/attention/attention_dnn.h"
 #include "kernels/ranges.cuh"
 #include "kernels/tiles.cuh"
 
@@ -225,6 +226,10 @@ extern "C" enum status attention_bwd_cuda(struct ctx *c, const struct attention 
 }
 
 extern "C" int64_t attention_work_cuda(const struct ctx *c, const struct attention *a) {
-    if (c->real == BF16) return attention_shape_bf16(a) == OK ? attention_work_bf16(a) : -1;
+    if (c->real == BF16) {
+        if (attention_shape_bf16(a) != OK) return -1;
+        (void)attention_dnn_takes(c, a); /* its plan, before the step */
+        return attention_work_bf16(a);
+    }
     return arena_round(a->q.shape[0] * a->heads * (int64_t)sizeof(float));
 }

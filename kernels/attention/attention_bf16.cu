@@ -2,6 +2,7 @@
 /* The tables, and the forward: streamed softmax over tiles of KEYS keys, in powers of 2.  A block of threads owns 128
  * queries of one head, a warp 16 of them: 16 rows of scores, of weights and of o stay in its registers. */
 #include "kernels/attention/attention_bf16.cuh"
+#include "kernels/attention/attention_dnn.h"
 
 /* ---- tables ---- */
 
@@ -67,6 +68,7 @@ __global__ static void sum_rows_back(const struct attention a, const struct tabl
             sums.lse = LOG2E * row(a.lse, q)[h];
         }
         if (threadIdx.x == 0) t.sums[item] = sums;
+        if (threadIdx.x == 0 && q % SPAN == 0) t.turn[q / SPAN * a.heads + h] = 0;
     }
 }
 
@@ -94,29 +96,39 @@ extern "C" enum status attention_bf16_check(const struct attention *a, bool back
 
 static int64_t key_tiles(const struct attention *a) { return ceil_div(a->k.shape[0], BLOCK); }
 
-static void table_bytes(const struct attention *a, bool backward, int64_t bytes[4]) {
+enum { N_TABLES = 5 };
+static void table_bytes(const struct attention *a, bool backward, int64_t bytes[N_TABLES]) {
     const int64_t queries = padded(a->q.shape[0]);
     bytes[0] = queries * (int64_t)sizeof(struct seen);
     bytes[1] = queries / SPAN * (int64_t)sizeof(struct seen_by_tile);
     bytes[2] = backward ? key_tiles(a) * (int64_t)sizeof(struct seen) : 0;
     bytes[3] = backward ? queries * a->heads * (int64_t)sizeof(struct row_sums) : 0;
+    bytes[4] = backward ? queries / SPAN * a->heads * (int64_t)sizeof(unsigned) : 0;
 }
 
 extern "C" int64_t attention_work_bf16(const struct attention *a) {
-    int64_t bytes[4], sum = 0;
+    int64_t bytes[N_TABLES], sum = attention_partial_bytes(a), forward = 0;
     table_bytes(a, true, bytes);
-    for (int i = 0; i < 4; i++) sum += arena_round(bytes[i]);
-    return sum;
+    for (int i = 0; i < N_TABLES; i++) sum += arena_round(bytes[i]);
+    table_bytes(a, false, bytes);
+    for (int i = 0; i < N_TABLES; i++) forward += arena_round(bytes[i]);
+    forward += arena_round((int64_t)sizeof(struct attention_entries)) + arena_round(ATTENTION_DNN_WORKSPACE);
+    return most(sum, forward);
 }
 
 /* The caller has marked the arena. */
 enum status attention_tables(struct ctx *c, const struct attention *a, bool backward, struct tables *t) {
-    int64_t bytes[4];
-    void *at[4];
+    int64_t bytes[N_TABLES];
+    void *at[N_TABLES];
     table_bytes(a, backward, bytes);
-    for (int i = 0; i < 4; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    *t = {(struct seen *)at[0], (struct seen_by_tile *)at[1], (struct seen *)at[2], (struct row_sums *)at[3],
-          padded(a->q.shape[0])};
+    for (int i = 0; i < N_TABLES; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    *t = {(struct seen *)at[0],
+          (struct seen_by_tile *)at[1],
+          (struct seen *)at[2],
+          (struct row_sums *)at[3],
+          (unsigned *)at[4],
+          padded(a->q.shape[0]),
+          NULL};
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));
@@ -124,53 +136,39 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
     return OK;
 }
 
-/* ---- forward ---- */
-
-/* Scores of a row pair become weights against the new maxima, o and the sums shrink to them.  Lanes 4 g to 4 g + 3 hold
- * row g's columns in s[.][0..1], row g + 8's in s[.][2..3]. */
-template <int D, int N>
-static __device__ void soften(float s[N][4], float o[D / 8][4], float top[2], float sum[2], float scale) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float most_of = top[half];
-#pragma unroll
-        for (int n = 0; n < N; n++) most_of = fmaxf(most_of, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 1));
-        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 2));
-        const float shift = most_of == -INFINITY ? 0.0f : scale * most_of; /* a row that sees nothing yet */
-        const float shrink = exp2_fast(fmaf(scale, top[half], -shift));
-        top[half] = most_of;
-        sum[half] *= shrink;
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 2 * half; e < 2 * half + 2; e++) {
-                s[n][e] = exp2_fast(fmaf(scale, s[n][e], -shift));
-                sum[half] += s[n][e];
-            }
-#pragma unroll
-        for (int d = 0; d < D / 8; d++) {
-            o[d][2 * half] *= shrink;
-            o[d][2 * half + 1] *= shrink;
+/* The documents of all ranges, the last one first, until there is no entry left: one thread, since there are few. */
+__global__ static void list_entries(const struct attention a, struct attention_entries *e) {
+    int64_t n = 0, left = a.q.shape[0];
+    for (int64_t r = a.range.shape[0] - 2; r >= 0; r--) {
+        const int64_t begin = long_at(a.range, r), end = long_at(a.range, r + 1);
+        const int64_t keys = long_at(a.keys, 2 * r), keys_end = long_at(a.keys, 2 * r + 1);
+        while (left > begin && n < ATTENTION_ENTRIES) {
+            const int64_t pos = long_at(a.pos, left - 1), t = most(begin, left - 1 - pos);
+            const int64_t key_end = keys_end - (end - left), key = most(keys, key_end - 1 - pos);
+            const int64_t i = ATTENTION_ENTRIES - ++n;
+            e->q[i] = t * a.q.pitch;
+            e->o[i] = t * a.o.pitch;
+            e->lse[i] = t * a.lse.pitch;
+            e->k[i] = key * a.k.pitch;
+            e->v[i] = key * a.v.pitch;
+            e->n_queries[i] = (int32_t)(left - t);
+            e->n_keys[i] = (int32_t)(key_end - key);
+            left = t;
         }
     }
+    e->rest = left;
+    for (int64_t i = 0; i < ATTENTION_ENTRIES - n; i++) {
+        e->q[i] = e->o[i] = e->lse[i] = e->k[i] = e->v[i] = 0;
+        e->n_queries[i] = e->n_keys[i] = 0;
+    }
+    e->q[ATTENTION_ENTRIES] = a.q.shape[0] * a.q.pitch;
+    e->o[ATTENTION_ENTRIES] = a.q.shape[0] * a.o.pitch;
+    e->lse[ATTENTION_ENTRIES] = a.q.shape[0] * a.lse.pitch;
+    e->k[ATTENTION_ENTRIES] = a.k.shape[0] * a.k.pitch;
+    e->v[ATTENTION_ENTRIES] = a.v.shape[0] * a.v.pitch;
 }
 
-/* o / sum and lse of a lane's two rows. */
-template <int D>
-static __device__ void finish(const struct attention &a, int64_t t0, int m0, int64_t h, const float o[D / 8][4],
-                              const float top[2], float sum[2]) {
-    const int lane = threadIdx.x % WARP;
-    float share[2];
-    for (int half = 0; half < 2; half++) {
-        const int64_t t = t0 + m0 + lane / 4 + 8 * half;
-        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
-        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        share[half] = 1.0f / sum[half];
-        if (lane % 4 == 0 && t < a.q.shape[0]) row(a.lse, t)[h] = (float)a.scale * top[half] + logf(sum[half]);
-    }
-    store<D>(o, a.o, t0, m0, h * a.head_width, (int)a.head_width, share);
-}
+/* ---- forward ---- */
 
 template <int D>
 __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attention a, const struct tables t) {
@@ -181,6 +179,7 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     const int64_t h = blockIdx.x % a.heads, t0 = block * BLOCK, column = h / (a.heads / a.key_heads) * a.head_width;
     const int P = (int)a.head_width, m0 = threadIdx.x / WARP * 16;
     const float scale = LOG2E * (float)a.scale;
+    if (t.rest && t0 >= *t.rest) return;
     const struct warp_rows w = warp_rows_of(t.query + t0 + m0);
     const struct seen span = block_sees(t.tile + t0 / SPAN);
     float o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
@@ -198,10 +197,11 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
         }
         const int k0 = span.first + i * KEYS;
         if (i < 0 || k0 > w.all.last || k0 + KEYS <= w.all.first) continue;
-        float s[N][4];
+        float s[N][4], shrink[2];
         products<D, N>(s, q, m0, k + i % 2 * KEYS * D, 0);
         if (k0 < w.all.first_all || k0 + KEYS - 1 > w.all.last_all) hide<N>(s, w, k0, -INFINITY);
-        soften<D, N>(s, o, top, sum, scale);
+        soften<N>(s, top, sum, shrink, scale);
+        shrink_rows<D>(o, shrink);
         add_products<D, N>(o, s, v + i % 2 * KEYS * D, 0);
     }
     finish<D>(a, t0, m0, h, o, top, sum);
@@ -209,15 +209,26 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
 
 template <int D> static enum status start_forward(struct ctx *c, const struct attention *a, const struct tables *t) {
     const int64_t bytes = (BLOCK + 4 * keys_of(D)) * D * (int64_t)sizeof(bf16_bits);
-    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, bytes, *a, *t);
+    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, THREADS, bytes, *a, *t);
     return OK;
+}
+
+/* What cuDNN does of the forward; t->rest: what it leaves. */
+static enum status library_forward(struct ctx *c, const struct attention *a, struct tables *t) {
+    void *mem, *workspace;
+    TRY(arena_take(c->work, (int64_t)sizeof(struct attention_entries), &mem));
+    TRY(arena_take(c->work, ATTENTION_DNN_WORKSPACE, &workspace));
+    struct attention_entries *entries = (struct attention_entries *)mem;
+    LAUNCH(list_entries, dim3(1), dim3(1), *a, entries);
+    t->rest = &entries->rest;
+    return attention_dnn_forward(c, a, entries, workspace);
 }
 
 static enum status run_forward(struct ctx *c, const struct attention *a) {
     struct tables t;
     TRY(attention_tables(c, a, false, &t));
-    if (a->head_width <= 64) return start_forward<64>(c, a, &t);
-    if (a->head_width <= 128) return start_forward<128>(c, a, &t);
+    if (attention_dnn_takes(c, a)) TRY(library_forward(c, a, &t));
+    if (a->head_width <= 128) return attention_forward(c, a, &t);
     return start_forward<256>(c, a, &t);
 }
 

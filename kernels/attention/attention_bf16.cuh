@@ -38,12 +38,19 @@ struct tables {
     struct seen_by_tile *tile; /* (queries / SPAN)                 */
     struct seen *key_tile;     /* (ceil(U / BLOCK)) tiles of queries that see one of its rows, inclusive */
     struct row_sums *sums;     /* (H, queries)                     */
+    unsigned *turn;            /* (queries / SPAN, H) tiles of keys that have added to a tile's dq */
     int64_t queries;           /* T rounded up to BLOCK            */
+    const int64_t *rest;       /* NULL, or the forward ends before this row */
 };
 
 static inline __host__ __device__ int64_t padded(int64_t T) { return ceil_div(T, BLOCK) * BLOCK; }
 
 enum status attention_tables(struct ctx *c, const struct attention *a, bool backward, struct tables *t);
+/* The forward of heads up to 128 wide (attention_wgmma.cu); the backward (attention_wgmma_bwd.cu), and its part of the
+ * workspace. */
+enum status attention_forward(struct ctx *c, const struct attention *a, const struct tables *t);
+enum status attention_gradients(struct ctx *c, const struct attention *a, const struct tables *t);
+int64_t attention_partial_bytes(const struct attention *a);
 
 /* A matrix of BF16 in device memory: rows [0, n) of P columns. */
 struct rows16 {
@@ -66,6 +73,19 @@ template <int D, int rows> static __device__ void fetch(bf16_bits *to, const str
         const int at = i * THREADS + (int)threadIdx.x, r = at / pieces, col = at % pieces * 8;
         const bool inside = r < x.n && col < x.P;
         cp_async16_or_zero(tile_piece<D>(to, r, col), inside ? x.at + r * x.pitch + col : x.at, inside);
+    }
+}
+
+/* `rows` rows into panels by so many threads; what lies outside the matrix becomes zero. */
+template <int D, int rows, int threads>
+static __device__ void fetch_panels(bf16_bits *to, const struct rows16 &x, int thread) {
+    constexpr int pieces = D / 8;
+#pragma unroll 8
+    for (int i = 0; i < rows * pieces / threads; i++) {
+        const int at = i * threads + thread, r = at / pieces, col = at % pieces * 8;
+        const bool inside = r < x.n && col < x.P;
+        cp_async16_or_zero(tile_piece<64>(to + col / 64 * rows * 64, r, col % 64),
+                           inside ? x.at + r * x.pitch + col : x.at, inside);
     }
 }
 
@@ -149,6 +169,15 @@ static __device__ void add_products(float sum[D / 8][4], const float s[N][4], co
     }
 }
 
+/* s (16, 8 N) of a warp, rounded: an operand of 8 N terms. */
+template <int N> static __device__ void pack_all(uint32_t a[N / 2][4], const float s[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        a[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1]);
+        a[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3]);
+    }
+}
+
 /* Rows m0 + g and m0 + g + 8 of a warp's sums, times a factor each, to rows of x from `first` on. */
 template <int D>
 static __device__ void store(const float sum[D / 8][4], const struct tensor &x, int64_t first, int m0, int64_t column,
@@ -167,14 +196,61 @@ static __device__ void store(const float sum[D / 8][4], const struct tensor &x, 
     }
 }
 
-#define LAUNCH_TILES(kernel, blocks, bytes, ...)                                                                       \
+/* Scores of a row pair become weights against the new maxima, the sums shrink to them, and so must o by `shrink`.
+ * Lanes 4 g to 4 g + 3 hold row g's columns in s[.][0..1], row g + 8's in s[.][2..3]. */
+template <int N>
+static __device__ void soften(float s[N][4], float top[2], float sum[2], float shrink[2], float scale) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most_of = top[half];
+#pragma unroll
+        for (int n = 0; n < N; n++) most_of = fmaxf(most_of, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 1));
+        most_of = fmaxf(most_of, __shfl_xor_sync(0xffffffffu, most_of, 2));
+        const float shift = most_of == -INFINITY ? 0.0f : scale * most_of; /* a row that sees nothing yet */
+        shrink[half] = exp2_fast(fmaf(scale, top[half], -shift));
+        top[half] = most_of;
+        sum[half] *= shrink[half];
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int e = 2 * half; e < 2 * half + 2; e++) {
+                s[n][e] = exp2_fast(fmaf(scale, s[n][e], -shift));
+                sum[half] += s[n][e];
+            }
+    }
+}
+template <int D> static __device__ void shrink_rows(float o[D / 8][4], const float shrink[2]) {
+#pragma unroll
+    for (int d = 0; d < D / 8; d++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) o[d][e] *= shrink[e / 2];
+}
+
+/* o / sum and lse of a lane's two rows. */
+template <int D>
+static __device__ void finish(const struct attention &a, int64_t t0, int m0, int64_t h, const float o[D / 8][4],
+                              const float top[2], float sum[2]) {
+    const int lane = threadIdx.x % WARP;
+    float share[2];
+    for (int half = 0; half < 2; half++) {
+        const int64_t t = t0 + m0 + lane / 4 + 8 * half;
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+        sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+        share[half] = 1.0f / sum[half];
+        if (lane % 4 == 0 && t < a.q.shape[0]) row(a.lse, t)[h] = (float)a.scale * top[half] + logf(sum[half]);
+    }
+    store<D>(o, a.o, t0, m0, h * a.head_width, (int)a.head_width, share);
+}
+
+#define LAUNCH_TILES(kernel, blocks, threads, bytes, ...)                                                              \
     do {                                                                                                               \
         const int64_t blocks_ = (blocks);                                                                              \
         if (blocks_ == 0) break;                                                                                       \
         FAIL_UNLESS(blocks_ <= INT32_MAX, ERR_ARG, "attention: %" PRId64 " blocks of threads are too many", blocks_);  \
         cudaError_t e_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));      \
         if (e_ == cudaSuccess) {                                                                                       \
-            START(kernel, (unsigned)blocks_, THREADS, (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
+            START(kernel, (unsigned)blocks_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);        \
             e_ = cudaGetLastError();                                                                                   \
         }                                                                                                              \
         FAIL_UNLESS(e_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; it needs an H100 or H200",         \

@@ -179,28 +179,22 @@ __global__ __launch_bounds__(THREADS, 1) static void key_gradients(const struct 
 
 template <int D> static enum status start_queries(struct ctx *c, const struct attention *a, const struct tables *t) {
     const int64_t bytes = (2 * BLOCK + 4 * keys_of(D)) * D * (int64_t)sizeof(bf16_bits);
-    LAUNCH_TILES(query_gradients<D>, t->queries / BLOCK * a->heads, bytes, *a, *t);
+    LAUNCH_TILES(query_gradients<D>, t->queries / BLOCK * a->heads, THREADS, bytes, *a, *t);
     return OK;
 }
 
 template <int D, bool dk_too, bool dv_too>
 static enum status start_keys(struct ctx *c, const struct attention *a, const struct tables *t) {
     const int64_t bytes = 2 * BLOCK * D * (int64_t)sizeof(bf16_bits) + 2 * (int64_t)sizeof(struct stage<D>);
-    LAUNCH_TILES((key_gradients<D, dk_too, dv_too>), ceil_div(a->k.shape[0], BLOCK) * a->key_heads, bytes, *a, *t);
+    LAUNCH_TILES((key_gradients<D, dk_too, dv_too>), ceil_div(a->k.shape[0], BLOCK) * a->key_heads, THREADS, bytes, *a,
+                 *t);
     return OK;
 }
 
 static enum status run_backward(struct ctx *c, const struct attention *a) {
     struct tables t;
     TRY(attention_tables(c, a, true, &t));
-    if (a->head_width <= 64) {
-        TRY(start_queries<64>(c, a, &t));
-        return start_keys<64, true, true>(c, a, &t);
-    }
-    if (a->head_width <= 128) {
-        TRY(start_queries<128>(c, a, &t));
-        return start_keys<128, true, true>(c, a, &t);
-    }
+    if (a->head_width <= 128) return attention_gradients(c, a, &t);
     TRY(start_queries<256>(c, a, &t));
     TRY((start_keys<256, true, false>(c, a, &t)));
     return start_keys<256, false, true>(c, a, &t);

@@ -54,12 +54,26 @@ static const struct attention_case attention_cases[] = {
     {"tensor cores, an empty range", {3, {0, 40, 40, 60}, 0, {0}}, {0, 40, 40, 40, 40, 60}, 60, 2, 1, 64, 0, 0},
     {"tensor cores, no queries", {1, {0, 0}, 0, {0}}, {0, 5}, 5, 2, 1, 8, 0, 0},
     {"tensor cores, the widest heads", {1, {0, 70}, 0, {0}}, {0, 70}, 70, 1, 1, 256, 0, 0},
+    {"tensor cores, grouped keys, 32 heads of 128 to 8", {1, {0, 70}, 0, {50}}, {0, 70}, 70, 32, 8, 128, 0, 0},
+    {"tensor cores, a window behind other keys", {1, {0, 130}, 300, {}}, {0, 300}, 300, 2, 1, 128, 150, 8},
     {"tensor cores, 1000 tokens", {1, {0, 1000}, 0, {500}}, {0, 1000}, 1000, 1, 1, 16, 0, 0},
 };
 static const struct attention_case attention_bench[] = {
     {"T 256, H 16, J 4, P 64", {1, {0, 256}, 0, {0}}, {0, 256}, 256, 16, 4, 64, 0, 0},
     {"T 1024, H 16, J 4, P 64", {1, {0, 1024}, 0, {0}}, {0, 1024}, 1024, 16, 4, 64, 0, 0},
     {"T 4096, H 8, J 2, P 128", {1, {0, 4096}, 0, {0}}, {0, 4096}, 4096, 8, 2, 128, 0, 0},
+    {"T 2304, documents behind keys, P 64",
+     {2, {0, 1000, 2304}, 200, {900, 1024, 2300}},
+     {30, 1230, 0, 2504},
+     2504,
+     4,
+     2,
+     64,
+     0,
+     8},
+    {"T 8192, H 32, J 8, P 128", {1, {0, 8192}, 0, {0}}, {0, 8192}, 8192, 32, 8, 128, 0, 0},
+    {"T 32768, H 32, J 8, P 128", {1, {0, 32768}, 0, {0}}, {0, 32768}, 32768, 32, 8, 128, 0, 0},
+    {"T 131072, H 8, J 2, P 128", {1, {0, 131072}, 0, {0}}, {0, 131072}, 131072, 8, 2, 128, 0, 0},
 };
 
 static inline void attention_build(struct trial *t, struct attention *a, const struct attention_case *k) {
@@ -70,8 +84,9 @@ static inline void attention_build(struct trial *t, struct attention *a, const s
     a->window = k->window;
     a->scale = k->P <= 5 ? 0.5 : 1.0 / sqrt((double)k->P);
     /* Of the benchmark's rows, one document each: two products over half of the square, and five. */
-    t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
+    if (R == 1) t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
     t->flops[BACKWARD] = 2.5 * t->flops[FORWARD];
+    t->bf16_only = T > 4096;
     t->bound = 3e-6;
     /* In BF16 weights, scores' gradients and results are rounded; scores of this scale amplify none of it. */
     t->no_bf16 = k->P % 8 != 0 || k->gap % 8 != 0;

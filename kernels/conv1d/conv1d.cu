@@ -6,7 +6,6 @@
 #include "kernels/conv1d/conv1d_packs.cuh"
 
 #define MAX_TAPS 16
-
 /* x_{t-k}, in the range r that begins at row `begin`, or before it. */
 template <typename real>
 static __device__ float x_at(const struct conv1d &a, int64_t r, int64_t begin, int64_t t, int64_t k, int64_t i) {
@@ -128,9 +127,11 @@ static bool in_packs(const struct conv1d *a) {
 extern "C" enum status conv1d_fwd_cuda(struct ctx *c, const struct conv1d *a) {
     TRY(check(c, a, false));
     const int64_t T = a->x.shape[0], C = a->x.shape[1];
-    const dim3 runs((unsigned)ceil_div(C, RUN_THREADS * PACK), (unsigned)run_count(T));
+    const dim3 runs = run_grid(T, C, BLOCKS_FORWARD);
+    const int64_t run = run_rows(T, C, BLOCKS_FORWARD);
     if (REAL == F32) LAUNCH_CELLS(forward_cells<float>, T, C, *a);
-    else if (in_packs(a)) LAUNCH(forward_runs<PACK>, runs, RUN_THREADS, *a);
+    else if (in_packs(a) && a->silu) LAUNCH((forward_runs<true, N, AHEAD_FORWARD>), runs, RUN_BLOCK, *a, run);
+    else if (in_packs(a)) LAUNCH((forward_runs<false, N, AHEAD_FORWARD>), runs, RUN_BLOCK, *a, run);
     else LAUNCH_CELLS(forward_cells<bf16_bits>, T, C, *a);
     return OK;
 }
@@ -149,14 +150,16 @@ template <typename real> static enum status backward(struct ctx *c, const struct
 }
 
 static enum status backward_packs(struct ctx *c, const struct conv1d *a) {
-    constexpr int n = 4; /* channels of a thread: eight would leave too few threads their registers */
     const int64_t T = a->x.shape[0], C = a->x.shape[1], rows = (a->range.shape[0] - 1) * (TAPS - 1);
-    void *lines;
-    TRY(arena_take(c->work, run_bytes(T, C), &lines));
-    const dim3 runs((unsigned)ceil_div(C, RUN_THREADS * n), (unsigned)run_count(T));
-    LAUNCH(backward_runs<n>, runs, RUN_THREADS, *a, (float *)lines);
+    const dim3 runs = run_grid(T, C, BLOCKS_BACKWARD);
+    const int64_t run = run_rows(T, C, BLOCKS_BACKWARD);
+    void *room;
+    TRY(arena_take(c->work, run_bytes(T, C), &room));
+    float *const lines = (float *)room;
+    if (a->silu) LAUNCH((backward_runs<true, N, AHEAD_BACKWARD>), runs, RUN_BLOCK, *a, lines, run);
+    else LAUNCH((backward_runs<false, N, AHEAD_BACKWARD>), runs, RUN_BLOCK, *a, lines, run);
     LAUNCH_CELLS(dbefore_cells<bf16_bits>, rows, C, *a, rows);
-    if (T > 0) LAUNCH_LINE_SUMS(struct conv1d, add_line, *a, (const float *)lines, run_count(T), (TAPS + 1) * C);
+    if (T > 0) LAUNCH_LINE_SUMS(struct conv1d, add_line, *a, lines, (int64_t)runs.y, (TAPS + 1) * C);
     return OK;
 }
 

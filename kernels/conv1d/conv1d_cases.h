@@ -40,6 +40,7 @@ static const struct conv1d_case conv1d_bench[] = {
     {"T 4096, C 2304, K 4", {1, {0, 4096}, 0, {0}}, 2304, 4, 0, true, true},
     {"T 65537, C 64, K 4", {1, {0, 65537}, 0, {0}}, 64, 4, 0, true, true},
     {"T 8192, C 4352, K 4", {1, {0, 8192}, 0, {0}}, 4352, 4, 0, true, true},
+    {"T 16384, C 10240, K 4", {1, {0, 16384}, 0, {0}}, 10240, 4, 0, true, true},
 };
 
 static inline void conv1d_build(struct trial *t, struct conv1d *a, const struct conv1d_case *k) {

@@ -19,6 +19,7 @@ static const struct copy_case copy_cases[] = {
 static const struct copy_case copy_bench[] = {
     {"T 4096, C 4096", 4096, 4096, 0, 0},
     {"T 65537, C 64", 65537, 64, 0, 8},
+    {"T 32768, C 4096", 32768, 4096, 0, 0},
 };
 
 static inline void copy_build(struct trial *t, struct copy *a, const struct copy_case *k) {

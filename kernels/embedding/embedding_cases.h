@@ -25,6 +25,7 @@ static const struct embedding_case embedding_cases[] = {
 static const struct embedding_case embedding_bench[] = {
     {"T 8192, V 32768, D 1024", 8192, 32768, 1024, 0, 1e-6, 0, 0},
     {"T 65537, V 4096, D 64", 65537, 4096, 64, 0, 1e-6, 0, 0},
+    {"T 32768, V 131072, D 4096", 32768, 131072, 4096, 0, 1e-6, 0, 0},
 };
 
 static inline void embedding_build(struct trial *t, struct embedding *a, const struct embedding_case *k) {

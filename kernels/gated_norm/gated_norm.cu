@@ -2,7 +2,7 @@
 /* F32, and groups that do not come in packs: one warp owns one group of one row; what it reads twice hits the cache.
  * Forward moves 12 T C bytes (F32), backward 20 T C and 12 T C more for dw.
  * BF16 in packs: a team of threads keeps a group of a row in registers.  Forward moves 6 T C bytes, backward 10 T C and
- * the lines of dw (rmsnorm.cu): at 3 TB/s a row of 8,192 takes 16 ns forward, 27 ns backward. */
+ * the lines of dw (rmsnorm.cu). */
 #include "kernels/gated_norm/gated_norm.h"
 #include "kernels/packs.cuh"
 
@@ -74,114 +74,112 @@ template <typename real> static __device__ float weight_gradient(const struct ga
 
 /* ---- BF16 in packs ---- */
 
-template <int team, int packs>
-__global__ __launch_bounds__(THREADS) static void forward_teams(const struct gated_norm a) {
-    __shared__ double room[WARPS];
-    const int64_t groups = a.r.shape[1], n = a.group, items = a.y.shape[0] * groups;
+template <bool norm_first, int team, int packs>
+__global__ __launch_bounds__(team_block(team)) static void forward_teams(const struct gated_norm a) {
+    constexpr int teams = team_block(team) / team;
+    const int64_t groups = a.r.shape[1], n = a.group, item = (int64_t)blockIdx.x * teams + threadIdx.x / team;
+    const int64_t t = item / groups, at = item % groups * n;
     const int lane = threadIdx.x % team;
-    for (int64_t item = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team; item < items;
-         item += (int64_t)gridDim.x * (THREADS / team)) {
-        const int64_t t = item / groups, at = item % groups * n;
-        uint4 y_at[packs] = {}, z_at[packs] = {};
-        float sum = 0.0f;
+    struct row_packs<packs> row_y = {}, row_z = {};
+    float sum = 0.0f, gated[packs][PACK];
+    if (t >= a.y.shape[0]) return; /* a whole team, and no barrier waits for it */
+    fetch<team, packs>(row_y, row_of<bf16_bits>(a.y, t) + at, lane, n);
+    fetch<team, packs>(row_z, row_of<bf16_bits>(a.z, t) + at, lane, n);
 #pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i < n)
-                y_at[p] = pack_of(row_of<bf16_bits>(a.y, t) + at + i),
-                z_at[p] = pack_of(row_of<bf16_bits>(a.z, t) + at + i);
+    for (int p = 0; p < packs; p++) {
+        float y[PACK], z[PACK];
+        open<PACK>(y, row_y.at[p]), open<PACK>(z, row_z.at[p]);
+        for (int k = 0; k < PACK; k++) {
+            gated[p][k] = y[k] * (z[k] * sigmoid_fast(z[k]));
+            const float v = norm_first ? y[k] : gated[p][k];
+            sum = fmaf(v, v, sum);
         }
-        float gated[packs][PACK];
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            float y[PACK], z[PACK];
-            open(y, y_at[p]), open(z, z_at[p]);
-#pragma unroll
-            for (int k = 0; k < PACK; k++) {
-                gated[p][k] = y[k] * silu(z[k]);
-                const float v = a.norm_first ? y[k] : gated[p][k];
-                sum = fmaf(v, v, sum);
-            }
-        }
-        const float r = (float)(1.0 / sqrt(team_sum<team>((double)sum, room) / (double)n + a.eps));
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float w[PACK];
-            if (i >= n) continue;
-            get<PACK>(w, (const float *)a.w.data + at + i);
-            for (int k = 0; k < PACK; k++) w[k] = gated[p][k] * (w[k] * r);
-            put<PACK>(row_of<bf16_bits>(a.out, t) + at + i, w);
-        }
-        if (lane == 0) row(a.r, t)[item % groups] = r;
     }
+    const float r = 1.0f / sqrtf((float)(team_sum<team>(sum, 0) / (double)n + a.eps));
+    FOR_TEAM_PACKS(p, i, n) {
+        float w[PACK];
+        get<PACK>(w, (const float *)a.w.data + at + i);
+        for (int k = 0; k < PACK; k++) w[k] *= gated[p][k] * r;
+        put<PACK>(row_of<bf16_bits>(a.out, t) + at + i, w);
+    }
+    if (lane == 0) row(a.r, t)[item % groups] = r;
 }
 
 /* One pack of a row's group: gradients from the group's pull. */
-static inline __device__ void pack_gradients(const struct gated_norm &a, float r, float pull, const float *w,
-                                             const float *dout, float *y, float *z) {
+template <bool norm_first>
+static inline __device__ void pack_gradients(float r, float pull, const float *w, const float *dout, float *y,
+                                             float *z) {
 #pragma unroll
     for (int k = 0; k < PACK; k++) {
-        const float yi = y[k], zi = z[k], s = sigmoid(zi), gate = zi * s;
-        const float slope = s * (1.0f + zi * (1.0f - s)), wd = w[k] * dout[k];
+        const float yi = y[k], zi = z[k], s = sigmoid_fast(zi), gate = zi * s;
+        const float slope = fmaf(gate, 1.0f - s, s), wd = w[k] * dout[k];
         const float du = r * (wd - yi * gate * pull);
-        y[k] = a.norm_first ? r * (wd * gate - yi * pull) : du * gate;
-        z[k] = a.norm_first ? wd * yi * r * slope : du * yi * slope;
+        y[k] = norm_first ? r * (wd * gate - yi * pull) : du * gate;
+        z[k] = norm_first ? wd * yi * r * slope : du * yi * slope;
     }
 }
 
-/* A team walks `per` rows of one group; its sums of dw stay in registers. */
+/* Where a team works: rows first, first + step, ... of one group. */
+struct place {
+    int lane, group;
+    int64_t first, step, at; /* at: the group's first channel */
+};
+template <int team> static inline __device__ struct place place_of(const struct gated_norm &a) {
+    constexpr int teams = team_block(team) / team;
+    const int groups = (int)a.r.shape[1], group = (int)blockIdx.x % groups;
+    return {(int)threadIdx.x % team, group, (int64_t)(blockIdx.x / groups) * teams + threadIdx.x / team,
+            (int64_t)(gridDim.x / groups) * teams, group * a.group};
+}
+
+template <int packs> struct in_hand {
+    struct row_packs<packs> y, z, dout;
+    float r;
+};
 template <int team, int packs>
-__global__ __launch_bounds__(THREADS) static void backward_teams(const struct gated_norm a, float *lines, int64_t per,
-                                                                 int64_t n_parts) {
-    __shared__ double room[WARPS];
-    const int64_t T = a.y.shape[0], C = a.y.shape[1], groups = a.r.shape[1], n = a.group;
-    const int64_t item = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team;
-    const int64_t part = item / groups, group = item % groups, at = group * n;
-    const int lane = threadIdx.x % team;
+static inline __device__ void fetch_row(struct in_hand<packs> &to, const struct gated_norm &a, int64_t t,
+                                        const struct place &my) {
+    if (t >= a.y.shape[0]) return;
+    fetch<team, packs>(to.y, row_of<bf16_bits>(a.y, t) + my.at, my.lane, a.group);
+    fetch<team, packs>(to.z, row_of<bf16_bits>(a.z, t) + my.at, my.lane, a.group);
+    fetch<team, packs>(to.dout, row_of<bf16_bits>(a.dout, t) + my.at, my.lane, a.group);
+    to.r = row(a.r, t)[my.group];
+}
+
+/* The sums of dw stay in registers over all rows of a team. */
+template <bool norm_first, int team, int packs>
+__global__ __launch_bounds__(team_block(team)) static void backward_teams(const struct gated_norm a, float *lines) {
+    const struct place my = place_of<team>(a);
+    const int64_t T = a.y.shape[0], n = a.group;
+    const int lane = my.lane;
+    const double share = 1.0 / (double)n;
     float dw[packs][PACK] = {};
-    for (int64_t t = part * per; t < least(T, (part + 1) * per); t++) {
-        const float r = row(a.r, t)[group];
-        uint4 y_at[packs] = {}, z_at[packs] = {}, dout_at[packs] = {};
-        float sum = 0.0f;
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i >= n) continue;
-            y_at[p] = pack_of(row_of<bf16_bits>(a.y, t) + at + i);
-            z_at[p] = pack_of(row_of<bf16_bits>(a.z, t) + at + i);
-            dout_at[p] = pack_of(row_of<bf16_bits>(a.dout, t) + at + i);
-        }
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float y[PACK], z[PACK], dout[PACK], w[PACK];
-            if (i >= n) continue;
-            open(y, y_at[p]), open(z, z_at[p]), open(dout, dout_at[p]), get<PACK>(w, (const float *)a.w.data + at + i);
-#pragma unroll
+    struct in_hand<packs> now = {}, next = {};
+    int64_t turn = 0;
+    fetch_row<team, packs>(now, a, my.first, my);
+    for (int64_t t = my.first; t < T; t += my.step, turn++) {
+        float sum = 0.0f, y[PACK], z[PACK], dout[PACK], w[PACK];
+        fetch_row<team, packs>(next, a, t + my.step, my);
+        FOR_TEAM_PACKS(p, i, n) {
+            open<PACK>(y, now.y.at[p]), open<PACK>(z, now.z.at[p]), open<PACK>(dout, now.dout.at[p]);
+            get<PACK>(w, (const float *)a.w.data + my.at + i);
             for (int k = 0; k < PACK; k++) {
-                const float g = y[k] * silu(z[k]) * dout[k];
-                dw[p][k] = fmaf(g, r, dw[p][k]);
+                const float g = y[k] * (z[k] * sigmoid_fast(z[k])) * dout[k];
+                dw[p][k] = fmaf(g, now.r, dw[p][k]);
                 sum = fmaf(g, w[k], sum);
             }
         }
-        const float pull = (float)(team_sum<team>((double)sum, room) / (double)n * (double)r * (double)r);
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float y[PACK], z[PACK], dout[PACK], w[PACK];
-            if (i >= n) continue;
-            open(y, y_at[p]), open(z, z_at[p]), open(dout, dout_at[p]), get<PACK>(w, (const float *)a.w.data + at + i);
-            pack_gradients(a, r, pull, w, dout, y, z);
-            put<PACK>(row_of<bf16_bits>(a.dy, t) + at + i, y);
-            put<PACK>(row_of<bf16_bits>(a.dz, t) + at + i, z);
+        const float pull = (float)(team_sum<team>(sum, turn) * share * (double)now.r * (double)now.r);
+        FOR_TEAM_PACKS(p, i, n) {
+            open<PACK>(y, now.y.at[p]), open<PACK>(z, now.z.at[p]), open<PACK>(dout, now.dout.at[p]);
+            get<PACK>(w, (const float *)a.w.data + my.at + i);
+            pack_gradients<norm_first>(now.r, pull, w, dout, y, z);
+            put<PACK>(row_of<bf16_bits>(a.dy, t) + my.at + i, y);
+            put<PACK>(row_of<bf16_bits>(a.dz, t) + my.at + i, z);
         }
+        now = next;
     }
-#pragma unroll
-    for (int p = 0; p < packs; p++) {
-        const int64_t i = ((int64_t)p * team + lane) * PACK;
-        if (i < n && lines && part < n_parts) put<PACK>(lines + part * C + at + i, dw[p]);
-    }
+    if (lines)
+        put_team_line<team, packs>(dw, lines + (int64_t)blockIdx.x / a.r.shape[1] * a.y.shape[1] + my.at, lane, n);
 }
 
 static __device__ void add_weight(const struct gated_norm &a, int64_t i, float sum) { ((float *)a.dw.data)[i] += sum; }
@@ -193,19 +191,20 @@ static bool in_packs(const struct gated_norm *a) {
 }
 
 template <int team, int packs> static enum status launch_forward(struct ctx *c, const struct gated_norm *a) {
-    const int64_t blocks = ceil_div(a->y.shape[0] * a->r.shape[1], THREADS / team);
-    LAUNCH((forward_teams<team, packs>), dim3((unsigned)least(blocks, 1 << 20)), THREADS, *a);
+    const int64_t blocks = ceil_div(a->y.shape[0] * a->r.shape[1], team_block(team) / team);
+    if (a->norm_first) LAUNCH((forward_teams<true, team, packs>), dim3((unsigned)blocks), team_block(team), *a);
+    else LAUNCH((forward_teams<false, team, packs>), dim3((unsigned)blocks), team_block(team), *a);
     return OK;
 }
 
 template <int team, int packs>
 static enum status launch_backward(struct ctx *c, const struct gated_norm *a, float *lines) {
-    const int64_t T = a->y.shape[0], groups = a->r.shape[1];
-    const int64_t per = team_rows(T, a->group, groups), n_parts = ceil_div(T, per);
-    LAUNCH((backward_teams<team, packs>), dim3((unsigned)ceil_div(n_parts * groups, THREADS / team)), THREADS, *a,
-           lines, per, n_parts);
-    if (lines && T > 0)
-        LAUNCH_LINE_SUMS(struct gated_norm, add_weight, *a, (const float *)lines, n_parts, a->y.shape[1]);
+    const int64_t T = a->y.shape[0], C = a->y.shape[1], groups = a->r.shape[1];
+    const int64_t parts = team_parts(T, a->group, groups);
+    const dim3 grid((unsigned)(parts * groups));
+    if (a->norm_first) LAUNCH((backward_teams<true, team, packs>), grid, team_block(team), *a, lines);
+    else LAUNCH((backward_teams<false, team, packs>), grid, team_block(team), *a, lines);
+    if (lines && T > 0) LAUNCH_LINE_SUMS(struct gated_norm, add_weight, *a, (const float *)lines, parts, C);
     return OK;
 }
 

@@ -30,6 +30,7 @@ static const struct gated_norm_case gated_norm_bench[] = {
     {"norm first, T 4096, C 2048, 8 groups", 4096, 2048, 256, 0, true, 1e-5, 1e-6},
     {"gate first, T 65537, C 64, 2 groups", 65537, 64, 32, 0, false, 1e-5, 1e-6},
     {"gate first, T 4096, C 8192, 8 groups", 4096, 8192, 1024, 0, false, 1e-5, 1e-6},
+    {"gate first, T 16384, C 8192, 8 groups", 16384, 8192, 1024, 0, false, 1e-5, 1e-6},
 };
 
 static inline void gated_norm_build(struct trial *t, struct gated_norm *a, const struct gated_norm_case *k) {

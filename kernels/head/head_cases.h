@@ -28,6 +28,7 @@ static const struct head_case head_cases[] = {
 static const struct head_case head_bench[] = {
     {"T 512, D 1024, V 32768", 512, 1024, 32768, 0, 0, true, true, 2e-6, 0, 0},
     {"T 65537, D 16, V 64", 65537, 16, 64, 0, 0, true, true, 2e-6, 0, 0},
+    {"T 2048, D 4096, V 131072", 2048, 4096, 131072, 0, 0, true, true, 2e-6, 0, 0},
 };
 
 static inline void head_build(struct trial *t, struct head *a, const struct head_case *k) {

@@ -2,8 +2,7 @@
 /* F32, and rows that do not come in packs: one warp owns one row; what it reads twice hits the cache.  Forward moves
  * 8 T D bytes (F32), backward 12 T D and 8 T D more for dw.
  * BF16 in packs: a team of threads keeps a row in registers.  Forward moves 4 T D bytes, backward 6 T D (8 T D where dx
- * is added to) and the lines of dw, some 2,112 x 1,024 F32 whatever T, which stay in the cache: at 3 TB/s a row of
- * 4,096 takes 5.5 ns forward, 8.2 to 11 ns backward. */
+ * is added to) and the lines of dw, at most 1,056 x 1,024 F32 whatever T, which stay in the cache. */
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/packs.cuh"
 
@@ -50,87 +49,79 @@ static inline __device__ void get_weight(float w[PACK], const struct rmsnorm &a,
     if (a.w.data) get<PACK>(w, (const float *)a.w.data + i);
 }
 
-template <int team, int packs> __global__ __launch_bounds__(THREADS) static void forward_teams(const struct rmsnorm a) {
-    __shared__ double room[WARPS];
-    const int64_t T = a.x.shape[0], D = a.x.shape[1];
-    const int lane = threadIdx.x % team;
-    for (int64_t t = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team; t < T;
-         t += (int64_t)gridDim.x * (THREADS / team)) {
-        uint4 x_at[packs] = {};
-        float sum = 0.0f;
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i < D) x_at[p] = pack_of(row_of<bf16_bits>(a.x, t) + i);
-        }
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            float x[PACK];
-            open(x, x_at[p]);
-            for (int k = 0; k < PACK; k++) sum = fmaf(x[k], x[k], sum);
-        }
-        const float r = (float)(1.0 / sqrt(team_sum<team>((double)sum, room) / (double)D + a.eps));
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], w[PACK];
-            if (i >= D) continue;
-            open(x, x_at[p]), get_weight(w, a, i);
-            for (int k = 0; k < PACK; k++) x[k] = x[k] * r * w[k];
-            put<PACK>(row_of<bf16_bits>(a.y, t) + i, x);
-        }
-        if (lane == 0) *row(a.r, t) = r;
-    }
-}
-
-/* A team walks `per` rows; its sums of dw stay in registers.  dx may be dy: a thread reads what it writes over. */
 template <int team, int packs>
-__global__ __launch_bounds__(THREADS) static void backward_teams(const struct rmsnorm a, float *lines, int64_t per,
-                                                                 int64_t n_parts) {
-    __shared__ double room[WARPS];
-    const int64_t T = a.x.shape[0], D = a.x.shape[1];
-    const int64_t part = (int64_t)blockIdx.x * (THREADS / team) + threadIdx.x / team;
+__global__ __launch_bounds__(team_block(team)) static void forward_teams(const struct rmsnorm a) {
+    constexpr int teams = team_block(team) / team;
+    const int64_t T = a.x.shape[0], D = a.x.shape[1], t = (int64_t)blockIdx.x * teams + threadIdx.x / team;
     const int lane = threadIdx.x % team;
-    float dw[packs][PACK] = {};
-    for (int64_t t = part * per; t < least(T, (part + 1) * per); t++) {
-        const float r = *row(a.r, t);
-        float sum = 0.0f;
-        uint4 x_at[packs] = {}, dy_at[packs] = {};
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            if (i < D)
-                x_at[p] = pack_of(row_of<bf16_bits>(a.x, t) + i), dy_at[p] = pack_of(row_of<bf16_bits>(a.dy, t) + i);
-        }
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], dy[PACK], w[PACK];
-            if (i >= D) continue;
-            open(x, x_at[p]), open(dy, dy_at[p]), get_weight(w, a, i);
-            for (int k = 0; k < PACK; k++) {
-                const float xdy = x[k] * dy[k];
-                dw[p][k] = fmaf(xdy, r, dw[p][k]);
-                sum = fmaf(xdy, w[k], sum);
-            }
-        }
-        const float pull = (float)(team_sum<team>((double)sum, room) / (double)D * (double)r * (double)r);
-#pragma unroll
-        for (int p = 0; p < packs; p++) {
-            const int64_t i = ((int64_t)p * team + lane) * PACK;
-            float x[PACK], dy[PACK], w[PACK], dx[PACK] = {};
-            if (i >= D) continue;
-            open(x, x_at[p]), open(dy, dy_at[p]), get_weight(w, a, i);
-            if (a.dx_add) get<PACK>(dx, row_of<bf16_bits>(a.dx, t) + i);
-            for (int k = 0; k < PACK; k++) dx[k] += r * (dy[k] * w[k] - x[k] * pull);
-            put<PACK>(row_of<bf16_bits>(a.dx, t) + i, dx);
-        }
-    }
+    struct row_packs<packs> row_x = {};
+    float sum = 0.0f, x[PACK];
+    if (t >= T) return; /* a whole team, and no barrier waits for it */
+    fetch<team, packs>(row_x, row_of<bf16_bits>(a.x, t), lane, D);
 #pragma unroll
     for (int p = 0; p < packs; p++) {
-        const int64_t i = ((int64_t)p * team + lane) * PACK;
-        if (i < D && lines && part < n_parts) put<PACK>(lines + part * D + i, dw[p]);
+        open<PACK>(x, row_x.at[p]);
+        for (int k = 0; k < PACK; k++) sum = fmaf(x[k], x[k], sum);
     }
+    const float r = 1.0f / sqrtf((float)(team_sum<team>(sum, 0) / (double)D + a.eps));
+    FOR_TEAM_PACKS(p, i, D) {
+        float w[PACK];
+        open<PACK>(x, row_x.at[p]);
+        get_weight(w, a, i);
+        for (int k = 0; k < PACK; k++) x[k] *= r * w[k];
+        put<PACK>(row_of<bf16_bits>(a.y, t) + i, x);
+    }
+    if (lane == 0) *row(a.r, t) = r;
+}
+
+/* What a lane has of one row. */
+template <int packs> struct in_hand {
+    struct row_packs<packs> x, dy, dx;
+    float r;
+};
+template <int team, int packs>
+static inline __device__ void fetch_row(struct in_hand<packs> &to, const struct rmsnorm &a, int64_t t, int lane) {
+    const int64_t D = a.x.shape[1];
+    if (t >= a.x.shape[0]) return;
+    fetch<team, packs>(to.x, row_of<bf16_bits>(a.x, t), lane, D);
+    fetch<team, packs>(to.dy, row_of<bf16_bits>(a.dy, t), lane, D);
+    if (a.dx_add) fetch<team, packs>(to.dx, row_of<bf16_bits>(a.dx, t), lane, D);
+    to.r = *row(a.r, t);
+}
+
+/* The sums of dw stay in registers over all rows of a team.  dx may be dy: a thread reads what it writes over. */
+template <int team, int packs>
+__global__ __launch_bounds__(team_block(team)) static void backward_teams(const struct rmsnorm a, float *lines) {
+    constexpr int teams = team_block(team) / team;
+    const int64_t T = a.x.shape[0], D = a.x.shape[1], step = (int64_t)gridDim.x * teams;
+    const int lane = threadIdx.x % team;
+    const double share = 1.0 / (double)D;
+    float w[packs][PACK] = {}, dw[packs][PACK] = {};
+    struct in_hand<packs> now = {}, next = {};
+    int64_t t = (int64_t)blockIdx.x * teams + threadIdx.x / team, turn = 0;
+    FOR_TEAM_PACKS(p, i, D) get_weight(w[p], a, i);
+    fetch_row<team, packs>(now, a, t, lane);
+    for (; t < T; t += step, turn++) {
+        float sum = 0.0f, x[PACK], dy[PACK], dx[PACK];
+        fetch_row<team, packs>(next, a, t + step, lane);
+#pragma unroll
+        for (int p = 0; p < packs; p++) {
+            open<PACK>(x, now.x.at[p]), open<PACK>(dy, now.dy.at[p]);
+            for (int k = 0; k < PACK; k++) {
+                const float xdy = x[k] * dy[k];
+                dw[p][k] = fmaf(xdy, now.r, dw[p][k]);
+                sum = fmaf(xdy, w[p][k], sum);
+            }
+        }
+        const float pull = (float)(team_sum<team>(sum, turn) * share * (double)now.r * (double)now.r);
+        FOR_TEAM_PACKS(p, i, D) {
+            open<PACK>(x, now.x.at[p]), open<PACK>(dy, now.dy.at[p]), open<PACK>(dx, now.dx.at[p]);
+            for (int k = 0; k < PACK; k++) dx[k] = fmaf(now.r, dy[k] * w[p][k] - x[k] * pull, dx[k]);
+            put<PACK>(row_of<bf16_bits>(a.dx, t) + i, dx);
+        }
+        now = next;
+    }
+    if (lines) put_team_line<team, packs>(dw, lines + (int64_t)blockIdx.x * D, lane, D);
 }
 
 static __device__ void add_weight(const struct rmsnorm &a, int64_t i, float sum) { ((float *)a.dw.data)[i] += sum; }
@@ -142,17 +133,16 @@ static bool in_packs(const struct rmsnorm *a) {
 }
 
 template <int team, int packs> static enum status launch_forward(struct ctx *c, const struct rmsnorm *a) {
-    const int64_t blocks = ceil_div(a->x.shape[0], THREADS / team);
-    LAUNCH((forward_teams<team, packs>), dim3((unsigned)least(blocks, 1 << 20)), THREADS, *a);
+    const int64_t blocks = ceil_div(a->x.shape[0], team_block(team) / team);
+    LAUNCH((forward_teams<team, packs>), dim3((unsigned)blocks), team_block(team), *a);
     return OK;
 }
 
 template <int team, int packs>
 static enum status launch_backward(struct ctx *c, const struct rmsnorm *a, float *lines) {
-    const int64_t T = a->x.shape[0], D = a->x.shape[1], per = team_rows(T, D, 1), n_parts = ceil_div(T, per);
-    LAUNCH((backward_teams<team, packs>), dim3((unsigned)ceil_div(n_parts, THREADS / team)), THREADS, *a, lines, per,
-           n_parts);
-    if (lines && T > 0) LAUNCH_LINE_SUMS(struct rmsnorm, add_weight, *a, (const float *)lines, n_parts, D);
+    const int64_t T = a->x.shape[0], D = a->x.shape[1], parts = team_parts(T, D, 1);
+    LAUNCH((backward_teams<team, packs>), dim3((unsigned)parts), team_block(team), *a, lines);
+    if (lines && T > 0) LAUNCH_LINE_SUMS(struct rmsnorm, add_weight, *a, (const float *)lines, parts, D);
     return OK;
 }
 

@@ -28,6 +28,7 @@ static const struct rmsnorm_case rmsnorm_cases[] = {
 static const struct rmsnorm_case rmsnorm_bench[] = {
     {"T 4096, D 1024", 4096, 1024, 0, true, true, 1e-5, 3e-7},
     {"T 4096, D 4096", 4096, 4096, 0, true, true, 1e-5, 3e-7},
+    {"T 32768, D 4096", 32768, 4096, 0, true, true, 1e-5, 3e-7},
     /* dw is 45, not the 256 that so many random terms give: the values repeat, and their sum nearly cancels. */
     {"T 65537, D 64", 65537, 64, 0, true, true, 1e-5, 1e-6},
 };

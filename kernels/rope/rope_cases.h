@@ -22,6 +22,8 @@ static const struct rope_case rope_cases[] = {
 static const struct rope_case rope_bench[] = {
     {"T 4096, H 16, P 128", 4096, 16, 128, 128, 0, 4096, 1e4},
     {"T 65537, H 1, P 64", 65537, 1, 64, 64, 0, 65536, 1e4},
+    {"T 32768, H 32, P 128", 32768, 32, 128, 128, 0, 32768, 1e4},
+    {"T 131072, H 8, P 128", 131072, 8, 128, 128, 0, 131072, 1e4},
 };
 
 static inline void rope_build(struct trial *t, struct rope *a, const struct rope_case *k) {

@@ -12,7 +12,7 @@
  * A warp has 16 rows s, a thread rows s and s + 8 of them.  v comes for nothing: v_s = dts_s x_s . (w_s G B_s). */
 #include "kernels/ssd/ssd_tiles.cuh"
 
-enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * WARPGROUP, WIDE_PANEL = WIDE_ROWS * PANEL_COLS };
+enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * GROUP, WIDE_PANEL = WIDE_ROWS * 64 };
 
 /* ssd_bf16_bwd.cu: the double sum of da; later: over the block's own half of t, and over the other. */
 struct wide_sums {
@@ -27,7 +27,7 @@ template <int N> struct wide_shared {
         bf16_bits x[WIDE_PANEL], dy[WIDE_PANEL], G[N / 64][PANEL];
     } head[2];
     bf16_bits out[WIDE_PANEL];
-    float part[32][WARPGROUP]; /* of q, from warpgroup 1 to 0 */
+    float part[32][GROUP]; /* of q, from warpgroup 1 to 0 */
     struct wide_sums w;
     struct wide_steps steps[2];
     int from[WIDE_ROWS];
@@ -145,7 +145,7 @@ static __device__ float diagonal_sums(const struct wide_sums *w, int warp) {
  * strips before a block, of columns in later blocks (across), and of its own from row j on; `later` of rows before j.
  */
 static __device__ float block_sums(struct wide_sums *w) {
-    const int t = threadIdx.x % WARPGROUP, lane = threadIdx.x % WARP, l = t % 16;
+    const int t = threadIdx.x % GROUP, lane = threadIdx.x % WARP, l = t % 16;
     float sum = 0.0f, own = 0.0f, x[8];
 #pragma unroll
     for (int block = 0; block < 8; block++) {
@@ -162,16 +162,16 @@ static __device__ float block_sums(struct wide_sums *w) {
         if (l + by < 16) own += o;
         if (l >= by) later += a;
     }
-    barrier_of(2, WARPGROUP);
+    barrier_of(2, GROUP);
     const float before = __shfl_up_sync(0xffffffffu, later, 1);
     sum = own + (l > 0 ? before : 0.0f);
-    for (int k = 0; k < WARPGROUP / WARP; k++) sum += w->across[k][t / 16];
+    for (int k = 0; k < GROUP / WARP; k++) sum += w->across[k][t / 16];
     return sum;
 }
 
 static __device__ void store_da(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
                                 struct wide_sums *w) {
-    const int t = threadIdx.x % WARPGROUP;
+    const int t = threadIdx.x % GROUP;
     const float da = diagonal_sums(w, t / WARP) + block_sums(w);
     if (t < p.n) sc.da[(p.k.begin + t) * a.heads + h] = da;
 }
@@ -237,8 +237,8 @@ static __device__ void wide_dx(const struct ssd &a, const struct scratch &sc, co
 template <int N>
 __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct ssd a, const struct scratch sc,
                                                                   int64_t heads, bool whole, bool whole_dx) {
-    DYNAMIC_SHARED(memory);
-    wide_shared<N> *m = (wide_shared<N> *)memory;
+    DYNAMIC_PANELS(tiles);
+    wide_shared<N> *m = (wide_shared<N> *)tiles;
     const int64_t per_group = a.heads / a.groups;
     const struct wide_place i = wide_find();
     struct place p;
@@ -251,17 +251,17 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
     wide_fetch<N>(a, p, p.h0, 0, m, whole);
     cp_commit();
     cp_wait<0>();
-    wgmma_see();
+    shared_fence();
     __syncthreads();
     float bc[32], K[32] = {};
-    wgmma_begin();
+    wgmma_fence();
 #pragma unroll
     for (int k = 0; k < N / 16; k++)
-        wgmma<false, false>(bc, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
-                            panel_rows(m->C[k / 4], 64 * i.half_t, k % 4 * 16), k > 0);
+        product<false, false>(bc, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
+                              panel_rows(m->C[k / 4], 64 * i.half_t, k % 4 * 16), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
-    wgmma_ended(bc);
+    sums_ended(bc);
     for (int64_t head = 0; head < heads; head++) {
         const int at = (int)(head & 1);
         const int64_t h = p.h0 + head;
@@ -269,45 +269,45 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
         float xdy[32], q[32], gb[32];
         uint32_t M[4][4];
         cp_wait<0>();
-        wgmma_see();
+        shared_fence();
         __syncthreads();
         if (head + 1 < heads) wide_fetch<N>(a, p, h + 1, 1 - at, m, whole);
         cp_commit();
-        wgmma_begin();
+        wgmma_fence();
 #pragma unroll
         for (int k = 0; k < SSD_P / 16; k++)
-            wgmma<false, false>(xdy, panel_rows(m->head[at].x, 64 * i.half_s, 16 * k),
-                                panel_rows(m->head[at].dy, 64 * i.half_t, 16 * k), k > 0);
+            product<false, false>(xdy, panel_rows(m->head[at].x, 64 * i.half_s, 16 * k),
+                                  panel_rows(m->head[at].dy, 64 * i.half_t, 16 * k), k > 0);
         wgmma_commit();
         wgmma_wait<0>();
-        wgmma_ended(xdy);
+        sums_ended(xdy);
         wide_weights(i, steps, m->from, p.k.through, xdy, bc, K, M, &m->w);
-        wgmma_begin();
+        wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; k++) wgmma<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), k > 0);
+        for (int k = 0; k < 4; k++) product<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), k > 0);
         if (i.group > 0) {
 #pragma unroll
             for (int k = 0; k < N / 16; k++)
-                wgmma<false, false>(gb, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
-                                    panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
+                product<false, false>(gb, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
+                                      panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
         }
         wgmma_commit();
         wgmma_wait<0>();
-        wgmma_ended(q);
+        sums_ended(q);
         if (i.group > 0) {
-            wgmma_ended(gb);
+            sums_ended(gb);
             add_later(a, sc, p, h, i, steps, m->head[at].x, gb, q);
         }
-        float *part = &m->part[0][threadIdx.x % WARPGROUP];
+        float *part = &m->part[0][threadIdx.x % GROUP];
         if (i.group == 1)
-            for (int e = 0; e < 32; e++) part[e * WARPGROUP] = q[e];
+            for (int e = 0; e < 32; e++) part[e * GROUP] = q[e];
         __syncthreads();
         if (i.group == 1) {
             store_da(a, sc, p, h, &m->w);
             continue;
         }
         if (i.group == 0)
-            for (int e = 0; e < 32; e++) q[e] += part[e * WARPGROUP];
+            for (int e = 0; e < 32; e++) q[e] += part[e * GROUP];
         wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
     }
     bf16_bits *to =

@@ -5,7 +5,7 @@
  * <S, G>.  A warpgroup has 64 rows; what a head adds comes in registers of its own, since its factor is a row's. */
 #include "kernels/ssd/ssd_wide.cuh"
 
-enum { ROWS_STAGES = 3, ROWS_THREADS = 2 * WARPGROUP };
+enum { ROWS_STAGES = 3, ROWS_THREADS = 2 * GROUP };
 
 /* Y: C, of dC alone; other: B for dC, C for dB; rows: dy or x; state: S or G. */
 template <int N> struct wide_rows_shared {
@@ -36,19 +36,19 @@ static __device__ void wide_rows_fetch(const struct ssd &a, const struct place &
 template <int N, bool for_C>
 static __device__ void own_products(float (&sum)[N / 64][32], const wide_rows_shared<N> *m, int half, bool add) {
     const auto products = [&](int k0, bool more) {
-        wgmma_begin();
+        wgmma_fence();
 #pragma unroll
         for (int j = 0; j < N / 64; j++)
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                const uint64_t b = panel_cols(m->other[j], 64 * k0 + 16 * k);
-                if (for_C) wgmma<true, true>(sum[j], panel_cols(m->K[half], 64 * k0 + 16 * k), b, more || k > 0);
-                else wgmma<false, true>(sum[j], panel_rows(m->K[k0], 64 * half, 16 * k), b, more || k > 0);
+                const struct operand b = panel_cols(m->other[j], 64 * k0 + 16 * k);
+                if (for_C) product<true, true>(sum[j], panel_cols(m->K[half], 64 * k0 + 16 * k), b, more || k > 0);
+                else product<false, true>(sum[j], panel_rows(m->K[k0], 64 * half, 16 * k), b, more || k > 0);
             }
         wgmma_commit();
         wgmma_wait<0>();
 #pragma unroll
-        for (int j = 0; j < N / 64; j++) wgmma_ended(sum[j]);
+        for (int j = 0; j < N / 64; j++) sums_ended(sum[j]);
     };
     products(for_C ? 0 : 1, add);
     if (half == (for_C ? 1 : 0)) products(for_C ? 1 : 0, true);
@@ -109,8 +109,8 @@ static __device__ void add_own(const struct ssd &a, const struct scratch &w, con
 template <int N, bool for_C>
 __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ssd a, const struct scratch w,
                                                                  bool whole) {
-    DYNAMIC_SHARED(memory);
-    wide_rows_shared<N> *m = (wide_rows_shared<N> *)memory;
+    DYNAMIC_PANELS(tiles);
+    wide_rows_shared<N> *m = (wide_rows_shared<N> *)tiles;
     const int64_t heads = a.heads / a.groups;
     const struct tensor &other = for_C ? a.B : a.C, &out = for_C ? a.dC : a.dB;
     struct place p;
@@ -137,7 +137,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
             }
         if (part + 1 == w.parts) cp_wait<ROWS_STAGES - 1>();
         else cp_wait<0>();
-        wgmma_see();
+        shared_fence();
         __syncthreads();
         own_products<N, for_C>(sum, m, half, part > 0);
     }
@@ -148,7 +148,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         const int64_t h = p.h0 + i;
         float own[N / 64][32];
         cp_wait<ROWS_STAGES - 2>();
-        wgmma_see();
+        shared_fence();
         __syncthreads();
         if (!for_C && i > 0 && threadIdx.x == 0) {
             float total = 0.0f;
@@ -157,17 +157,17 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         }
         wide_rows_fetch<N, for_C>(a, p, i + ROWS_STAGES - 1, heads, m, whole);
         cp_commit();
-        wgmma_begin();
+        wgmma_fence();
 #pragma unroll
         for (int j = 0; j < N / 64; j++)
 #pragma unroll
             for (int k = 0; k < SSD_P / 16; k++)
-                wgmma<false, true>(own[j], panel_rows(m->head[at].rows, 64 * half, 16 * k),
-                                   panel_cols(m->head[at].state[j], 16 * k), k > 0);
+                product<false, true>(own[j], panel_rows(m->head[at].rows, 64 * half, 16 * k),
+                                     panel_cols(m->head[at].state[j], 16 * k), k > 0);
         wgmma_commit();
         wgmma_wait<0>();
 #pragma unroll
-        for (int j = 0; j < N / 64; j++) wgmma_ended(own[j]);
+        for (int j = 0; j < N / 64; j++) sums_ended(own[j]);
         add_own<N, for_C>(a, w, p, h, r, &m->steps[at], m, own, sum);
         if (!for_C) {
             const float total = part_product<N>(&S, m->head[at].state);

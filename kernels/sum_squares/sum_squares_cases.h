@@ -22,6 +22,7 @@ static const struct sum_squares_case sum_squares_cases[] = {
 static const struct sum_squares_case sum_squares_bench[] = {
     {"16 Mi elements", 16 << 20, false},
     {"65537 elements", 65537, false},
+    {"128 Mi elements", 128 << 20, false},
 };
 
 static inline void sum_squares_build(struct trial *t, struct sum_squares *a, const struct sum_squares_case *k) {

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's causal attention through cuDNN, grouped keys 32 to 8, head width 128, BF16.
+"""PyTorch's causal attention through cuDNN, grouped keys 32 to 8, head width 128, BF16.  Its backward adds to dq by
+atomics: two runs differ in bits.
 
     python3 profiling/peers/attention.py [T ...]
     LEAVE=FOLDER: the tensors of the error and their F64 results, for tests/peers_cuda.c
@@ -62,5 +63,5 @@ def time_one(T):
 if __name__ == "__main__":
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
         attempt("attention error", error)
-        for T in [int(t) for t in sys.argv[1:]] or [8192, 32768]:
+        for T in [int(t) for t in sys.argv[1:]] or [8192, 32768, 131072]:
             attempt("attention", lambda: time_one(T))

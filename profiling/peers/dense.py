@@ -23,7 +23,7 @@ def product(name, T, I, O):
     say(f"linear {name}", f"T{T} I{I} O{O}", ms, f"{2e-9 * T * I * O / ms:.0f} TFLOP/s")
 
 
-def head(T=8192, D=4096, V=131072):
+def head(T=16384, D=4096, V=131072):
     x, w = normal(T, D).requires_grad_(), normal(V, D).requires_grad_()
     target = torch.randint(V, (T,), device="cuda")
 

@@ -85,14 +85,15 @@ struct emulated_dim3 {
 /* f(arg) once for every thread of every block. */
 void emulate(struct emulated_dim3 grid, struct emulated_dim3 block, void (*f)(void *), void *arg);
 void emulated_barrier(void);
+void emulated_barrier_of(int id, unsigned n); /* of n threads, 0 < id < 16 */
 /* Every lane gives n bytes, at most 32, and gets all 32 lanes' in rows of 32 bytes. */
 const char (*emulated_exchange(const void *mine, size_t n))[32];
 int emulated_lane(void);
-unsigned emulated_thread(void); /* its number in the block */
 /* A copy that is under way until its group is waited for. */
 void emulated_copy(void *to, const void *from, size_t n);
 void emulated_commit(void);
 void emulated_wait(int n_open);
+void emulated_stop(const char *why);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 /* Code that stands for a library of the toolkit works on memory of the device between the two. */
 void emulated_enter(void);

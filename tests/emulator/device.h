@@ -20,7 +20,7 @@
 struct dim3 : emulated_dim3 {
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : emulated_dim3{a, b, c} {}
 };
-struct alignas(8) uint2 {
+struct uint2 {
     unsigned x, y;
 };
 struct alignas(16) uint4 {
@@ -35,8 +35,8 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
-static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline int4 make_int4(int a, int b, int c, int d) { return {a, b, c, d}; }
 static inline float2 make_float2(float a, float b) { return {a, b}; }
 static inline float4 make_float4(float a, float b, float c, float d) { return {a, b, c, d}; }
@@ -55,6 +55,10 @@ static inline uint32_t __float_as_uint(float f) {
 #define __expf expf
 template <typename T> static inline T min(T a, T b) { return a < b ? a : b; }
 template <typename T> static inline T max(T a, T b) { return a > b ? a : b; }
+static inline void sincospif(float x, float *sine, float *cosine) {
+    *sine = (float)sin(M_PI * (double)x);
+    *cosine = (float)cos(M_PI * (double)x);
+}
 static inline float normcdff(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 
 template <typename T> static inline T emulated_from(const char (*lanes)[32], int lane) {
@@ -82,6 +86,10 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
     return all;
 }
+static inline int atomicAdd(int *p, int x) { /* blocks and threads take turns */
+    *p += x;
+    return *p - x;
+}
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
@@ -105,7 +113,10 @@ static inline uint32_t emulated_bf16(float x) {
     return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
 }
 static inline uint32_t pack(float low, float high) { return emulated_bf16(low) | emulated_bf16(high) << 16; }
+static inline void store_whole(void *to, uint4 v) { *(uint4 *)to = v; }
+static inline void store_whole(void *to, uint2 v) { *(uint2 *)to = v; }
 static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 static inline void emulated_matrices(uint32_t r[4], const void *row, bool trans) {
     const char(*rows)[32] = emulated_exchange(&row, sizeof row);
@@ -147,6 +158,18 @@ static inline void cp_async16_or_zero(void *to, const void *from, bool copy) {
 static inline void cp_async4(void *to, const void *from) { emulated_copy(to, from, 4); }
 static inline void cp_commit() { emulated_commit(); }
 template <int n> static inline void cp_wait() { emulated_wait(n); }
+
+/* ---- turns.cuh ---- */
+
+static inline void turn_await(const unsigned *turn, unsigned n) {
+    if (*turn != n) emulated_stop("a block waits for a turn that does not come");
+}
+static inline void turn_pass(unsigned *turn, unsigned n, bool mine) {
+    if (mine) *turn = n;
+}
+static inline void sum_store(float4 *p, float4 x) { *p = x; }
+static inline void sum_add(float4 *p, float4 x) { *p = {p->x + x.x, p->y + x.y, p->z + x.z, p->w + x.w}; }
+
 #include "tests/emulator/wgmma.h"
 #endif
 #endif

@@ -59,8 +59,6 @@ static void enter() {
 }
 
 int emulated_lane(void) { return (int)(now->id % 32); }
-unsigned emulated_thread(void) { return now->id; }
-uint32_t emulated_address(const void *p) { return (uint32_t)((const unsigned char *)p - shared_memory); }
 
 void emulated_barrier(void) {
     const unsigned long mine = turn;
@@ -116,6 +114,11 @@ void emulated_wait(int n_open) {
     now->n_groups -= done;
     memmove(now->copies, now->copies + n, (size_t)now->n_copies * sizeof *now->copies);
     for (int i = 0; i < now->n_groups; i++) now->ends[i] = now->ends[i + done] - n;
+}
+
+void emulated_stop(const char *why) {
+    fprintf(stderr, "%s\n", why);
+    abort();
 }
 
 // ---- memory of the device ----

@@ -1,41 +1,66 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_TESTS_EMULATOR_WGMMA_H
 #define BATON_TESTS_EMULATOR_WGMMA_H
-/* wgmma.h - kernels/wgmma.cuh, emulated: included by device.h.  A product is computed when it is waited for; until then
- * its registers are NaN. */
+/* wgmma.h - the words of kernels/wgmma.cuh on the CPU.  A product is done at once, from what shared memory holds then.
+ */
+
 #ifdef __cplusplus
-#include "tests/emulator/cuda_runtime.h"
+#include "tests/emulator/device.h"
 
-/* Of one lane: its two rows of D, and what it holds of A if that lies in registers. */
-struct emulated_product {
-    float *d, sum[32];
-    uint32_t a[16]; /* of the four lanes of the rows */
-    uint64_t a_at, b_at;
-    bool a_shared, a_cols, b_cols;
-};
-void emulated_product_add(const emulated_product *p, bool add);
-void emulated_products_commit();
-void emulated_products_wait(int n_open);
-void emulated_barrier_of(int id, unsigned n);
-uint32_t emulated_address(const void *p);
-
-static inline uint32_t shared_address(const void *p) { return emulated_address(p); }
-static inline void wgmma_see() {}
-static inline void wgmma_begin() {}
-static inline void wgmma_commit() { emulated_products_commit(); }
-template <int n> static inline void wgmma_wait() { emulated_products_wait(n); }
-template <int n> static inline void wgmma_ended(float (&)[n]) {}
+static inline void wgmma_fence() {}
+static inline void wgmma_commit() {}
+template <int n> static inline void wgmma_wait() {}
+template <int n> static inline void wgmma_settled(float (*)[4]) {}
+static inline void shared_fence() {}
+template <int n> static inline void registers_up() {}
+template <int n> static inline void registers_down() {}
+template <int threads> static inline void barrier_wait() { emulated_barrier(); }
+template <int threads> static inline void barrier_arrive() { emulated_barrier(); }
 static inline void barrier_of(int id, int n) { emulated_barrier_of(id, (unsigned)n); }
 
-template <bool a_cols, bool b_cols> static inline void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool add) {
-    emulated_product p = {d, {}, {}, a, b, true, a_cols, b_cols};
-    emulated_product_add(&p, add);
+static inline float emulated_panel(const void *at, int row, int64_t col_bytes) {
+    const uintptr_t x = (uintptr_t)at + (uintptr_t)(row / 8 * 1024 + row % 8 * 128) + (uintptr_t)col_bytes;
+    return __uint_as_float((uint32_t) * (const uint16_t *)(x ^ (x >> 7 & 7) << 4) << 16);
 }
-template <bool b_cols> static inline void wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
-    emulated_product p = {d, {}, {}, 0, b, false, false, b_cols};
-    const char(*lanes)[32] = emulated_exchange(a, sizeof a);
-    for (int i = 0; i < 4; i++) memcpy(&p.a[4 * i], lanes[emulated_lane() / 4 * 4 + i], 16);
-    emulated_product_add(&p, add);
+/* Term k of row (A) or column (B) i. */
+template <bool cols> static inline float emulated_term(const void *at, int lead, int i, int k) {
+    return cols ? emulated_panel(at, k, (int64_t)(i / 64) * lead * 2 + i % 64 * 2) : emulated_panel(at, i, k * 2);
 }
+template <int N> static inline int emulated_row(int e) {
+    return (int)threadIdx.x % 128 / 32 * 16 + emulated_lane() / 4 + e / 2 * 8;
+}
+static inline int emulated_col(int j, int e) { return 8 * j + emulated_lane() % 4 * 2 + e % 2; }
+
+template <int N, bool a_cols, bool b_cols, typename operand>
+static inline void wgmma_shared(float d[N / 8][4], operand a, operand b, bool add) {
+    for (int j = 0; j < N / 8; j++)
+        for (int e = 0; e < 4; e++) {
+            float sum = add ? d[j][e] : 0.0f;
+            for (int k = 0; k < 16; k++)
+                sum += emulated_term<a_cols>(a.at, a.lead, emulated_row<N>(e), k) *
+                       emulated_term<b_cols>(b.at, b.lead, emulated_col(j, e), k);
+            d[j][e] = sum;
+        }
+}
+
+template <int N, bool b_cols, typename operand>
+static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], operand b, bool add = true) {
+    const uint4 own = {a[0], a[1], a[2], a[3]};
+    const char(*lanes)[32] = emulated_exchange(&own, sizeof own);
+    float left[2][16];
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < 16; k++) {
+            uint32_t r[4];
+            memcpy(r, lanes[emulated_lane() / 4 * 4 + k % 8 / 2], sizeof r);
+            const uint32_t x = r[half + k / 8 * 2];
+            left[half][k] = __uint_as_float(k % 2 ? x & 0xffff0000u : x << 16);
+        }
+    for (int j = 0; j < N / 8; j++)
+        for (int e = 0; e < 4; e++)
+            for (int k = 0; k < 16; k++)
+                d[j][e] = (add || k > 0 ? d[j][e] : 0.0f) +
+                          left[e / 2][k] * emulated_term<b_cols>(b.at, b.lead, emulated_col(j, e), k);
+}
+#define DYNAMIC_PANELS(name) unsigned char *name = emulated_shared
 #endif
 #endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Stands for kernels/attention/attention_dnn.c where there is no GPU: the same entries, plainly, of every case with 64
+ * queries or more; with EMULATED_CUDNN=0 of none. */
+#include "kernels/attention/attention_dnn.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "tests/emulator/cuda_runtime.h"
+
+enum status attention_dnn_open(struct device *d) { return (void)d, OK; }
+void attention_dnn_close(struct device *d) { (void)d; }
+const char *attention_dnn_about(const struct device *d) { return (void)d, "emulated"; }
+
+bool attention_dnn_takes(const struct ctx *c, const struct attention *a) {
+    const char *chosen = getenv("EMULATED_CUDNN");
+    return c->device && c->real == BF16 && !c->exact && a->q.shape[0] >= 64 && !(chosen && !strcmp(chosen, "0"));
+}
+
+static float bf16_at(const void *data, int64_t i) {
+    const uint32_t u = (uint32_t)((const uint16_t *)data)[i] << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+static void bf16_set(void *data, int64_t i, float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    ((uint16_t *)data)[i] = (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+/* Query i of entry e, head h. */
+static void one_query(const struct attention *a, const struct attention_entries *e, int n, int64_t i, int64_t h,
+                      float *weight) {
+    const int64_t P = a->head_width, j = h / (a->heads / a->key_heads);
+    const int64_t last = e->n_keys[n] - e->n_queries[n] + i, first = a->window > 0 ? last - a->window + 1 : 0;
+    const int64_t q = e->q[n] + i * a->q.pitch + h * P, o = e->o[n] + i * a->o.pitch + h * P;
+    float top = -INFINITY, sum = 0.0f;
+    for (int64_t k = first > 0 ? first : 0; k <= last; k++) {
+        float s = 0.0f;
+        for (int64_t p = 0; p < P; p++)
+            s += bf16_at(a->q.data, q + p) * bf16_at(a->k.data, e->k[n] + k * a->k.pitch + j * P + p);
+        weight[k] = (float)a->scale * s;
+        top = fmaxf(top, weight[k]);
+    }
+    for (int64_t k = first > 0 ? first : 0; k <= last; k++) sum += weight[k] = expf(weight[k] - top);
+    for (int64_t p = 0; p < P; p++) {
+        float x = 0.0f;
+        for (int64_t k = first > 0 ? first : 0; k <= last; k++)
+            x += weight[k] * bf16_at(a->v.data, e->v[n] + k * a->v.pitch + j * P + p);
+        bf16_set(a->o.data, o + p, x / sum);
+    }
+    ((float *)a->lse.data)[e->lse[n] + i * a->lse.pitch + h] = top + logf(sum);
+}
+
+enum status attention_dnn_forward(struct ctx *c, const struct attention *a, struct attention_entries *entries,
+                                  void *workspace) {
+    void *mem = NULL;
+    TRY(mem_take(a->k.shape[0] * (int64_t)sizeof(float), &mem));
+    (void)c;
+    emulated_enter();
+    memset(workspace, 0xff, ATTENTION_DNN_WORKSPACE);
+    for (int n = 0; n < ATTENTION_ENTRIES; n++)
+        for (int64_t i = 0; i < entries->n_queries[n]; i++)
+            for (int64_t h = 0; h < a->heads; h++) one_query(a, entries, n, i, h, mem);
+    emulated_leave();
+    mem_free(mem);
+    return OK;
+}
