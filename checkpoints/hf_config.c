@@ -65,6 +65,24 @@ enum status hf_refuse_other_text(const struct hf_source *s, const char *key, con
     FAIL(ERR_DATA, "%s: \"%s\": \"%s\" is not known here", s->where, key, *value);
 }
 
+static bool says_nothing(const json_t *v) {
+    return json_is_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0.0);
+}
+
+enum status hf_refuse_unknown_router(const struct hf_source *s, const char *const *known) {
+    static const char *const words[] = {"expert", "rout", "moe", "topk", "top_k", "scoring", "gate", "gating"};
+    const char *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach((json_t *)(uintptr_t)s->root, key, value) {
+        bool router = false, ours = says_nothing(value);
+        for (size_t i = 0; i < sizeof words / sizeof *words; i++) router |= strstr(key, words[i]) != NULL;
+        for (int i = 0; known[i]; i++) ours |= !strcmp(known[i], key);
+        FAIL_UNLESS(!router || ours, ERR_DATA,
+                    "%s: \"%s\" is set, and this program does not know what it does to experts", s->where, key);
+    }
+    return OK;
+}
+
 enum status hf_int(const struct hf_source *s, const char *key, const char *older, int64_t *out) {
     const char *which = older && !given(s->root, key) ? older : key;
     if (!given(s->root, which)) FAIL(ERR_DATA, "%s: \"%s\" is missing", s->where, key);

@@ -257,12 +257,28 @@ static enum status nemotron_attention(const struct hf_source *s, struct hf_model
 
 /* The router takes sigmoids and a selection bias; what balances it in training is no part of config.json. */
 static enum status nemotron_moe(const struct hf_source *s, struct hf_model *m) {
+    static const char *const known[] = {"n_routed_experts",
+                                        "num_experts_per_tok",
+                                        "moe_intermediate_size",
+                                        "n_shared_experts",
+                                        "moe_shared_expert_intermediate_size",
+                                        "moe_shared_expert_overlap",
+                                        "moe_latent_size",
+                                        "topk_group",
+                                        "topk_method",
+                                        "norm_topk_prob",
+                                        "scoring_func",
+                                        "routed_scaling_factor",
+                                        "router_aux_loss_coef",
+                                        "output_router_logits",
+                                        NULL};
     static const char *const sigmoid[] = {"sigmoid", NULL}, *const plain[] = {"noaux_tc", NULL};
     int64_t experts = 0, top_k = 0, hidden = 0, shared = 0, latent = 0, groups = 1, top_groups = 1;
     double scale = 1.0;
     bool renormalise = true;
     char factor[32];
     const char *act = NULL;
+    TRY(hf_refuse_unknown_router(s, known));
     TRY(hf_refuse_other_text(s, "scoring_func", "sigmoid", sigmoid, &act));
     TRY(hf_refuse_other_text(s, "topk_method", "noaux_tc", plain, &act));
     TRY(nemotron_act(s, &act));

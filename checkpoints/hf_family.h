@@ -60,6 +60,9 @@ enum status hf_yaml(const struct hf_source *s, const struct hf_model *m, struct 
 enum status hf_refuse_present(const struct hf_source *s, const char *key);
 enum status hf_refuse_other_text(const struct hf_source *s, const char *key, const char *fallback,
                                  const char *const *known, const char **value);
+/* Fields that speak of experts and their router must be among `known` (ends with NULL), or say nothing: null, false, 0.
+ */
+enum status hf_refuse_unknown_router(const struct hf_source *s, const char *const *known);
 /* Value of key, or of the older spelling where key is absent. */
 enum status hf_int(const struct hf_source *s, const char *key, const char *older, int64_t *out);
 enum status hf_rope_theta(const struct hf_source *s, double *theta);

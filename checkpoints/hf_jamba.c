@@ -82,6 +82,13 @@ static enum status print_attention(const struct hf_source *s, struct hf_model *m
 
 /* Probabilities over all experts are the weights, as they are; the loss of balance is a matter of training. */
 enum status hf_describe_jamba(const struct hf_source *s, struct hf_model *m) {
+    static const char *const known[] = {"num_experts",
+                                        "num_experts_per_tok",
+                                        "expert_layer_period",
+                                        "expert_layer_offset",
+                                        "router_aux_loss_coef",
+                                        "output_router_logits",
+                                        NULL};
     static const char *const silu[] = {"silu", "swish", NULL};
     int64_t experts = 0, top_k = 0, hidden = 0;
     const char *act = NULL;
@@ -98,6 +105,7 @@ enum status hf_describe_jamba(const struct hf_source *s, struct hf_model *m) {
     if (strchr(m->pattern.s, '-'))
         TRY(text_print(&m->layers, "    \"-\": {kind: mlp, hidden: %" PRId64 ", activation: swiglu}\n", hidden));
     if (!strchr(m->pattern.s, 'E')) return OK;
+    TRY(hf_refuse_unknown_router(s, known));
     return text_print(&m->layers,
                       "    E: {kind: moe, experts: %" PRId64 ", top_k: %" PRId64 ", hidden: %" PRId64
                       ", activation: swiglu}\n",

@@ -12,8 +12,8 @@ enum {
 };
 
 const char *comm_use_name(enum comm_use use) {
-    static const char *const names[N_COMM_USES] = {"carry",  "halo",   "keys",  "swap",
-                                                   "tensor", "params", "grads", "control"};
+    static const char *const names[N_COMM_USES] = {"carry",  "halo",   "keys",  "swap",   "tensor",
+                                                   "expert", "params", "grads", "control"};
     ASSERT((unsigned)use < N_COMM_USES);
     return names[use];
 }

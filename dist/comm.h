@@ -26,6 +26,7 @@ enum comm_use {
     COMM_KEYS,
     COMM_SWAP,
     COMM_TENSOR,
+    COMM_EXPERT,
     COMM_PARAMS,
     COMM_GRADS,
     COMM_CONTROL,

@@ -20,6 +20,7 @@
 #include "kernels/group/group_cases.h"
 #include "kernels/grouped_linear/grouped_linear_cases.h"
 #include "kernels/head/head_cases.h"
+#include "kernels/limit/limit_cases.h"
 #include "kernels/linear/linear_cases.h"
 #include "kernels/nudge/nudge_cases.h"
 #include "kernels/rmsnorm/rmsnorm_cases.h"

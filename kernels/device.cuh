@@ -30,6 +30,21 @@
                     #kernel, cudaGetErrorString(error_));                                                              \
     } while (0)
 
+/* A kernel with more shared memory than 48 KiB. */
+#define LAUNCH_SHARED(kernel, grid, threads, bytes, ...)                                                               \
+    do {                                                                                                               \
+        const int64_t grid_ = (grid);                                                                                  \
+        if (grid_ == 0) break;                                                                                         \
+        FAIL_UNLESS(grid_ <= INT32_MAX, ERR_ARG, "%s: %" PRId64 " blocks are too many", #kernel, grid_);               \
+        cudaError_t error_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));  \
+        if (error_ == cudaSuccess) {                                                                                   \
+            START(kernel, (unsigned)grid_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
+            error_ = cudaGetLastError();                                                                               \
+        }                                                                                                              \
+        FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
+                    #kernel, cudaGetErrorString(error_));                                                              \
+    } while (0)
+
 /* An op that needs no workspace; an op that has no backward. */
 #define NO_WORK(op)                                                                                                    \
     extern "C" int64_t op##_work_cuda(const struct ctx *, const struct op *) { return 0; }

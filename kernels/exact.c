@@ -24,14 +24,14 @@ int exact_rows(int64_t n_ranges) {
     return levels + 1;
 }
 
-static int64_t sum_bytes(const struct exact *e, int64_t numbers, enum dtype type) {
-    return exact_rows(e->n_ranges) * arena_round(numbers * dtype_bytes(type));
+static int64_t sum_bytes(int64_t leaves, int64_t numbers, enum dtype type) {
+    return exact_rows(leaves) * arena_round(numbers * dtype_bytes(type));
 }
 
-static void sum_place(struct exact_sum *s, const struct exact *e, void *memory, int64_t numbers, enum dtype type) {
+static void sum_place(struct exact_sum *s, int64_t leaves, void *memory, int64_t numbers, enum dtype type) {
     const int64_t row = arena_round(numbers * dtype_bytes(type));
     *s = (struct exact_sum){.dtype = type, .memory = memory, .numbers = numbers, .leaf = memory};
-    for (int l = 0; l + 1 < exact_rows(e->n_ranges); l++) s->level[l] = (char *)memory + (l + 1) * row;
+    for (int l = 0; l + 1 < exact_rows(leaves); l++) s->level[l] = (char *)memory + (l + 1) * row;
 }
 
 static struct tensor as_row(const struct ctx *c, const struct exact_sum *s, void *data) {
@@ -86,7 +86,7 @@ struct over {
     struct exact_sum sum;
     struct part part[PARTS];
     int n_parts;
-    int64_t mark;
+    int64_t mark, leaves; /* leaves: segments, unless an op has sections of its own */
 };
 
 /* Parts of one sum have one type: that of parameters' gradients, or of activations. */
@@ -98,10 +98,11 @@ static void over_part(struct over *o, struct tensor to) {
 
 static enum status over_begin(struct over *o) {
     void *memory = NULL;
+    if (o->leaves == 0) o->leaves = o->c->exact->n_ranges;
     o->mark = arena_mark(o->c->work);
     if (o->sum.numbers == 0) return OK;
-    TRY(arena_take(o->c->work, sum_bytes(o->c->exact, o->sum.numbers, o->sum.dtype), &memory));
-    sum_place(&o->sum, o->c->exact, memory, o->sum.numbers, o->sum.dtype);
+    TRY(arena_take(o->c->work, sum_bytes(o->leaves, o->sum.numbers, o->sum.dtype), &memory));
+    sum_place(&o->sum, o->leaves, memory, o->sum.numbers, o->sum.dtype);
     return OK;
 }
 
@@ -170,7 +171,7 @@ static enum status linear_fwd(struct ctx *c, const struct linear *a) {
 
 #define OVER_RANGES(o, r, call)                                                                                        \
     do {                                                                                                               \
-        for (int64_t r = 0; r < (o)->c->exact->n_ranges; r++) {                                                        \
+        for (int64_t r = 0; r < (o)->leaves; r++) {                                                                    \
             enum status s_ = over_clear(o);                                                                            \
             if (s_ == OK) s_ = (call);                                                                                 \
             if (s_ == OK) s_ = over_push(o);                                                                           \
@@ -352,7 +353,8 @@ static enum status attention_bwd(struct ctx *c, const struct attention *a) {
     return over_end(&o, false);
 }
 
-/* Sections are the segments; products of one section and expert are the op's own already. */
+/* Sections are the segments, of this rank or of all whose rows came; products of one section and expert are the op's
+ * own already. */
 static enum status grouped_one(struct over *o, const struct grouped_linear *a, int64_t r) {
     struct grouped_linear b = *a;
     b.offset = tensor_rows(a->offset, r, 1), b.dw = over_leaf(o, 0);
@@ -360,9 +362,7 @@ static enum status grouped_one(struct over *o, const struct grouped_linear *a, i
 }
 
 static enum status grouped_linear_bwd(struct ctx *c, const struct grouped_linear *a) {
-    struct over o = {.c = c};
-    FAIL_UNLESS(a->offset.shape[0] == c->exact->n_ranges, ERR_ARG,
-                "grouped_linear: offset: one section a segment is expected in exact mode");
+    struct over o = {.c = c, .leaves = a->offset.shape[0]};
     over_part(&o, a->dw);
     TRY(over_begin(&o));
     OVER_RANGES(&o, r, grouped_one(&o, a, r));
@@ -419,7 +419,7 @@ static int64_t numbers_of(struct tensor t) { return t.shape[0] > 0 ? tensor_coun
             slices;                                                                                                    \
         }                                                                                                              \
         const int64_t whole = e->base->op##_work(c, a), part = e->base->op##_work(c, &b);                              \
-        return (whole > part ? whole : part) + sum_bytes(e, (sums), type);                                             \
+        return (whole > part ? whole : part) + sum_bytes(e->n_ranges, (sums), type);                                   \
     }
 EXACT_WORK(linear, dtype_wide(c->real), b = linear_seg(e, a, r), numbers_of(a->dw) + numbers_of(a->db))
 EXACT_WORK(rmsnorm, dtype_wide(c->real), b.x = seg(e, a->x, r), numbers_of(a->dw))
@@ -430,8 +430,12 @@ EXACT_WORK(ssd, dtype_wide(c->real), b.x = seg(e, a->x, r),
            numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
 EXACT_WORK(selective_scan, dtype_wide(c->real), b.pos = seg(e, a->pos, r),
            numbers_of(a->dA_log) + numbers_of(a->ddt_bias) + numbers_of(a->dD))
-EXACT_WORK(grouped_linear, dtype_wide(c->real), b.offset = entry(a->offset, r), numbers_of(a->dw))
 EXACT_WORK(attention, c->real, b.q = seg(e, a->q, r), numbers_of(a->dk) + numbers_of(a->dv))
+
+static int64_t grouped_linear_work(const struct ctx *c, const struct grouped_linear *a) {
+    return c->exact->base->grouped_linear_work(c, a) +
+           sum_bytes(a->offset.shape[0], numbers_of(a->dw), dtype_wide(c->real));
+}
 
 void exact_init(struct exact *e, const struct ops *base, const int64_t *range, int64_t n_ranges) {
     *e = (struct exact){.table = *base, .base = base, .range = range, .n_ranges = n_ranges};
@@ -452,11 +456,11 @@ void exact_init(struct exact *e, const struct ops *base, const int64_t *range, i
 }
 
 int64_t exact_head_bytes(const struct exact *e, int64_t numbers, enum dtype type) {
-    return sum_bytes(e, numbers, type);
+    return sum_bytes(e->n_ranges, numbers, type);
 }
 
 void exact_place(struct exact *e, void *memory, int64_t numbers, enum dtype type) {
-    sum_place(&e->head, e, memory, numbers, type);
+    sum_place(&e->head, e->n_ranges, memory, numbers, type);
 }
 
 int64_t exact_loss_bytes(const struct exact *e) { return (e->n_ranges + 1) * (int64_t)sizeof(double); }

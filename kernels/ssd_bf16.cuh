@@ -29,21 +29,6 @@ static inline bool ssd_has_shape(int64_t P, int64_t N, int64_t Q) {
         else TRY((f<256, 128>(__VA_ARGS__)));                                                                          \
     } while (0)
 
-/* A kernel with more shared memory than 48 KiB. */
-#define LAUNCH_SHARED(kernel, grid, threads, bytes, ...)                                                               \
-    do {                                                                                                               \
-        const int64_t grid_ = (grid);                                                                                  \
-        if (grid_ == 0) break;                                                                                         \
-        FAIL_UNLESS(grid_ <= INT32_MAX, ERR_ARG, "%s: %" PRId64 " blocks are too many", #kernel, grid_);               \
-        cudaError_t error_ = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes));  \
-        if (error_ == cudaSuccess) {                                                                                   \
-            START(kernel, (unsigned)grid_, (threads), (size_t)(bytes), (cudaStream_t)c->stream, __VA_ARGS__);          \
-            error_ = cudaGetLastError();                                                                               \
-        }                                                                                                              \
-        FAIL_UNLESS(error_ == cudaSuccess, ERR_CUDA, "the kernel %s does not start: %s; run with --device cpu",        \
-                    #kernel, cudaGetErrorString(error_));                                                              \
-    } while (0)
-
 /* Heads of one block: a divisor of the group's heads, at most `most_heads`. */
 static inline int64_t heads_of_block(int64_t per_group, int64_t most_heads) {
     int64_t n = per_group < most_heads ? per_group : most_heads;

@@ -8,8 +8,6 @@
 
 static enum status check_axes(const struct config *c, const struct mesh_sizes *s) {
     FAIL_UNLESS(s->pipe == 1, ERR_CONFIG, "mesh.pipe: %" PRId64 " ranks do not run yet; set mesh.pipe=1", s->pipe);
-    FAIL_UNLESS(s->expert == 1, ERR_CONFIG, "mesh.expert: %" PRId64 " ranks do not run yet; set mesh.expert=1",
-                s->expert);
     FAIL_UNLESS(s->data * s->seq % s->expert == 0, ERR_CONFIG,
                 "mesh.expert: %" PRId64 " does not divide data x seq = %" PRId64, s->expert, s->data * s->seq);
     FAIL_UNLESS(s->tensor == 1 || c->train.keep_every <= 1, ERR_CONFIG,
@@ -29,6 +27,10 @@ static enum status check_tokens(const struct config *c, const struct mesh_sizes 
                 s->seq, t->tokens_per_sequence);
     FAIL_UNLESS(c->numerics != NUMERICS_RANK_INVARIANT || (s->seq & (s->seq - 1)) == 0, ERR_CONFIG,
                 "numerics rank_invariant: mesh.seq %" PRId64 " is not a power of two", s->seq);
+    FAIL_UNLESS(c->numerics != NUMERICS_RANK_INVARIANT || s->seq % s->expert == 0, ERR_CONFIG,
+                "numerics rank_invariant: mesh.expert %" PRId64 " does not divide mesh.seq %" PRId64
+                ": experts' gradients are summed in the tree of one sequence",
+                s->expert, s->seq);
     return OK;
 }
 

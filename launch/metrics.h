@@ -5,9 +5,10 @@
  *
  *   {"step": 12, "loss": 2.5, "grad_norm": 0.75, "lr": 0.001, "tokens": 49152, "tokens_per_s": ..., "flops_per_s": ...,
  *    "mfu": null, "step_ms": ..., "bytes_peak": ..., "skipped": false}
- * and "expert_load" and "aux_loss" (report.h) where there are experts, "valid_loss" where the step was validated. Reals
- * read back to the same bits; unknown and non-finite values are null.  Steps ascend, each is there once: opening for
- * step k drops the lines of k and later, and whatever is not a whole line of its own (the last one may be torn).
+ * and "expert_load" and "aux_loss" (report.h) where there are experts, "dropped" where they have a capacity,
+ * "valid_loss" where the step was validated. Reals read back to the same bits; unknown and non-finite values are null.
+ * Steps ascend, each is there once: opening for step k drops the lines of k and later, and whatever is not a whole line
+ * of its own (the last one may be torn).
  *
  * Lines that cannot be written (disk full) are held in memory and written as soon as that succeeds, so that training
  * goes on meanwhile; metrics_sync fails for as long as there are any, and with it a save: no checkpoint is ahead of the

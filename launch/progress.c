@@ -56,6 +56,7 @@ void progress_print(char out[PROGRESS_BYTES], const struct step_report *s, int64
     add_duration(&l, eta_s);
     if (isfinite(s->mfu)) add(&l, "  mfu %.1f%%", 100.0 * s->mfu);
     if (s->experts) add(&l, "  load %.2f", s->expert_load);
+    if (s->drops) add(&l, "  dropped %.0f", s->dropped);
     if (s->validated) add(&l, "  valid %.4f", s->valid_loss);
     if (s->skipped) add(&l, "  SKIPPED");
 }

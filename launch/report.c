@@ -45,6 +45,7 @@ int report_values(const struct step_report *s, struct report_value out[REPORT_VA
         out[n++] = real_value("expert_load", s->expert_load);
         out[n++] = real_value("aux_loss", s->aux_loss);
     }
+    if (s->drops) out[n++] = count_value("dropped", (int64_t)s->dropped, true);
     if (s->validated) out[n++] = real_value("valid_loss", s->valid_loss);
     return n;
 }

@@ -28,6 +28,8 @@ struct step_report {
     bool experts;       /* there are some: the next two are known                             */
     double expert_load; /* tokens of the most loaded expert over the mean of its layer: the worst layer */
     double aux_loss;    /* of routers, in what is minimised but not in loss                   */
+    bool drops;         /* some have a capacity: the next is known                            */
+    double dropped;     /* choices of the step that no expert took, in all layers             */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
@@ -37,7 +39,7 @@ struct report_value {
     int64_t count; /* if integer */
     double real;   /* always     */
 };
-#define REPORT_VALUES 14
+#define REPORT_VALUES 15
 int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
 
 struct report_spec {

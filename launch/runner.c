@@ -115,6 +115,7 @@ enum status runner_plan_activations(struct runner *r, enum policy policy, int64_
                                    .n_ranges = R,
                                    .range = range,
                                    .wide = r->wide.n_ranks > 0 ? &r->wide : NULL,
+                                   .guests = r->guests.n_ranks > 1 ? &r->guests : NULL,
                                    .tile = s->exact ? r->map.spec.grid : s->tile,
                                    .forward_only = !s->training && !s->gradients,
                                    .policy = policy,
@@ -143,6 +144,7 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     TRY_OUT(runner_mesh_shape(r));
     TRY_OUT(plan(r));
     TRY_OUT(runner_mesh_shards(r));
+    TRY_OUT(runner_mesh_experts(r));
     plan_ledger(r);
     if (!dry) TRY_OUT(allocate(r));
 out:
@@ -151,6 +153,8 @@ out:
 }
 
 void runner_term(struct runner *r) {
+    comm_term(&r->expert);
+    comm_term(&r->counts);
     sharding_term(&r->shards);                      /* before the wait: it ends what other ranks no longer answer */
     if (r->ctx.device) (void)space_settle(&r->ctx); /* what is enqueued reads memory that goes now */
     seams_cache_term(r->cache);

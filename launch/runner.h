@@ -66,9 +66,11 @@ struct runner_numbers {
 /* Not movable once made: ctx and batch point into it. */
 struct runner {
     struct runner_spec spec;
-    struct shard_map map; /* of one micro-batch over the sequence axis  */
-    int seq_index;        /* my place on that axis                      */
-    struct wide wide;     /* with several ranks of seq                  */
+    struct shard_map map;       /* of one micro-batch over the sequence axis  */
+    int seq_index;              /* my place on that axis                      */
+    struct wide wide;           /* with several ranks of seq                  */
+    struct guests guests;       /* of expert                                  */
+    struct comm expert, counts; /* of that axis: over the ops' memory; the host's */
     struct sharding shards;
     struct seams_mesh mesh;
     struct exact exact;
@@ -90,7 +92,7 @@ struct runner {
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
     double aux;          /* auxiliary losses of routers: += in a pass with backward                      */
-    struct tensor load;  /* (layers, most experts) F64: tokens that experts got, += likewise; or absent  */
+    struct tensor load;  /* (layers, most experts + 1) F64: of struct step, += likewise; or absent       */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
@@ -137,8 +139,9 @@ void runner_own_ranges(const struct runner *r, int64_t *range);
 /* The part of the mesh (runner_mesh.c): shard map and wide attention before the plan, sharding and seams after it. */
 enum status runner_mesh_shape(struct runner *r);
 enum status runner_mesh_shards(struct runner *r);
+enum status runner_mesh_experts(struct runner *r);
 enum status runner_mesh_seams(struct runner *r);
-struct seams_mesh_bytes runner_mesh_bytes(const struct runner *r);
+struct seams_mesh_bytes runner_mesh_bytes(struct runner *r);
 /* Exact mode: what it wants, and the memory of its trees (runner_exact.c). */
 enum status runner_exact_check(const struct runner *r);
 int64_t runner_exact_bytes(const struct runner *r);
@@ -154,6 +157,8 @@ enum status runner_load_begin(struct runner *r);
 enum status runner_load_end(struct runner *r);
 /* The most loaded expert of any layer over the mean of its layer; NAN: there are none. */
 double runner_load_most(const struct runner *r);
+/* Choices that no expert took, in all layers that have a capacity; NAN: there are none. */
+double runner_load_dropped(const struct runner *r);
 /* Generation: feed one token at position pos of its document, logits (V) in out.logits row 0. */
 enum status runner_token(struct runner *r, int32_t token, int64_t pos);
 #endif

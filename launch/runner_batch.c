@@ -129,6 +129,7 @@ static void bind_batch(struct runner *r) {
                                         .pos = part(r, ROW_POS, I64, T, 1),
                                         .keys = part(r, ROW_KEYS, I64, R, 2)}};
     if (r->spec.exact && runner_apart(r)) r->exact.own = part(r, OWN_RANGE, I64, R, 2);
+    if (r->guests.n_ranks > 1) r->batch.shard.guests = &r->guests;
     if (r->wide.n_ranks == 0) return;
     r->wide.range = part(r, WIDE_RANGE, I64, B + 1, 1);
     r->wide.pos = part(r, runner_apart(r) ? WIDE_POS : WHOLE_POS, I64, B * r->spec.tokens, 1);

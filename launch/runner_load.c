@@ -4,17 +4,19 @@
 #include "kernels/ops.h"
 #include "launch/runner.h"
 
-/* What routers of experts leave of a step: how many tokens each expert got, for the selection bias and the log. */
+/* What routers of experts leave of a step: how many tokens chose each expert, for the selection bias and the log, and
+ * how many choices were dropped. */
 
-static int64_t most_experts(const struct runner *r) {
+/* Columns of a layer's row: its experts, and in the last one its dropped choices. */
+static int64_t load_columns(const struct runner *r) {
     int64_t most = 0;
     for (int i = 0; i < r->model.n_layers; i++)
         if (r->model.layers[i].n_experts > most) most = r->model.layers[i].n_experts;
-    return most;
+    return most > 0 ? most + 1 : 0;
 }
 
 int64_t runner_load_bytes(const struct runner *r) {
-    return r->spec.training ? arena_round(r->model.n_layers * most_experts(r) * (int64_t)sizeof(double)) : 0;
+    return r->spec.training ? arena_round(r->model.n_layers * load_columns(r) * (int64_t)sizeof(double)) : 0;
 }
 
 static double tokens_of_step(const struct runner *r) {
@@ -26,11 +28,11 @@ static double tokens_of_step(const struct runner *r) {
 enum status runner_load_place(struct runner *r) {
     void *mem = NULL;
     r->step.token_scale = 1.0 / tokens_of_step(r);
-    if (most_experts(r) == 0) return OK;
+    if (load_columns(r) == 0) return OK;
     r->step.aux = tensor_1d(&r->aux, F64, 1);
     if (!r->spec.training) return OK;
     TRY(arena_take(&r->memory, runner_load_bytes(r), &mem));
-    r->load = tensor_2d(mem, F64, r->model.n_layers, most_experts(r));
+    r->load = tensor_2d(mem, F64, r->model.n_layers, load_columns(r));
     r->load.space = r->ctx.space;
     r->step.load = r->load;
     return OK;
@@ -61,4 +63,13 @@ double runner_load_most(const struct runner *r) {
         if (sum > 0.0) worst = fmax(most * (double)n / sum, isnan(worst) ? 0.0 : worst);
     }
     return worst;
+}
+
+double runner_load_dropped(const struct runner *r) {
+    double sum = NAN;
+    for (int64_t i = 0; tensor_has(r->load) && i < r->load.shape[0]; i++) {
+        const double n = ((const double *)r->load.data)[(i + 1) * r->load.pitch - 1];
+        if (r->model.layers[i].drops) sum = n + (isnan(sum) ? 0.0 : sum);
+    }
+    return sum;
 }

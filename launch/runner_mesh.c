@@ -63,6 +63,9 @@ enum status runner_mesh_shape(struct runner *r) {
     const struct shard_spec shard = shard_of(&r->model, s, mesh);
     TRY(shard_map_init(&r->map, &shard));
     r->seq_index = mesh ? s->team->seq.index : 0;
+    const struct split split = runner_split(r);
+    r->guests = experts_guests(&r->map, r->seq_index, split_n(&split, SPLIT_EXPERT), split.at[SPLIT_EXPERT],
+                               mesh ? mesh->expert_room : 0.0);
     if (shard.n_ranks == 1 && !s->exact) return OK;
     const int64_t B = s->n_sequences, R = shard_map_ranges(&r->map, r->seq_index);
     const bool swap = !s->exact && (mesh->attention == MESH_ATTENTION_AUTO ? swap_fits(r, shard.n_ranks)
@@ -108,10 +111,14 @@ static int64_t totals(const struct runner *r) {
     return r->act.total_numbers > loads ? r->act.total_numbers : loads;
 }
 
-static struct seams_mesh_spec seams_spec(const struct runner *r) {
+static struct seams_mesh_spec seams_spec(struct runner *r) {
     return (struct seams_mesh_spec){.seq = &r->spec.team->seq,
                                     .tokens = r->spec.team->totals,
                                     .tensor = &r->spec.team->tensor,
+                                    .expert = r->guests.n_ranks > 1 ? &r->expert : NULL,
+                                    .counts = r->counts.size > 0 ? &r->counts : &r->expert,
+                                    .n_layers = r->model.n_layers,
+                                    .routed = r->act.routed,
                                     .space = r->ctx.space,
                                     .map = &r->map,
                                     .pos = r->pos,
@@ -155,7 +162,18 @@ enum status runner_mesh_shards(struct runner *r) {
     return st;
 }
 
-struct seams_mesh_bytes runner_mesh_bytes(const struct runner *r) {
+/* Opened once the plan knows what it moves.  Counts are read on the host. */
+enum status runner_mesh_experts(struct runner *r) {
+    const struct team *t = r->spec.team;
+    if (r->guests.n_ranks <= 1) return OK;
+    struct comm_limits limits = {.transfers = experts_transfers(&r->map, r->seq_index, &r->guests),
+                                 .bytes = r->act.routed.numbers * dtype_bytes(r->ctx.real),
+                                 .device = t->device ? &t->far : NULL};
+    TRY(comm_init(&r->expert, t->rank, &t->mesh, MESH_EXPERT, &limits));
+    return limits.device ? comm_init(&r->counts, t->rank, &t->mesh, MESH_EXPERT, NULL) : OK;
+}
+
+struct seams_mesh_bytes runner_mesh_bytes(struct runner *r) {
     struct seams_mesh_bytes bytes = {0};
     if (!r->spec.team) return bytes;
     const struct seams_mesh_spec spec = seams_spec(r);

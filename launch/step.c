@@ -140,6 +140,8 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(hear(t, r));
     r->aux_loss = run->aux;
     r->expert_load = runner_load_most(run);
+    r->dropped = runner_load_dropped(run);
+    r->drops = !isnan(r->dropped);
     r->experts = tensor_has(run->load);
     t->step = r->step;
     ASSERT(mem_stats().n_calls == allocations); /* all memory is planned and taken before the first step */

@@ -151,8 +151,9 @@ static enum status tell_times(struct trainer *t) {
 static void received(const struct trainer *t, int64_t out[N_COMM_USES]) {
     const struct sharding *h = &t->run.shards, *e = h->experts ? h->experts : h;
     const struct comm *const all[] = {
-        &t->team.seq, &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
-        &h->comm,     &h->tensor,      &e->comm,       &e->tensor,      &e->expert};
+        &t->team.seq,   &t->team.tensor, &t->team.world, &t->team.tokens, &t->team.tokens_there,
+        &t->run.expert, &t->run.counts,  &h->comm,       &h->tensor,      &e->comm,
+        &e->tensor,     &e->expert};
     const size_t n = sizeof all / sizeof *all - (h->experts ? 0 : 3);
     memset(out, 0, N_COMM_USES * sizeof *out);
     for (size_t i = 0; i < n; i++)

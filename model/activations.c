@@ -102,7 +102,8 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
                                 .range = tensor_1d(NULL, I64, R + 1),
                                 .pos = tensor_1d(NULL, I64, T),
                                 .keys = tensor_2d(NULL, I64, R, 2),
-                                .wide = size->wide};
+                                .wide = size->wide,
+                                .guests = size->guests};
     const struct tensor x = tensor_2d(NULL, c->real, size->n_own, D), all = tensor_2d(NULL, c->real, T, D);
     const struct flow flow = {
         .x = x, .h = all, .y = all, .dx = x, .dy = all, .dh = all, .y_own = x, .dh_own = x, .shard = &shard};
@@ -128,6 +129,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     a->attend_numbers = p.attend_numbers;
     a->total_numbers = p.total_numbers;
     a->own_numbers = size->n_own * most(D, p.own_columns);
+    a->routed = p.routed;
     return OK;
 }
 

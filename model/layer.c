@@ -48,6 +48,16 @@ enum status split_units(const struct split *split, const char *what, int64_t uni
     return OK;
 }
 
+enum status split_experts(const struct split *split, int64_t experts) {
+    const int n = split_n(split, SPLIT_EXPERT);
+    char sizes[128];
+    sizes_that_do(experts, false, sizes);
+    FAIL_UNLESS(experts % n == 0, ERR_CONFIG,
+                "experts %lld cannot be spread over the %d ranks of mesh.expert; sizes that would do: %s",
+                (long long)experts, n, sizes);
+    return OK;
+}
+
 struct tensor layer_g(const struct step *s, const struct layer *l, int slot) {
     return l->param[slot] < 0 ? (struct tensor){0} : s->params->list[l->param[slot]].g;
 }
@@ -107,6 +117,13 @@ void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns) 
 void plan_work(struct plan *p, int64_t bytes) {
     if (bytes < 0) p->refused = true;
     if (bytes > p->work) p->work = bytes;
+}
+
+void plan_routed(struct plan *p, struct routed_most layer) {
+    struct routed_most *m = &p->routed;
+    if (layer.experts > m->experts) m->experts = layer.experts;
+    if (layer.offsets > m->offsets) m->offsets = layer.offsets;
+    if (layer.numbers > m->numbers) m->numbers = layer.numbers;
 }
 
 void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols) {

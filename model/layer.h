@@ -14,7 +14,8 @@
 extern "C" {
 #endif
 
-struct seams; /* model/seams.h */
+struct seams;  /* model/seams.h  */
+struct guests; /* model/routed.h */
 struct layer;
 struct plan;
 
@@ -32,12 +33,13 @@ struct wide {
 /* This rank's tokens in one micro-batch.  A range is a stretch of consecutive tokens of one sequence; rows of all
  * ranges follow each other.  pos counts tokens since the document's start (or the sequence's, if later). */
 struct shard {
-    int64_t n_tokens;        /* T */
-    int64_t n_ranges;        /* R */
-    struct tensor range;     /* (R + 1) I64: row where each begins; the last is T */
-    struct tensor pos;       /* (T) I64                                           */
-    struct tensor keys;      /* (R, 2) I64: keys each range sees when attention is local: its own rows */
-    const struct wide *wide; /* NULL: attention is local                          */
+    int64_t n_tokens;            /* T */
+    int64_t n_ranges;            /* R */
+    struct tensor range;         /* (R + 1) I64: row where each begins; the last is T */
+    struct tensor pos;           /* (T) I64                                           */
+    struct tensor keys;          /* (R, 2) I64: keys each range sees when attention is local: its own rows */
+    const struct wide *wide;     /* NULL: attention is local                          */
+    const struct guests *guests; /* NULL: all experts are here */
 };
 
 /* The tensor axis splits the T tokens of a rank of seq by ranges: U of them have their residual stream here.  A mixer
@@ -81,7 +83,8 @@ struct saved {
     struct saved_slot slot[SAVED_MAX]; /* absent slots have rows = 0 */
     unsigned kept;                     /* bit 1 << tag: at home in HOME_OWN */
     int64_t bytes[N_KEEPS];
-    int64_t shared_at; /* where in the shared region its slots begin */
+    int64_t shared_at;          /* where in the shared region its slots begin */
+    int64_t n_rounds, n_guests; /* of experts' rows: rounds, and the rows of the last one (routed.h) */
 };
 enum home saved_home(const struct saved *v, enum keep tag);
 int64_t saved_bytes(const struct saved *v, enum home home);
@@ -96,7 +99,8 @@ struct step {
     bool again;         /* forward once more, to fill the shared slots: seams are seams_replay */
     bool y_unused;      /* with again: nobody reads flow->y                                    */
     double token_scale; /* 1 / tokens of the optimizer step, all ranks and micro-batches: of auxiliary losses */
-    struct tensor load; /* (layers, most experts) F64 +=: tokens that each expert got here; absent: not counted */
+    struct tensor load; /* (layers, most experts + 1) F64 +=: tokens that chose each expert here, and in the last column
+                         * those dropped; absent: not counted */
     struct tensor aux;  /* (1) F64 +=: auxiliary losses of the tokens here; absent: not wanted                  */
     const int *stop;    /* polled (atomically) between layers; not NULL, not 0: ERR_STOPPED */
 };
@@ -109,6 +113,7 @@ struct mixer_kind {
     enum status (*check)(const void *config, int64_t width);
     /* The values become those of one rank of tensor; ERR_CONFIG likewise.  NULL: it runs on one rank of it. */
     enum status (*split)(void *config, const struct split *split);
+    bool experts; /* that the expert axis spreads */
     enum status (*declare)(struct layer *l, struct params *ps);
     enum status (*plan)(struct plan *p, const struct layer *l);
     enum status (*forward)(struct step *, const struct layer *, struct flow *, struct saved *);
@@ -133,6 +138,7 @@ struct layer {
     int64_t width;              /* D */
     double norm_eps;
     int64_t n_experts;       /* whose load is counted; 0: none */
+    bool drops;              /* tokens of experts that are full */
     int norm;                /* parameter index of the norm's weight          */
     int param[LAYER_PARAMS]; /* parameter indices, numbered by the mixer's enum; -1: absent */
 };
@@ -142,6 +148,7 @@ int layer_ranks(const struct layer *l);
 /* mine = the share of `units` (heads, channels) that one rank of tensor has, or one that several have where `copies`
  * allows it; else ERR_CONFIG says which sizes would do. */
 enum status split_units(const struct split *split, const char *what, int64_t units, bool copies, int64_t *mine);
+enum status split_experts(const struct split *split, int64_t experts); /* ERR_CONFIG likewise */
 /* Declaring: the name gets the prefix "layers.<index>.". */
 enum status layer_param(struct layer *l, struct params *ps, int slot, struct param p);
 /* A parameter's weight and gradient during a pass. */
@@ -162,6 +169,12 @@ struct carry_shape {
     int64_t rows, cols;
 };
 
+/* The most of any layer whose experts are spread over ranks: experts; offsets of all rounds' guests; numbers of the
+ * rows of one exchange. */
+struct routed_most {
+    int64_t experts, offsets, numbers;
+};
+
 /* Planning: called once a layer, before memory exists. */
 struct plan {
     struct ctx *ctx;
@@ -178,6 +191,7 @@ struct plan {
     int64_t total_numbers;  /* most numbers of one total over ranks */
     int64_t own_columns;    /* most of what enters or leaves         */
     int64_t attend_numbers; /* of one own token, what attention packs for all ranks (swap), or k | v (keys): the most */
+    struct routed_most routed;
 };
 /* A slot of type real; of the wide one: what must not be rounded (kernels/README.md). */
 void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
@@ -188,8 +202,9 @@ void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_
 void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns);
 /* Of another type. */
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1);
-void plan_total(struct plan *p, int64_t numbers);                    /* a sum over ranks of so many F64      */
-void plan_work(struct plan *p, int64_t bytes);                       /* what <op>_work says */
+void plan_total(struct plan *p, int64_t numbers); /* a sum over ranks of so many F64      */
+void plan_work(struct plan *p, int64_t bytes);    /* what <op>_work says */
+void plan_routed(struct plan *p, struct routed_most layer);
 void plan_carry(struct plan *p, int op, int64_t rows, int64_t cols); /* op: enum carry_op */
 int64_t plan_chunks(const struct plan *p, int64_t chunk);            /* chunks that the ranges make */
 

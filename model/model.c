@@ -39,9 +39,10 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     TRY(mem_take((int64_t)s->kind->config_bytes, &mem));
     m->share[i] = mem;
     if (s->config) memcpy(mem, s->config, s->kind->config_bytes);
-    if (split_n(split, SPLIT_TENSOR) == 1) return OK;
-    FAIL_UNLESS(s->kind->split, ERR_CONFIG, "model.layers.%c: kind %s runs on one rank of mesh.tensor alone", s->symbol,
-                s->kind->name);
+    if (split_n(split, SPLIT_TENSOR) == 1 && split_n(split, SPLIT_EXPERT) == 1) return OK;
+    FAIL_UNLESS(s->kind->split || split_n(split, SPLIT_TENSOR) == 1, ERR_CONFIG,
+                "model.layers.%c: kind %s runs on one rank of mesh.tensor alone", s->symbol, s->kind->name);
+    if (!s->kind->split) return OK;
     const enum status st = s->kind->split(mem, split);
     if (st == OK) return OK;
     char reason[512];
@@ -50,11 +51,21 @@ static enum status split_symbol(struct model *m, int i, const struct split *spli
     FAIL(st, "model.layers.%c (%s): %s", s->symbol, s->kind->name, reason);
 }
 
+static bool has_experts(const struct model_config *c) {
+    for (const char *s = c->pattern; *s; s++) {
+        const struct layer_symbol *symbol = model_config_symbol(c, *s);
+        if (symbol && symbol->kind && symbol->kind->experts) return true;
+    }
+    return false;
+}
+
 static enum status split_model(struct model *m, const struct split *split) {
     int64_t mine = 0;
     m->params.split = *split;
     TRY(split_units(split, "model.vocab", m->config->vocab, false, &mine));
     for (int i = 0; i < m->config->n_symbols; i++) TRY(split_symbol(m, i, split));
+    FAIL_UNLESS(split_n(split, SPLIT_EXPERT) == 1 || has_experts(m->config), ERR_CONFIG,
+                "mesh.expert: %d ranks share experts, and model.pattern has none", split_n(split, SPLIT_EXPERT));
     return OK;
 }
 

@@ -46,11 +46,12 @@ enum policy { POLICY_ALL, POLICY_GEMM, POLICY_INPUTS };
 /* Memory of a pass, planned from T tokens in R ranges, then placed in one arena. */
 struct plan_size {
     int64_t n_tokens, n_ranges;
-    int64_t n_own;           /* tokens whose residual stream is here    */
-    const int64_t *range;    /* (n_ranges + 1) rows where ranges begin  */
-    const struct wide *wide; /* shapes; NULL: attention is local        */
-    int64_t tile;            /* rows of one tile of head and loss                                 */
-    bool forward_only;       /* no backward follows: all layers lie over each other               */
+    int64_t n_own;               /* tokens whose residual stream is here    */
+    const int64_t *range;        /* (n_ranges + 1) rows where ranges begin  */
+    const struct wide *wide;     /* shapes; NULL: attention is local        */
+    const struct guests *guests; /* NULL: all experts are here          */
+    int64_t tile;                /* rows of one tile of head and loss                                 */
+    bool forward_only;           /* no backward follows: all layers lie over each other               */
     enum policy policy;
     int64_t keep_every; /* with POLICY_INPUTS; 0 and 1: every layer's */
 };
@@ -66,6 +67,7 @@ struct activations {
     struct carry_shape carry[CARRY_SHAPES];
     int64_t attend_numbers, total_numbers;
     int64_t own_numbers; /* of the rows that enter and leave move: all ranks' own, each */
+    struct routed_most routed;
     int64_t by_keep[N_KEEPS];
     void *region; /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;

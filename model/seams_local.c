@@ -21,12 +21,6 @@ static enum status attend_here(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-enum status routed_here(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
-                        enum routed_when when) {
-    (void)s, (void)l, (void)f, (void)r, (void)when;
-    return OK;
-}
-
 static enum status same_rows(struct step *s, struct tensor a, struct tensor b) {
     (void)s;
     ASSERT(a.data == b.data);

@@ -14,6 +14,8 @@ void list_clear(struct seams_mesh *m);
 void list_send(struct seams_mesh *m, int peer, const void *data, int64_t bytes);
 void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes);
 
+void list_own(struct seams_mesh *m, const void *from, void *to, int64_t bytes); /* of expert's communicator */
+
 /* The summaries or states of a rank's ranges, `bytes` each and one behind the other from `base`, that travel between me
  * and `peer`; neighbours go in one message. */
 struct trip {
@@ -58,6 +60,9 @@ enum status swap_end(struct step *s, struct flow *f, struct attend *a, enum atte
 
 enum status tensor_enter(struct step *s, struct tensor own, struct tensor all);
 enum status tensor_leave(struct step *s, struct tensor all, struct tensor own);
+
+enum status experts_begin(struct step *s, const struct layer *l, struct routed *r, enum routed_when when);
+enum status experts_end(struct step *s, const struct layer *l, struct routed *r, enum routed_when when);
 
 /* Rows of rank r: row 0 of its first range of sequence b lies at this row of the wide tensors, and so on. */
 static inline int64_t wide_row(const struct shard_map *map, const struct token_range *t) {

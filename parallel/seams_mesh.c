@@ -20,6 +20,13 @@ void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes) {
     m->list[m->n_list++] = (struct transfer){.peer = peer, .recv = data, .recv_bytes = bytes};
 }
 
+void list_own(struct seams_mesh *m, const void *from, void *to, int64_t bytes) {
+    if (bytes == 0) return;
+    ASSERT(m->n_list < m->room);
+    m->list[m->n_list++] = (struct transfer){
+        .peer = m->spec.expert->index, .send = from, .send_bytes = bytes, .recv = to, .recv_bytes = bytes};
+}
+
 void list_trip(struct seams_mesh *m, const struct trip *trip) {
     const struct shard_map *map = m->spec.map;
     const int64_t R = shard_map_ranges(map, trip->owner);
@@ -107,6 +114,16 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     return f->shard->wide->swap ? swap_end(s, f, a, when) : keys_end(s, f, a, when);
 }
 
+static enum status routed_begin(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                                enum routed_when when) {
+    return f->shard->guests ? experts_begin(s, l, r, when) : OK;
+}
+
+static enum status routed_end(struct step *s, const struct layer *l, struct flow *f, struct routed *r,
+                              enum routed_when when) {
+    return f->shard->guests ? experts_end(s, l, r, when) : OK;
+}
+
 static struct comm *comm_over(const struct seams_mesh *m, unsigned axes) {
     if (axes == AXIS_TENSOR) return m->spec.tensor;
     ASSERT(axes == AXIS_SEQ || axes == (AXIS_DATA | AXIS_SEQ));
@@ -140,8 +157,8 @@ const struct seams seams_mesh = {
     .carry_end = carry_end,
     .attend_begin = attend_begin,
     .attend_end = attend_end,
-    .routed_begin = routed_here,
-    .routed_end = routed_here,
+    .routed_begin = routed_begin,
+    .routed_end = routed_end,
     .enter = tensor_enter,
     .leave = tensor_leave,
     .total = total,
@@ -191,8 +208,8 @@ static void size_lanes(struct seams_mesh *m) {
 
 enum { SCRATCH_NUMBERS = 64 };
 
-/* The list; keys as the host lists them, and where ops read them; scratch of sums. */
-enum { LIST, KEYS_HOST, KEYS, SCRATCH, N_OTHERS };
+/* The list; keys as the host lists them, and where ops read them; scratch of sums; tables of experts. */
+enum { LIST, KEYS_HOST, KEYS, SCRATCH, TABLE, OFFSETS, SECTIONS, N_OTHERS };
 static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
     const int64_t keys = WINDOWS_MAX * shard_map_ranges(m->spec.map, m->me) * 16;
     const bool apart = m->spec.space == DEVICE;
@@ -201,12 +218,20 @@ static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
     bytes[KEYS] = keys;
     bytes[SCRATCH] =
         most(SCRATCH_NUMBERS, m->spec.total_numbers) * 8 * 2 * most(m->spec.tokens->size, m->spec.tensor->size);
+    bytes[TABLE] = m->spec.n_layers * m->table_numbers * 8;
+    bytes[OFFSETS] = apart ? m->spec.n_layers * m->spec.routed.offsets * 8 : 0;
+    bytes[SECTIONS] = m->spec.expert ? (m->spec.expert->size + 1) * 8 : 0;
 }
 
 static void sizes(struct seams_mesh *m, const struct seams_mesh_spec *spec) {
     *m = (struct seams_mesh){.spec = *spec, .me = spec->seq->index};
     m->room = (int)most(seams_mesh_transfers(spec->map, m->me),
                         seams_mesh_tensor_transfers(spec->map, m->me, spec->tensor->size));
+    if (spec->expert) {
+        const struct guests g = experts_guests(spec->map, m->me, spec->expert->size, spec->expert->index, 0.0);
+        m->room = (int)most(m->room, experts_transfers(spec->map, m->me, &g));
+        m->table_numbers = g.sections * (spec->routed.experts + 1);
+    }
     m->own_bytes = (spec->tensor->size - 1) * spec->own_numbers * dtype_bytes(spec->real);
     size_lanes(m);
 }
@@ -216,11 +241,14 @@ struct seams_mesh_bytes seams_mesh_bytes(const struct seams_mesh_spec *spec) {
     int64_t bytes[N_OTHERS];
     sizes(&m, spec);
     other_bytes(&m, bytes);
+    int64_t host = 0;
+    for (int i = 0; i < N_OTHERS; i++)
+        if (i != KEYS && i != SCRATCH) host += arena_round(bytes[i]);
     const int64_t lanes = LANES * (arena_round(m.lane_send) + arena_round(m.lane_recv) + arena_round(m.lane_fold));
     return (struct seams_mesh_bytes){.ops = lanes + arena_round(m.attend_send) + arena_round(m.attend_recv) +
                                             arena_round(m.own_bytes) + arena_round(bytes[KEYS]) +
                                             arena_round(bytes[SCRATCH]),
-                                     .host = arena_round(bytes[LIST]) + arena_round(bytes[KEYS_HOST])};
+                                     .host = host};
 }
 
 static enum status take(struct arena *arena, int64_t bytes, void *out) {
@@ -247,6 +275,9 @@ enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *
     TRY(take(arena, bytes[KEYS], &m->keys));
     TRY(take(arena, bytes[SCRATCH], &m->scratch));
     TRY(take(host, bytes[LIST], &m->list));
+    TRY(take(host, bytes[TABLE], &m->table));
+    TRY(take(host, bytes[OFFSETS], &m->offsets));
+    TRY(take(host, bytes[SECTIONS], &m->sections));
     m->keys_host = m->keys;
     return bytes[KEYS_HOST] > 0 ? take(host, bytes[KEYS_HOST], &m->keys_host) : OK;
 }

@@ -18,7 +18,10 @@
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
  *           mine: within the window, and from the start of the document that a range begins in; in exact mode from
  *           the start of the sequence
- * Tensor, n ranks, U own of T rows, D channels: enter receives (T - U) D numbers, leave (n - 1) U D. */
+ * Tensor, n ranks, U own of T rows, D channels: enter receives (T - U) D numbers, leave (n - 1) U D.
+ * Experts, rows of W numbers: of a rank's T k rows, h go to its own experts, and of its G guests h are its own.  A
+ * layer receives (G - h) W before the experts, (T k - h) W after them, and the same in backward; in several rounds (G -
+ * h) W once more there.  Its counts, beside that: 8 (E + 1) bytes for each section of another rank of the axis. */
 #include "dist/collectives.h"
 #include "model/seams.h"
 #include "parallel/shard_map.h"
@@ -35,8 +38,9 @@ struct lane {
 };
 struct seams_mesh_spec {
     struct comm *seq, *tokens, *tensor; /* the sequence axis; data x seq; tensor: over the ops' memory */
-    enum space space;                   /* where that is                                               */
-    struct sharding *shards;            /* of parameters and gradients   */
+    struct comm *expert, *counts; /* the expert axis: over the ops' memory; the host's.  NULL: all experts are here */
+    enum space space;             /* where that is                                               */
+    struct sharding *shards;      /* of parameters and gradients   */
     const struct shard_map *map;
     const int64_t *pos; /* host memory: of all tokens of the micro-batch at hand; NULL: a sequence is one document */
     enum carry_way way;
@@ -46,6 +50,8 @@ struct seams_mesh_spec {
     int64_t attend_numbers, total_numbers; /* total_numbers: most of one sum over ranks             */
     int64_t own_numbers;                   /* of the rows of the residual stream that lie here      */
     bool swap;                             /* the form of attention */
+    int n_layers;
+    struct routed_most routed;
 };
 struct seams_mesh {
     struct seams_mesh_spec spec;
@@ -63,6 +69,10 @@ struct seams_mesh {
     int64_t scratch_bytes;
     char *own; /* shares of own rows as other ranks of tensor send them */
     int64_t own_bytes;
+    int64_t *table, *offsets; /* of each layer: all members' offsets; with a GPU, guests' on their way to it */
+    int64_t table_numbers;    /* of one layer */
+    int64_t *sections;        /* (members + 1) */
+    struct pending routed;
 };
 /* Transfers of one list at most, for comm_limits: over seq, and over n ranks of tensor. */
 int seams_mesh_transfers(const struct shard_map *map, int me);
@@ -73,6 +83,10 @@ struct own {
     int64_t row, rows;
 };
 struct own own_share(const struct shard_map *map, int seq, int64_t range, int n, int at);
+/* The guests of one rank of an expert axis that regroups data x seq, whose place on seq is `seq`; transfers of one list
+ * of theirs. */
+struct guests experts_guests(const struct shard_map *map, int seq, int n_ranks, int index, double room);
+int experts_transfers(const struct shard_map *map, int seq, const struct guests *g);
 /* Bytes that seams_mesh_init will take of the arena for ops, and of the host's; both may be one arena. */
 struct seams_mesh_bytes {
     int64_t ops, host;

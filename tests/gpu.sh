@@ -83,11 +83,12 @@ bench() { "$baton" bench --device cuda "$@"; }
 
 peers() {
     local script
-    for script in dense attention ssd; do
+    for script in dense attention ssd selective; do
         LEAVE=$work/$script timeout 240 python3 "$root/profiling/peers/$script.py"
         [ ! -d "$work/$script" ] || "$build/tests/peers_cuda" $script "$work/$script" || failed=1
     done
     "$build/tests/ssd_speed_cuda"
+    "$build/tests/selective_speed_cuda"
     about "tests/gpu.sh peers"
 }
 
@@ -144,7 +145,7 @@ YAML
 
 parities() {
     local model precision
-    for model in llama mistral_swa mamba2 nemotron_h; do
+    for model in llama mistral_swa mamba mamba2 nemotron_h; do
         for precision in f32 bf16; do
             if ! "$baton" parity "$shared/goldens/$model" --device cuda train.precision=$precision \
                 >"$work/out" 2>&1; then

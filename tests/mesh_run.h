@@ -17,8 +17,9 @@ enum { MESH_STEPS = 5, MESH_RANKS = 8 };
 
 struct mesh_run {
     struct config config;
-    int64_t steps;         /* to take: MESH_STEPS unless set                    */
-    const char *from, *to; /* a checkpoint to begin from, a run folder to save in */
+    int64_t steps;                             /* to take: MESH_STEPS unless set                    */
+    const char *from, *to;                     /* a checkpoint to begin from, a run folder to save in */
+    enum status (*prepare)(struct trainer *t); /* before the first step; NULL: nothing */
     struct {
         double loss[MESH_STEPS], norm[MESH_STEPS], valid;
         int64_t planned, used;
@@ -62,6 +63,7 @@ static inline enum status mesh_run_rank(struct rank *rank, void *arg) {
     if (j->to) t.run_dir = j->to;
     enum status st = j->to && t.team.leader ? report_open(&t.report, &report) : OK;
     if (st == OK && j->from) st = trainer_load(&t, j->from);
+    if (st == OK && j->prepare) st = j->prepare(&t);
     if (st == OK) st = mesh_run_steps(&t, j, rank_index(rank));
     trainer_close(&t);
     return st;

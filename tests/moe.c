@@ -20,6 +20,8 @@ static const char *const symbols[] = {
     "l=moe experts=8 top_k=3 hidden=6 latent=5 scores=sigmoid scale=5 bias=true groups=4 top_groups=2 shared=4 "
     "z_loss=0.1 aux_loss=0.5",
     "g=moe experts=6 top_k=4 hidden=5 activation=gelu renormalise=true latent=3",
+    "c=moe experts=4 top_k=2 hidden=7 capacity=6 shared=4 aux_loss=0.3",
+    "d=moe experts=4 top_k=2 hidden=7 activation=relu2 latent=5 capacity=3",
     "1=moe experts=1 top_k=1 hidden=5 aux_loss=1",
     "k=moe experts=3 top_k=3 hidden=5 scores=sigmoid renormalise=true",
     NULL};
@@ -34,6 +36,7 @@ static const struct {
              {"latent, groups", "l*l", 2, 31, false},
              {"latent without shared experts", "g*-", 2, 19, true},
              {"one expert; all experts", "1*k", 2, 17, false},
+             {"experts that take some tokens of a sequence", "cd*c", 2, 23, false},
              {"one token a sequence", "anl", 3, 1, false}};
 
 static double loss_of(struct runner *r) {
@@ -103,7 +106,7 @@ static void check_gradients(void) {
         void *mem = NULL;
         open_model(&r, &c, grads[i].pattern, grads[i].sequences, grads[i].tokens, grads[i].tied);
         gradient(&r);
-        CHECK((r.aux > 0.0) == (strpbrk(grads[i].pattern, "anl1") != NULL), "%s: auxiliary losses %g", grads[i].why,
+        CHECK((r.aux > 0.0) == (strpbrk(grads[i].pattern, "anlc1") != NULL), "%s: auxiliary losses %g", grads[i].why,
               r.aux);
         MUST(mem_take(tensor_bytes(r.grads), &mem));
         memcpy(mem, r.grads.data, (size_t)tensor_bytes(r.grads));
@@ -263,6 +266,39 @@ static void check_equal(const char *why, const char *symbol, int64_t experts, in
     }
 }
 
+/* All tokens want one expert: it takes the first ones of each sequence.  A capacity that is never reached changes no
+ * bit. */
+static void check_capacity(void) {
+    static const struct {
+        const char *symbol;
+        double dropped;
+    } rows[] = {{"x=moe experts=3 top_k=1 hidden=6 scores=sigmoid bias=true capacity=5", 2 * (23 - 5)},
+                {"x=moe experts=3 top_k=1 hidden=6 scores=sigmoid bias=true capacity=23", 0},
+                {"x=moe experts=3 top_k=1 hidden=6 scores=sigmoid bias=true", 0}};
+    double loss[3];
+    for (int i = 0; i < 3; i++) {
+        const char *const table[] = {rows[i].symbol, NULL};
+        struct model_config c;
+        struct runner r;
+        small_model(&c, "x", 10, 13, false, table);
+        const struct runner_spec spec = {
+            .precision = PRECISION_F64, .threads = 1, .n_sequences = 2, .tokens = 23, .tile = 16, .training = true};
+        MUST(runner_init(&r, &c, &spec, false));
+        small_params(&r, 5);
+        small_batch(&r, 7);
+        ((double *)param_of(&r, "layers.0.router.bias")->w.data)[1] = 10.0;
+        gradient(&r);
+        loss[i] = r.total;
+        CHECK(((const double *)r.load.data)[1] == 46.0, "%s: %g tokens chose the expert", rows[i].symbol,
+              ((const double *)r.load.data)[1]);
+        CHECK(((const double *)r.load.data)[3] == rows[i].dropped, "%s: %g choices were dropped", rows[i].symbol,
+              ((const double *)r.load.data)[3]);
+        runner_term(&r);
+        model_config_term(&c);
+    }
+    CHECK(loss[1] == loss[2] && loss[0] != loss[2], "losses %.17g, %.17g, %.17g", loss[0], loss[1], loss[2]);
+}
+
 int main(void) {
     check_gradients();
     check_ties();
@@ -272,5 +308,6 @@ int main(void) {
     check_equal("equal experts, two chosen, renormalised", "x=moe experts=4 top_k=2 hidden=12 renormalise=true", 4, -1);
     check_equal("all tokens to one of four",
                 "x=moe experts=4 top_k=1 hidden=12 scores=sigmoid renormalise=true bias=true", 4, 2);
+    check_capacity();
     return check_end();
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: cpu threads */
 /* Training layers of experts over ranks: losses, gradient norms, loads, auxiliary losses and selection biases of five
- * steps agree with those of one rank, for any mesh of data x seq, any micro-batch and any sharding; and the bias takes
- * one step towards even load after each step of the optimizer. */
+ * steps agree with those of one rank, for any mesh of data x seq, experts here or spread over them, any micro-batch and
+ * any sharding; and the bias takes one step towards even load after each step of the optimizer. */
 #define _DEFAULT_SOURCE /* mkdtemp */
 #include <pthread.h>
 #include "tests/small_run.h"
@@ -30,7 +30,7 @@ static const char yaml[] =
 struct outcome {
     struct config *config;
     pthread_mutex_t lock;
-    double loss[STEPS], norm[STEPS], load[STEPS], aux[STEPS], bias[STEPS][E], valid;
+    double loss[STEPS], norm[STEPS], load[STEPS], aux[STEPS], dropped[STEPS], bias[STEPS][E], valid;
 };
 
 /* The bias lies with one rank. */
@@ -72,6 +72,7 @@ static enum status run_rank(struct rank *rank, void *arg) {
         take_bias(o, &t, i);
         CHECK(r.experts && !r.skipped, "step %d", i);
         o->loss[i] = r.loss, o->norm[i] = r.grad_norm, o->load[i] = r.expert_load, o->aux[i] = r.aux_loss;
+        o->dropped[i] = r.drops ? r.dropped : -1.0;
         if (rank_size(rank) == 1) check_bias(o, &t, i);
         pthread_mutex_unlock(&o->lock);
     }
@@ -114,6 +115,8 @@ static void compare(const char *words, const struct outcome *one) {
         close_to(words, "gradient norm", i, o.norm[i], one->norm[i]);
         close_to(words, "auxiliary loss", i, o.aux[i], one->aux[i]);
         CHECK(o.load[i] == one->load[i], "%s: step %d: load %g and %g", words, i, o.load[i], one->load[i]);
+        CHECK(o.dropped[i] == one->dropped[i], "%s: step %d: %g dropped, %g on one rank", words, i, o.dropped[i],
+              one->dropped[i]);
         CHECK(!memcmp(o.bias[i], one->bias[i], sizeof o.bias[i]), "%s: step %d: other biases", words, i);
     }
     close_to(words, "validation", STEPS, o.valid, one->valid);
@@ -126,9 +129,13 @@ int main(void) {
                                           "mesh.data=2 mesh.seq=2",
                                           "mesh.data=4 mesh.shard=parameters",
                                           "mesh.seq=3 mesh.shard=gradients train.keep=inputs train.threads=2",
-                                          "mesh.data=2 train.keep=gemm mesh.shard=none"};
+                                          "mesh.data=2 train.keep=gemm mesh.shard=none",
+                                          "mesh.seq=2 mesh.expert=2",
+                                          "mesh.data=2 mesh.seq=2 mesh.expert=2 mesh.expert_room=0.3",
+                                          "mesh.data=2 mesh.expert=2 mesh.shard=parameters train.keep=inputs"};
     static const char *const by_sequence[] = {"train.micro_batch=4", "train.micro_batch=2 mesh.seq=3",
-                                              "train.micro_batch=2 mesh.data=2 mesh.layout=zigzag mesh.seq=2"};
+                                              "train.micro_batch=2 mesh.data=2 mesh.layout=zigzag mesh.seq=2 "
+                                              "mesh.expert=2"};
     char folder[] = "/tmp/baton_moe_ranks_XXXXXX", words[240];
     struct outcome one, all;
     if (!mkdtemp(folder) || chdir(folder) != 0) SKIP("no temporary folder can be made");
@@ -140,6 +147,13 @@ int main(void) {
     run_case(&one, "model.layers.b.aux_over=sequence");
     for (size_t i = 0; i < sizeof by_sequence / sizeof *by_sequence; i++) {
         snprintf(words, sizeof words, "model.layers.b.aux_over=sequence %s", by_sequence[i]);
+        compare(words, &one);
+    }
+    CHECK(one.dropped[0] == -1.0, "%g dropped where nobody drops", one.dropped[0]);
+    run_case(&one, "model.layers.n.capacity=9");
+    CHECK(one.dropped[0] > 100.0, "%g dropped", one.dropped[0]);
+    for (size_t i = 0; i < sizeof micro_1 / sizeof *micro_1; i++) {
+        snprintf(words, sizeof words, "model.layers.n.capacity=9 %s", micro_1[i]);
         compare(words, &one);
     }
     run_case(&all, "train.micro_batch=4");

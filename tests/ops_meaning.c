@@ -16,6 +16,7 @@
 #include "kernels/group/group.h"
 #include "kernels/grouped_linear/grouped_linear.h"
 #include "kernels/head/head.h"
+#include "kernels/limit/limit.h"
 #include "kernels/linear/linear.h"
 #include "kernels/nudge/nudge.h"
 #include "kernels/ops.h"
@@ -243,6 +244,27 @@ static void mean_head(const struct before *b, const void *args) {
     }
 }
 
+/* Every choice against those of its range and expert that come before it. */
+static void mean_limit(const struct before *b, const void *args) {
+    const struct limit *a = args;
+    const int64_t k = a->ids.shape[1], R = a->count.shape[0], E = a->count.shape[1];
+    double dropped = 0.0;
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t e = 0; e < E; e++) {
+            const double first = named(b->t, "entering") ? was(b, "entering", r * E + e) : 0.0;
+            double n = 0.0;
+            for (int64_t i = (int64_t)was(b, "range", r) * k; i < (int64_t)was(b, "range", r + 1) * k; i++) {
+                if (was(b, "ids", i) != (double)e) continue;
+                const bool in = first + n < (double)a->capacity;
+                if (named(b->t, "taken")) expect(b, "taken", i, (double)(in ? e : E), 0.0);
+                dropped += !in;
+                n += 1.0;
+            }
+            expect(b, "count", r * E + e, n, 0.0);
+        }
+    if (named(b->t, "dropped")) expect(b, "dropped", 0, was(b, "dropped", 0) + dropped, 0.0);
+}
+
 static void mean_linear(const struct before *b, const void *args) {
     const struct linear *a = args;
     const int64_t I = a->x.shape[1], O = a->w.shape[0];
@@ -408,6 +430,7 @@ static const struct {
     {"group", mean_group},
     {"grouped_linear", mean_grouped_linear},
     {"head", mean_head},
+    {"limit", mean_limit},
     {"linear", mean_linear},
     {"nudge", mean_nudge},
     {"rmsnorm", mean_rmsnorm},

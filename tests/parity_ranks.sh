@@ -4,7 +4,8 @@
 # timeout: 300
 # Logits, loss and every gradient of reference models, computed over ranks, within 1e-9 of an independent
 # implementation: 48 tokens over 1, 2, 3 and 5 ranks (heads do not divide by 3, tokens do not divide by 5), both
-# layouts, every carry; over 2 and 4 ranks of tensor, and with seq; as threads and as processes of mpirun.
+# layouts, every carry; over 2 and 4 ranks of tensor, and with seq; experts over 2 and 4 ranks of theirs; as threads and
+# as processes of mpirun.
 set -u
 shared=${BATON_SHARED:-../shared}
 [ -d "$shared/goldens" ] || { echo "skipped: there is no $shared/goldens"; exit 77; }
@@ -63,6 +64,12 @@ for golden in llama mistral_swa mamba2 mamba falcon_mamba nemotron_h nemotron_h_
     parity 6 $golden mesh.tensor=2 mesh.seq=3 mesh.layout=zigzag mesh.attention=keys
 done
 parity 4 nemotron_h mesh.tensor=2 mesh.seq=2 numerics=rank_invariant
+for golden in nemotron_h_moe nemotron_h_latent jamba; do
+    parity 2 $golden mesh.seq=2 mesh.expert=2
+    parity 4 $golden mesh.seq=4 mesh.expert=4 mesh.expert_room=0.1 train.keep=inputs
+    parity 4 $golden mesh.seq=4 mesh.expert=2 mesh.layout=zigzag
+    parity 4 $golden mesh.seq=2 mesh.tensor=2 mesh.expert=2
+done
 
 if ! command -v mpirun >/dev/null; then
     echo "processes are left out: there is no mpirun"
@@ -82,4 +89,5 @@ for ranks in mpi2 mpi3; do
     done
 done
 for golden in mamba2 jamba nemotron_h_latent; do parity mpi4 $golden mesh.tensor=2 mesh.seq=2; done
+for golden in jamba nemotron_h_latent; do parity mpi4 $golden mesh.seq=4 mesh.expert=4 mesh.expert_room=0.3; done
 exit $((failures > 0))

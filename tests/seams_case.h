@@ -14,11 +14,12 @@
 /* One rank's seams over a shard map, with the memory that they plan. */
 struct seat {
     struct shard_map map;
-    struct comm seq, tokens, tensor;
+    struct comm seq, tokens, tensor, expert;
     struct arena memory, work;
     struct ctx ctx;
     struct seams_mesh seams;
     struct step step;
+    struct guests guests;
     int me;
 };
 struct seat_spec {
@@ -31,10 +32,17 @@ struct seat_spec {
     int64_t attend_numbers, work;
     int tensor; /* ranks of that axis; 0: one.  The world then has seq x tensor */
     int64_t own_numbers, total_numbers;
+    int data, expert; /* likewise; expert regroups data x seq */
+    double room;
+    struct routed_most routed; /* of the one layer there is */
 };
 
-static inline enum status seat_comms(struct seat *s, struct rank *r, int tensor) {
-    const struct mesh_sizes sizes = {1, 1, rank_size(r) / tensor, tensor, 1};
+/* The axes of a spec with zeros for ones. */
+static inline int at_least_one(int n) { return n > 0 ? n : 1; }
+
+static inline enum status seat_comms(struct seat *s, struct rank *r, const struct seat_spec *spec) {
+    const int tensor = at_least_one(spec->tensor), data = at_least_one(spec->data);
+    const struct mesh_sizes sizes = {1, data, rank_size(r) / tensor / data, tensor, at_least_one(spec->expert)};
     struct mesh mesh;
     struct comm_limits limits = {0};
     for (int i = 0; i < sizes.seq; i++) {
@@ -46,17 +54,22 @@ static inline enum status seat_comms(struct seat *s, struct rank *r, int tensor)
     s->me = mesh_index(&mesh, MESH_SEQ);
     TRY(comm_init(&s->seq, r, &mesh, MESH_SEQ, &limits));
     TRY(comm_init(&s->tensor, r, &mesh, MESH_TENSOR, &limits));
+    s->guests = experts_guests(&s->map, s->me, (int)sizes.expert, mesh_index(&mesh, MESH_EXPERT), spec->room);
+    limits.transfers = experts_transfers(&s->map, s->me, &s->guests);
+    TRY(comm_init(&s->expert, r, &mesh, MESH_EXPERT, &limits));
     return comm_init(&s->tokens, r, &mesh, MESH_TOKENS, NULL);
 }
 
 static inline enum status seat_open(struct seat *s, struct rank *r, const struct seat_spec *spec) {
     *s = (struct seat){0};
     TRY(shard_map_init(&s->map, &spec->shard));
-    TRY(seat_comms(s, r, spec->tensor > 0 ? spec->tensor : 1));
+    TRY(seat_comms(s, r, spec));
     s->ctx = (struct ctx){.ops = &ops_ref64, .work = &s->work, .real = F64, .space = HOST};
     const struct seams_mesh_spec seams = {.seq = &s->seq,
                                           .tokens = &s->tokens,
                                           .tensor = &s->tensor,
+                                          .expert = spec->routed.experts > 0 ? &s->expert : NULL,
+                                          .counts = &s->expert,
                                           .map = &s->map,
                                           .pos = spec->pos,
                                           .way = spec->way,
@@ -66,7 +79,9 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .attend_numbers = spec->attend_numbers,
                                           .total_numbers = spec->total_numbers,
                                           .own_numbers = spec->own_numbers,
-                                          .swap = spec->swap};
+                                          .swap = spec->swap,
+                                          .n_layers = spec->routed.experts > 0,
+                                          .routed = spec->routed};
     const struct seams_mesh_bytes bytes = seams_mesh_bytes(&seams);
     TRY(arena_init(&s->memory, "a seat", bytes.ops + bytes.host));
     TRY(arena_init(&s->work, "a seat's workspace", spec->work));
@@ -79,6 +94,7 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
 static inline void seat_close(struct seat *s) {
     comm_term(&s->seq);
     comm_term(&s->tensor);
+    comm_term(&s->expert);
     comm_term(&s->tokens);
     arena_term(&s->memory);
     arena_term(&s->work);

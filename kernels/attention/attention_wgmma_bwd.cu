@@ -16,10 +16,14 @@
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
+#ifndef ATTENTION_PARTIAL
+#define ATTENTION_PARTIAL (1 << 30)
+#endif
 constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP; /* threads */
 constexpr int STAGES = 3;                           /* the step that is read, and two that are under way or there */
 constexpr int REGISTERS = 65536 / ALL / 8 * 8;      /* of each thread at the start: 168 */
-constexpr int64_t PARTIAL_BYTES = 1 << 30; /* of unfinished dq at a time, unless one key head's heads are more */
+constexpr int64_t PARTIAL_BYTES =
+    ATTENTION_PARTIAL; /* of unfinished dq at a time, unless one key head's heads are more */
 
 /* What comes for a tile of queries of a head: panels of 64 columns. */
 template <int D> struct stage {
@@ -335,8 +339,10 @@ static int padded_width(const struct attention *a) { return a->head_width <= 64 
 static int64_t key_head_bytes(const struct attention *a) {
     return padded(a->q.shape[0]) * (a->heads / a->key_heads) * padded_width(a) * (int64_t)sizeof(float);
 }
+/* In launches as alike as possible. */
 static int64_t key_heads_at_once(const struct attention *a) {
-    return most(1, least(a->key_heads, PARTIAL_BYTES / most(1, key_head_bytes(a))));
+    const int64_t fit = most(1, PARTIAL_BYTES / most(1, key_head_bytes(a)));
+    return ceil_div(a->key_heads, ceil_div(a->key_heads, fit));
 }
 
 int64_t attention_partial_bytes(const struct attention *a) {

@@ -12,7 +12,8 @@
  * out of the L2 cache, 2 N exponentials, 18 N flops.  At D 8,192, N 16 the exponentials need 35 and 71 ns a token of an
  * H200's special-function units, the bytes 27 and 61 ns of 4.8 TB/s. */
 #include "kernels/selective_scan/selective_scan.h"
-#include "kernels/selective.cuh"
+#include "kernels/selective_scan/selective_scan_bf16.h"
+#include "kernels/selective_scan/selective_sums.cuh"
 
 /* ---- forward ---- */
 
@@ -25,13 +26,9 @@ template <bool forward> __global__ static void ranges(const struct selective_sca
         const int64_t d = e / N, first = spans_before(a.range, r, a.chunk);
         const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
         const float A = -expf(row(a.A_log, d)[e % N]);
-        float now = from.data ? row(from, r)[e] : 0.0f;
-        for (int64_t j = 0; j < n; j++) {
-            const int64_t i = first + (forward ? j : n - 1 - j);
-            const float own = row(states, i)[e];
-            row(states, i)[e] = now;
-            now = fmaf(keep_after(A, row(a.chunk_time, i)[d]), now, own);
-        }
+        double time;
+        const float now = chunks_walk<!forward, true>(states, a.chunk_time, first, n, d, e, A,
+                                                      from.data ? row(from, r)[e] : 0.0f, &time);
         if (to.data) row(to, r)[e] = now;
     }
 }
@@ -75,16 +72,13 @@ __global__ static void __launch_bounds__(CHANNELS) forward_chunks(const struct s
 
 /* ---- backward ---- */
 
-enum { OWN = 4, LANES = STATES / OWN, SEGMENT = 4, BLOCK = THREADS / LANES, STRIPS = 16, BLOCKS_MAX = 528 };
+enum { OWN = 4, LANES = STATES / OWN, SEGMENT = 4, BLOCK = THREADS / LANES, BLOCKS_MAX = 528 };
 /* OWN states of a lane, LANES lanes of a channel, SEGMENT tokens at a time, BLOCK channels to a block of threads. */
 
 struct room {
-    float *marks;       /* (blocks, segments of a chunk, THREADS, OWN) states before segments       */
-    int64_t segments;   /* of a chunk, at most                                                      */
-    float *dA;          /* (c, D, N)                                                                */
-    double *dbias, *dD; /* (c, D) each                                                              */
-    float *bc;          /* (strips, T, 2 N) dB | dC                                                 */
-    int64_t strips;
+    float *marks;     /* (blocks, segments of a chunk, THREADS, OWN) states before segments */
+    int64_t segments; /* of a chunk, at most                                                */
+    struct sums sums;
 };
 
 /* One lane's place: channel, first state, and what it keeps of them. */
@@ -261,52 +255,30 @@ static __device__ void backward_block(const struct selective_scan &a, const stru
     }
     for (int s = 0; s < OWN; s++) /* dA_log = A dA */
         if (o.live && o.n0 + s < N)
-            w.dA[(chunk * D + o.d) * N + o.n0 + s] = (float)(r->dA[s] * (double)(o.A[s] / LOG2_E));
+            w.sums.dA[(chunk * D + o.d) * N + o.n0 + s] = (float)(r->dA[s] * (double)(o.A[s] / LOG2_E));
     if (!last) return;
     for (int half = LANES / 2; half > 0; half /= 2) {
         r->dbias += __shfl_xor_sync(0xffffffffu, r->dbias, half);
         r->dD += __shfl_xor_sync(0xffffffffu, r->dD, half);
     }
     if (!o.live || o.q != 0) return;
-    w.dbias[chunk * D + o.d] = r->dbias;
-    w.dD[chunk * D + o.d] = r->dD;
+    w.sums.dbias[chunk * D + o.d] = r->dbias;
+    w.sums.dD[chunk * D + o.d] = r->dD;
 }
 
 __global__ static void __launch_bounds__(THREADS)
     backward_chunks(const struct selective_scan a, const struct room w, int64_t n_chunks) {
     const int64_t T = a.pos.shape[0], N = a.state, blocks = ceil_div(a.A_log.shape[0], BLOCK);
     struct device_span k;
-    for (int64_t item = blockIdx.x; item < n_chunks * w.strips; item += gridDim.x) {
-        const int64_t chunk = item / w.strips, strip = item % w.strips, begin = strip * blocks / w.strips;
+    for (int64_t item = blockIdx.x; item < n_chunks * w.sums.strips; item += gridDim.x) {
+        const int64_t chunk = item / w.sums.strips, strip = item % w.sums.strips,
+                      begin = strip * blocks / w.sums.strips;
         if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
-        for (int64_t b = begin; b < (strip + 1) * blocks / w.strips; b++) {
+        for (int64_t b = begin; b < (strip + 1) * blocks / w.sums.strips; b++) {
             struct gradient r = {{0.0f}, {0.0}, 0.0, 0.0};
             for (int64_t g = 0; g * STATES < N; g++)
-                backward_block(a, w, k, chunk, b, g, w.bc + strip * T * 2 * N, b == begin, &r);
+                backward_block(a, w, k, chunk, b, g, w.sums.bc + strip * T * 2 * N, b == begin, &r);
         }
-    }
-}
-
-/* dB and dC: the strips in order. */
-__global__ static void strips_add(const struct selective_scan a, const struct room w) {
-    const int64_t T = a.pos.shape[0], N = a.state;
-    FOR_CELLS(t, i, T, 2 * N) {
-        double sum = 0.0;
-        for (int64_t s = 0; s < w.strips; s++) sum += (double)w.bc[(s * T + t) * 2 * N + i];
-        row(i < N ? a.dB : a.dC, t)[i % N] = (float)sum;
-    }
-}
-
-/* dA_log, ddt_bias, dD: the chunks in order. */
-__global__ static void chunks_add(const struct selective_scan a, const struct room w) {
-    const int64_t D = a.A_log.shape[0], N = a.state;
-    const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
-    FOR_CELLS(d, i, D, N + 2) {
-        double sum = 0.0;
-        for (int64_t c = 0; c < n; c++)
-            sum += i < N ? (double)w.dA[(c * D + d) * N + i] : (i == N ? w.dbias : w.dD)[c * D + d];
-        if (i < N) row(a.dA_log, d)[i] += (float)sum;
-        else ((float *)(i == N ? a.ddt_bias : a.dD).data)[d] += (float)sum;
     }
 }
 
@@ -314,19 +286,23 @@ __global__ static void chunks_add(const struct selective_scan a, const struct ro
 
 static enum status check_backward(struct ctx *c, const struct selective_scan *a) {
     const int64_t T = a->pos.shape[0], D = a->A_log.shape[0], N = a->state, R = a->range.shape[0] - 1;
-    CHECK_SHAPE(selective_scan, dout, F32, T, D);
-    CHECK_SHAPE(selective_scan, dstates, F32, a->states.shape[0], D, 1, N);
-    CHECK_OPTIONAL(selective_scan, ds_out, F32, R, D, 1, N);
-    CHECK_OPTIONAL(selective_scan, ds_in, F32, R, D, 1, N);
-    CHECK_SHAPE(selective_scan, dx, F32, T, D);
-    CHECK_SHAPE(selective_scan, dz, F32, T, D);
-    CHECK_SHAPE(selective_scan, ddt, F32, T, D);
-    CHECK_SHAPE(selective_scan, dB, F32, T, N);
-    CHECK_SHAPE(selective_scan, dC, F32, T, N);
-    CHECK_SHAPE(selective_scan, dA_log, F32, D, N);
-    CHECK_SHAPE(selective_scan, ddt_bias, F32, D);
-    CHECK_SHAPE(selective_scan, dD, F32, D);
+    CHECK_SHAPE(selective_scan, dout, REAL, T, D);
+    CHECK_SHAPE(selective_scan, dstates, WIDE, a->states.shape[0], D, 1, N);
+    CHECK_OPTIONAL(selective_scan, ds_out, WIDE, R, D, 1, N);
+    CHECK_OPTIONAL(selective_scan, ds_in, WIDE, R, D, 1, N);
+    CHECK_SHAPE(selective_scan, dx, REAL, T, D);
+    CHECK_SHAPE(selective_scan, dz, REAL, T, D);
+    CHECK_SHAPE(selective_scan, ddt, REAL, T, D);
+    CHECK_SHAPE(selective_scan, dB, REAL, T, N);
+    CHECK_SHAPE(selective_scan, dC, REAL, T, N);
+    CHECK_SHAPE(selective_scan, dA_log, WIDE, D, N);
+    CHECK_SHAPE(selective_scan, ddt_bias, WIDE, D);
+    CHECK_SHAPE(selective_scan, dD, WIDE, D);
     return OK;
+}
+
+static bool has_kernel(const struct ctx *c, const struct selective_scan *a) {
+    return REAL == F32 || selective_bf16_has(a->state, a->chunk);
 }
 
 static enum status check(struct ctx *c, const struct selective_scan *a, bool backward) {
@@ -334,23 +310,24 @@ static enum status check(struct ctx *c, const struct selective_scan *a, bool bac
     const int64_t n = a->states.shape[0];
     CHECK_THAT(selective_scan, N > 0 && a->chunk > 0, "state %" PRId64 ", chunk %" PRId64 ": expected above 0", N,
                a->chunk);
+    CHECK_THAT(selective_scan, has_kernel(c, a), SELECTIVE_BF16, a->state, a->chunk);
     CHECK_THAT(selective_scan, R >= 0, "range is empty: expected the rows where ranges begin");
     CHECK_SHAPE(selective_scan, range, I64, R + 1);
     CHECK_SHAPE(selective_scan, pos, I64, T);
-    CHECK_SHAPE(selective_scan, x, F32, T, D);
-    CHECK_SHAPE(selective_scan, z, F32, T, D);
-    CHECK_SHAPE(selective_scan, dt, F32, T, D);
-    CHECK_SHAPE(selective_scan, B, F32, T, N);
-    CHECK_SHAPE(selective_scan, C, F32, T, N);
-    CHECK_SHAPE(selective_scan, A_log, F32, D, N);
-    CHECK_SHAPE(selective_scan, dt_bias, F32, D);
-    CHECK_SHAPE(selective_scan, D, F32, D);
-    CHECK_SHAPE(selective_scan, states, F32, n, D, 1, N);
-    CHECK_SHAPE(selective_scan, chunk_time, F32, n, D);
+    CHECK_SHAPE(selective_scan, x, REAL, T, D);
+    CHECK_SHAPE(selective_scan, z, REAL, T, D);
+    CHECK_SHAPE(selective_scan, dt, REAL, T, D);
+    CHECK_SHAPE(selective_scan, B, REAL, T, N);
+    CHECK_SHAPE(selective_scan, C, REAL, T, N);
+    CHECK_SHAPE(selective_scan, A_log, WIDE, D, N);
+    CHECK_SHAPE(selective_scan, dt_bias, WIDE, D);
+    CHECK_SHAPE(selective_scan, D, WIDE, D);
+    CHECK_SHAPE(selective_scan, states, WIDE, n, D, 1, N);
+    CHECK_SHAPE(selective_scan, chunk_time, WIDE, n, D);
     if (backward) return check_backward(c, a);
-    CHECK_SHAPE(selective_scan, s_in, F32, R, D, 1, N);
-    CHECK_OPTIONAL(selective_scan, s_out, F32, R, D, 1, N);
-    CHECK_SHAPE(selective_scan, out, F32, T, D);
+    CHECK_SHAPE(selective_scan, s_in, WIDE, R, D, 1, N);
+    CHECK_OPTIONAL(selective_scan, s_out, WIDE, R, D, 1, N);
+    CHECK_SHAPE(selective_scan, out, REAL, T, D);
     return OK;
 }
 
@@ -358,48 +335,43 @@ static enum status check(struct ctx *c, const struct selective_scan *a, bool bac
 static int64_t chunks_of(const struct selective_scan *a) {
     return least(a->states.shape[0], spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk));
 }
-static int64_t strips_of(const struct selective_scan *a) { return least(STRIPS, ceil_div(a->A_log.shape[0], BLOCK)); }
-static int64_t blocks_of(const struct selective_scan *a) { return least(BLOCKS_MAX, chunks_of(a) * strips_of(a)); }
+static int64_t blocks_of(const struct selective_scan *a) {
+    return least(BLOCKS_MAX, chunks_of(a) * strips_of(a, BLOCK));
+}
 static int64_t segments_of(const struct selective_scan *a) {
     return ceil_div(least(a->chunk, a->pos.shape[0]), SEGMENT);
 }
 
-static void sizes(const struct selective_scan *a, int64_t bytes[5]) {
-    const int64_t n = chunks_of(a), T = a->pos.shape[0], D = a->A_log.shape[0], N = a->state;
-    bytes[0] = blocks_of(a) * segments_of(a) * THREADS * OWN * (int64_t)sizeof(float);
-    bytes[1] = n * D * N * (int64_t)sizeof(float);
-    bytes[2] = bytes[3] = n * D * (int64_t)sizeof(double);
-    bytes[4] = strips_of(a) * T * 2 * N * (int64_t)sizeof(float);
+static int64_t marks_bytes(const struct selective_scan *a) {
+    return blocks_of(a) * segments_of(a) * THREADS * OWN * (int64_t)sizeof(float);
 }
 
-extern "C" int64_t selective_scan_work_cuda(const struct ctx *, const struct selective_scan *a) {
-    int64_t bytes[5], all = 0;
-    sizes(a, bytes);
-    for (int i = 0; i < 5; i++) all += arena_round(bytes[i]);
-    return all;
+extern "C" int64_t selective_scan_work_cuda(const struct ctx *c, const struct selective_scan *a) {
+    if (!has_kernel(c, a)) return -1;
+    if (REAL == BF16) return selective_scan_work_bf16(a, chunks_of(a));
+    return arena_round(marks_bytes(a)) + sums_bytes(a, chunks_of(a), strips_of(a, BLOCK));
 }
 
 extern "C" enum status selective_scan_fwd_cuda(struct ctx *c, const struct selective_scan *a) {
     TRY(check(c, a, false));
     const int64_t n = chunks_of(a), D = a->A_log.shape[0];
     LAUNCH_CELLS(ranges<true>, a->range.shape[0] - 1, D * a->state, *a);
+    if (REAL == BF16) return selective_scan_fwd_bf16(c, a, n);
     LAUNCH(forward_chunks, selective_grid(n, D, 1), CHANNELS, *a, n);
     return OK;
 }
 
 static enum status backward(struct ctx *c, const struct selective_scan *a) {
-    const int64_t n = chunks_of(a), D = a->A_log.shape[0];
-    int64_t bytes[5];
-    void *at[5];
-    sizes(a, bytes);
-    for (int i = 0; i < 5; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    const struct room w = {(float *)at[0],  segments_of(a), (float *)at[1], (double *)at[2],
-                           (double *)at[3], (float *)at[4], strips_of(a)};
-    LAUNCH_CELLS(ranges<false>, a->range.shape[0] - 1, D * a->state, *a);
+    const int64_t n = chunks_of(a);
+    struct room w = {NULL, segments_of(a), {}};
+    void *at;
+    LAUNCH_CELLS(ranges<false>, a->range.shape[0] - 1, a->A_log.shape[0] * a->state, *a);
+    if (REAL == BF16) return selective_scan_bwd_bf16(c, a, n);
+    TRY(arena_take(c->work, marks_bytes(a), &at));
+    w.marks = (float *)at;
+    TRY(sums_open(&w.sums, c, a, n, strips_of(a, BLOCK)));
     LAUNCH(backward_chunks, dim3((unsigned)blocks_of(a)), THREADS, *a, w, n);
-    LAUNCH_CELLS(strips_add, a->pos.shape[0], 2 * a->state, *a, w);
-    LAUNCH_CELLS(chunks_add, D, a->state + 2, *a, w);
-    return OK;
+    return sums_close<float>(c, a, w.sums);
 }
 
 extern "C" enum status selective_scan_bwd_cuda(struct ctx *c, const struct selective_scan *a) {

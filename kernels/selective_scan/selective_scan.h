@@ -11,7 +11,7 @@
  *   backward   from dout and ds_out, every gradient, chunk by chunk with h computed again from the entering state; the
  *              derivation is in selective_scan_ref.c.  dB, dC sum over the channels;  dA_log, ddt_bias, dD +=
  *   shapes     T tokens, D channels, N state of a channel, R ranges, c chunks
- *   types      range, pos I64; the rest `real`
+ *   types      range, pos I64; x, z, dt, B, C, out and their gradients `real`; the rest wide
  *   errors     ERR_ARG: shapes or types disagree
  *   absent     s_out, ds_out, ds_in: not wanted, or zero
  *   source     Gu and Dao 2023, arXiv:2312.00752; the backward is derived in selective_scan_ref.c */

@@ -32,9 +32,9 @@ static inline void selective_scratch(struct trial *t, const struct selective_sca
     t->before[FORWARD] = selective_before_forward;
     t->before[BACKWARD] = selective_before_backward;
     l->state = k->N, l->chunk = k->Q;
-    case_tensor(t, "range_time", &l->range_time, 0, NORMAL(1.0), t->real, time);
-    case_tensor(t, "range_state", &l->range_state, 0, NORMAL(1.0), t->real, state);
-    case_tensor(t, "range_dstate", &l->range_dstate, 0, NORMAL(1.0), t->real, state);
+    case_tensor(t, "range_time", &l->range_time, 0, NORMAL(1.0), dtype_wide(t->real), time);
+    case_tensor(t, "range_state", &l->range_state, 0, NORMAL(1.0), dtype_wide(t->real), state);
+    case_tensor(t, "range_dstate", &l->range_dstate, 0, NORMAL(1.0), dtype_wide(t->real), state);
 }
 
 static inline void selective_scan_build(struct trial *t, struct selective_scan *a,
@@ -44,6 +44,8 @@ static inline void selective_scan_build(struct trial *t, struct selective_scan *
     t->flops[FORWARD] = 7.0 * (double)(T * D * N);
     t->flops[BACKWARD] = 22.0 * (double)(T * D * N);
     t->bound = 2e-6;
+    t->no_bf16 = N > 16;
+    t->roundings = 3.0; /* dB and dC: themselves, and their terms, which weigh more where they cancel */
     selective_scratch(t, k);
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
@@ -52,27 +54,27 @@ static inline void selective_scan_build(struct trial *t, struct selective_scan *
     REALS(dt, IN, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(B, IN, NORMAL(1.0), T, N)->gap = k->gap;
     REALS(C, IN, NORMAL(1.0), T, N)->gap = k->gap;
-    REALS(A_log, IN, UNIFORM(-1.0, 3.0), D, N);
-    REALS(dt_bias, IN, UNIFORM(-5.0, 0.0), D);
-    REALS(D, IN, NORMAL(1.0), D);
-    struct case_tensor *states = REALS(states, F_ADD | B_IN, NORMAL(1.0), n, D, 1, N);
+    WIDES(A_log, IN, UNIFORM(-1.0, 3.0), D, N);
+    WIDES(dt_bias, IN, UNIFORM(-5.0, 0.0), D);
+    WIDES(D, IN, NORMAL(1.0), D);
+    struct case_tensor *states = WIDES(states, F_ADD | B_IN, NORMAL(1.0), n, D, 1, N);
     states->any_shape = true;
     states->gradient = "";
-    REALS(chunk_time, IN, UNIFORM(0.1, 1.0), n, D);
-    REALS(s_in, F_IN, NORMAL(1.0), R, D, 1, N);
-    REALS(s_out, F_OUT | OPTIONAL, NORMAL(1.0), R, D, 1, N);
+    WIDES(chunk_time, IN, UNIFORM(0.1, 1.0), n, D);
+    WIDES(s_in, F_IN, NORMAL(1.0), R, D, 1, N);
+    WIDES(s_out, F_OUT | OPTIONAL, NORMAL(1.0), R, D, 1, N);
     REALS(out, F_OUT, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dout, B_IN, NORMAL(1.0), T, D)->gap = k->gap;
-    REALS(ds_out, B_IN | OPTIONAL, NORMAL(1.0), R, D, 1, N);
-    REALS(dstates, B_ADD, NORMAL(1.0), n, D, 1, N)->gradient = "";
+    WIDES(ds_out, B_IN | OPTIONAL, NORMAL(1.0), R, D, 1, N);
+    WIDES(dstates, B_ADD, NORMAL(1.0), n, D, 1, N)->gradient = "";
     REALS(dx, B_OUT, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dz, B_OUT, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(ddt, B_OUT, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dB, B_OUT, NORMAL(1.0), T, N)->gap = k->gap;
     REALS(dC, B_OUT, NORMAL(1.0), T, N)->gap = k->gap;
-    REALS(ds_in, B_OUT | OPTIONAL, NORMAL(1.0), R, D, 1, N);
-    REALS(dA_log, B_ADD, NORMAL(1.0), D, N);
-    REALS(ddt_bias, B_ADD, NORMAL(1.0), D);
-    REALS(dD, B_ADD, NORMAL(1.0), D);
+    WIDES(ds_in, B_OUT | OPTIONAL, NORMAL(1.0), R, D, 1, N);
+    WIDES(dA_log, B_ADD, NORMAL(1.0), D, N);
+    WIDES(ddt_bias, B_ADD, NORMAL(1.0), D);
+    WIDES(dD, B_ADD, NORMAL(1.0), D);
 }
 #endif

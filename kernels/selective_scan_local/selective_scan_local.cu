@@ -8,6 +8,7 @@
  * the bytes 14 and 20 ns of 4.8 TB/s. */
 #include "kernels/selective_scan_local/selective_scan_local.h"
 #include "kernels/selective.cuh"
+#include "kernels/selective_scan_local/selective_scan_local_bf16.h"
 
 /* Forward: h = exp(dts A) h + dts x B over the chunk's last document, and the sum of dts. */
 __global__ static void __launch_bounds__(CHANNELS)
@@ -73,17 +74,16 @@ template <bool forward> __global__ static void ranges(const struct selective_sca
         const int64_t d = e / N, first = spans_before(a.range, r, a.chunk);
         const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
         const float A = -expf(row(a.A_log, d)[e % N]);
-        float sum = 0.0f;
-        double time = 0.0;
-        for (int64_t j = 0; j < n; j++) {
-            const int64_t i = first + (forward ? j : n - 1 - j);
-            const float own = row(a.chunk_time, i)[d];
-            sum = fmaf(keep_after(A, own), sum, row(forward ? a.states : a.dstates, i)[e]);
-            time += (double)own;
-        }
+        double time;
+        const float sum =
+            chunks_walk<!forward, false>(forward ? a.states : a.dstates, a.chunk_time, first, n, d, e, A, 0.0f, &time);
         row(forward ? a.range_state : a.range_dstate, r)[e] = sum;
         if (forward && e % N == 0) row(a.range_time, r)[d] = (float)time;
     }
+}
+
+static bool has_kernel(const struct ctx *c, const struct selective_scan_local *a) {
+    return REAL == F32 || selective_bf16_has(a->state, a->chunk);
 }
 
 static enum status check(struct ctx *c, const struct selective_scan_local *a, bool backward) {
@@ -91,25 +91,26 @@ static enum status check(struct ctx *c, const struct selective_scan_local *a, bo
     const int64_t n = (backward ? a->dstates : a->states).shape[0];
     CHECK_THAT(selective_scan_local, N > 0 && a->chunk > 0, "state %" PRId64 ", chunk %" PRId64 ": expected above 0", N,
                a->chunk);
+    CHECK_THAT(selective_scan_local, has_kernel(c, a), SELECTIVE_BF16, a->state, a->chunk);
     CHECK_THAT(selective_scan_local, R >= 0, "range is empty: expected the rows where ranges begin");
     CHECK_SHAPE(selective_scan_local, range, I64, R + 1);
     CHECK_SHAPE(selective_scan_local, pos, I64, T);
-    CHECK_SHAPE(selective_scan_local, dt, F32, T, D);
-    CHECK_SHAPE(selective_scan_local, A_log, F32, D, N);
-    CHECK_SHAPE(selective_scan_local, dt_bias, F32, D);
-    CHECK_SHAPE(selective_scan_local, chunk_time, F32, n, D);
+    CHECK_SHAPE(selective_scan_local, dt, REAL, T, D);
+    CHECK_SHAPE(selective_scan_local, A_log, WIDE, D, N);
+    CHECK_SHAPE(selective_scan_local, dt_bias, WIDE, D);
+    CHECK_SHAPE(selective_scan_local, chunk_time, WIDE, n, D);
     if (backward) {
-        CHECK_SHAPE(selective_scan_local, z, F32, T, D);
-        CHECK_SHAPE(selective_scan_local, C, F32, T, N);
-        CHECK_SHAPE(selective_scan_local, dout, F32, T, D);
-        CHECK_SHAPE(selective_scan_local, dstates, F32, n, D, 1, N);
-        CHECK_SHAPE(selective_scan_local, range_dstate, F32, R, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, z, REAL, T, D);
+        CHECK_SHAPE(selective_scan_local, C, REAL, T, N);
+        CHECK_SHAPE(selective_scan_local, dout, REAL, T, D);
+        CHECK_SHAPE(selective_scan_local, dstates, WIDE, n, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, range_dstate, WIDE, R, D, 1, N);
     } else {
-        CHECK_SHAPE(selective_scan_local, x, F32, T, D);
-        CHECK_SHAPE(selective_scan_local, B, F32, T, N);
-        CHECK_SHAPE(selective_scan_local, states, F32, n, D, 1, N);
-        CHECK_SHAPE(selective_scan_local, range_time, F32, R, D);
-        CHECK_SHAPE(selective_scan_local, range_state, F32, R, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, x, REAL, T, D);
+        CHECK_SHAPE(selective_scan_local, B, REAL, T, N);
+        CHECK_SHAPE(selective_scan_local, states, WIDE, n, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, range_time, WIDE, R, D);
+        CHECK_SHAPE(selective_scan_local, range_state, WIDE, R, D, 1, N);
     }
     return OK;
 }
@@ -122,7 +123,8 @@ static int64_t chunks_of(const struct selective_scan_local *a, struct tensor sta
 extern "C" enum status selective_scan_local_fwd_cuda(struct ctx *c, const struct selective_scan_local *a) {
     TRY(check(c, a, false));
     const int64_t n = chunks_of(a, a->states), D = a->A_log.shape[0], N = a->state;
-    LAUNCH(forward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
+    if (REAL == BF16) TRY(selective_scan_local_fwd_bf16(c, a, n));
+    else LAUNCH(forward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
     LAUNCH_CELLS(ranges<true>, a->range.shape[0] - 1, D * N, *a);
     return OK;
 }
@@ -130,8 +132,11 @@ extern "C" enum status selective_scan_local_fwd_cuda(struct ctx *c, const struct
 extern "C" enum status selective_scan_local_bwd_cuda(struct ctx *c, const struct selective_scan_local *a) {
     TRY(check(c, a, true));
     const int64_t n = chunks_of(a, a->dstates), D = a->A_log.shape[0], N = a->state;
-    LAUNCH(backward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
+    if (REAL == BF16) TRY(selective_scan_local_bwd_bf16(c, a, n));
+    else LAUNCH(backward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
     LAUNCH_CELLS(ranges<false>, a->range.shape[0] - 1, D * N, *a);
     return OK;
 }
-NO_WORK(selective_scan_local)
+extern "C" int64_t selective_scan_local_work_cuda(const struct ctx *c, const struct selective_scan_local *a) {
+    return has_kernel(c, a) ? 0 : -1;
+}

@@ -15,7 +15,7 @@
  *   chunks     chunk c of range r covers `chunk` tokens from the range's start; the last may be shorter.  c may be more
  *              than the ranges make: the rest is left alone
  *   shapes     T tokens, D channels, N state of a channel, R ranges, c chunks in all; D heads of width 1 to a carry
- *   types      range, pos I64; the rest `real`; sums of dts in F64
+ *   types      range, pos I64; x, dt, B, z, dout, C `real`; the rest wide; sums of dts in F64
  *   errors     ERR_ARG: shapes or types disagree
  *   source     Gu and Dao 2023, arXiv:2312.00752; softplus(v) = v above 20 */
 #include "base/ctx.h"

@@ -41,21 +41,22 @@ static inline void selective_scan_local_build(struct trial *t, struct selective_
     a->chunk = k->Q;
     t->flops[FORWARD] = t->flops[BACKWARD] = 5.0 * (double)(T * D * N);
     t->bound = 1e-6;
+    t->no_bf16 = N > 16;
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
     REALS(x, F_IN, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dt, IN, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(B, F_IN, NORMAL(1.0), T, N)->gap = k->gap;
-    REALS(A_log, IN, UNIFORM(-1.0, 3.0), D, N);
-    REALS(dt_bias, IN, UNIFORM(-5.0, 0.0), D);
-    REALS(states, F_OUT, NORMAL(1.0), n, D, 1, N)->any_shape = true;
-    REALS(chunk_time, KEPT, UNIFORM(0.1, 1.0), n, D);
-    REALS(range_time, F_OUT, NORMAL(1.0), R, D);
-    REALS(range_state, F_OUT, NORMAL(1.0), R, D, 1, N);
+    WIDES(A_log, IN, UNIFORM(-1.0, 3.0), D, N);
+    WIDES(dt_bias, IN, UNIFORM(-5.0, 0.0), D);
+    WIDES(states, F_OUT, NORMAL(1.0), n, D, 1, N)->any_shape = true;
+    WIDES(chunk_time, KEPT, UNIFORM(0.1, 1.0), n, D);
+    WIDES(range_time, F_OUT, NORMAL(1.0), R, D);
+    WIDES(range_state, F_OUT, NORMAL(1.0), R, D, 1, N);
     REALS(z, B_IN, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dout, B_IN, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(C, B_IN, NORMAL(1.0), T, N)->gap = k->gap;
-    REALS(dstates, B_OUT, NORMAL(1.0), n, D, 1, N)->any_shape = true;
-    REALS(range_dstate, B_OUT, NORMAL(1.0), R, D, 1, N);
+    WIDES(dstates, B_OUT, NORMAL(1.0), n, D, 1, N)->any_shape = true;
+    WIDES(range_dstate, B_OUT, NORMAL(1.0), R, D, 1, N);
 }
 #endif

@@ -314,9 +314,9 @@ static void plan_norms(struct plan *p, const struct layer *l) {
     const int64_t T = p->n_tokens, all = rank_of(l) + 2 * c->state;
     if (c->norms == NORMS_NONE) return;
     plan_slot(p, S_NORMED, "normed", KEEP_CHEAP, T, all, 1, 1);
-    plan_slot(p, S_R_DT, "r_dt", KEEP_CHEAP, T, 1, 1, 1);
-    plan_slot(p, S_R_B, "r_b", KEEP_CHEAP, T, 1, 1, 1);
-    plan_slot(p, S_R_C, "r_c", KEEP_CHEAP, T, 1, 1, 1);
+    plan_wide(p, S_R_DT, "r_dt", KEEP_CHEAP, T, 1, 1, 1);
+    plan_wide(p, S_R_B, "r_b", KEEP_CHEAP, T, 1, 1, 1);
+    plan_wide(p, S_R_C, "r_c", KEEP_CHEAP, T, 1, 1, 1);
     plan_slot(p, S_DNORMED, "dnormed", KEEP_SCRATCH, T, all, 1, 1);
     for (int i = 0; i < N_PARTS; i++) {
         const struct rmsnorm norm = norm_args(p->step, l, p->saved, i);
@@ -334,23 +334,23 @@ static void plan_slots(struct plan *p, const struct layer *l) {
     plan_slot(p, S_DT_B_C, "dtBC", summed ? KEEP_BOUNDARY : KEEP_GEMM, T, all, 1, 1);
     plan_sum(p, l, S_SHARE, all);
     plan_slot(p, S_DT, "dt", KEEP_GEMM, T, D, 1, 1);
-    plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, D, 1, N);
-    plan_slot(p, S_TIME, "time", KEEP_CHEAP, chunks, D, 1, 1);
+    plan_wide(p, S_STATES, "states", KEEP_CHEAP, chunks, D, 1, N);
+    plan_wide(p, S_TIME, "time", KEEP_CHEAP, chunks, D, 1, 1);
     plan_slot(p, S_OUT, "out", KEEP_CHEAP, T, D, 1, 1);
     plan_slot(p, S_BEFORE, "before", KEEP_BOUNDARY, R, K1, D, 1);
-    plan_slot(p, S_S_IN, "s_in", KEEP_BOUNDARY, R, D, 1, N);
-    plan_slot(p, S_RANGE_TIME, "range_time", KEEP_BOUNDARY, R, D, 1, 1);
+    plan_wide(p, S_S_IN, "s_in", KEEP_BOUNDARY, R, D, 1, N);
+    plan_wide(p, S_RANGE_TIME, "range_time", KEEP_BOUNDARY, R, D, 1, 1);
     plan_slot(p, S_TAIL, "tail", KEEP_SCRATCH, R, K1, D, 1);
-    plan_slot(p, S_STATE, "state", KEEP_SCRATCH, R, D, 1, N);
+    plan_wide(p, S_STATE, "state", KEEP_SCRATCH, R, D, 1, N);
     plan_slot(p, S_DOUT, "dout", KEEP_SCRATCH, T, D, 1, 1);
     plan_slot(p, S_DXZ, "dxz", KEEP_SCRATCH, T, 2 * D, 1, 1);
     plan_slot(p, S_DCONV, "dconv", KEEP_SCRATCH, T, D, 1, 1);
     plan_slot(p, S_DDT_B_C, "ddtBC", KEEP_SCRATCH, T, all, 1, 1);
     plan_slot(p, S_DDT, "ddt", KEEP_SCRATCH, T, D, 1, 1);
-    plan_slot(p, S_DSTATES, "dstates", KEEP_SCRATCH, chunks, D, 1, N);
-    plan_slot(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, D, 1, N);
-    plan_slot(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, D, 1, N);
-    plan_slot(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, D, 1, N);
+    plan_wide(p, S_DSTATES, "dstates", KEEP_SCRATCH, chunks, D, 1, N);
+    plan_wide(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, D, 1, N);
+    plan_wide(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, D, 1, N);
+    plan_wide(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, D, 1, N);
     plan_slot(p, S_DBEFORE, "dbefore", KEEP_SCRATCH, R, K1, D, 1);
     plan_slot(p, S_DTAIL, "dtail", KEEP_SCRATCH, R, K1, D, 1);
 }

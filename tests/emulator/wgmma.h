@@ -26,21 +26,29 @@ static inline float emulated_panel(const void *at, int row, int64_t col_bytes) {
 template <bool cols> static inline float emulated_term(const void *at, int lead, int i, int k) {
     return cols ? emulated_panel(at, k, (int64_t)(i / 64) * lead * 2 + i % 64 * 2) : emulated_panel(at, i, k * 2);
 }
-template <int N> static inline int emulated_row(int e) {
-    return (int)threadIdx.x % 128 / 32 * 16 + emulated_lane() / 4 + e / 2 * 8;
+/* A lane's two rows times its columns. */
+template <int N, bool b_cols, typename operand>
+static inline void emulated_products(float d[N / 8][4], const float left[2][16], operand b, bool add) {
+    for (int j = 0; j < N / 8; j++)
+        for (int col = 0; col < 2; col++) {
+            float right[16];
+            for (int k = 0; k < 16; k++)
+                right[k] = emulated_term<b_cols>(b.at, b.lead, 8 * j + emulated_lane() % 4 * 2 + col, k);
+            for (int half = 0; half < 2; half++) {
+                float sum = add ? d[j][2 * half + col] : 0.0f;
+                for (int k = 0; k < 16; k++) sum += left[half][k] * right[k];
+                d[j][2 * half + col] = sum;
+            }
+        }
 }
-static inline int emulated_col(int j, int e) { return 8 * j + emulated_lane() % 4 * 2 + e % 2; }
 
 template <int N, bool a_cols, bool b_cols, typename operand>
 static inline void wgmma_shared(float d[N / 8][4], operand a, operand b, bool add) {
-    for (int j = 0; j < N / 8; j++)
-        for (int e = 0; e < 4; e++) {
-            float sum = add ? d[j][e] : 0.0f;
-            for (int k = 0; k < 16; k++)
-                sum += emulated_term<a_cols>(a.at, a.lead, emulated_row<N>(e), k) *
-                       emulated_term<b_cols>(b.at, b.lead, emulated_col(j, e), k);
-            d[j][e] = sum;
-        }
+    const int row = (int)threadIdx.x % 128 / 32 * 16 + emulated_lane() / 4;
+    float left[2][16];
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < 16; k++) left[half][k] = emulated_term<a_cols>(a.at, a.lead, row + 8 * half, k);
+    emulated_products<N, b_cols>(d, left, b, add);
 }
 
 template <int N, bool b_cols, typename operand>
@@ -55,11 +63,7 @@ static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], opera
             const uint32_t x = r[half + k / 8 * 2];
             left[half][k] = __uint_as_float(k % 2 ? x & 0xffff0000u : x << 16);
         }
-    for (int j = 0; j < N / 8; j++)
-        for (int e = 0; e < 4; e++)
-            for (int k = 0; k < 16; k++)
-                d[j][e] = (add || k > 0 ? d[j][e] : 0.0f) +
-                          left[e / 2][k] * emulated_term<b_cols>(b.at, b.lead, emulated_col(j, e), k);
+    emulated_products<N, b_cols>(d, left, b, add);
 }
 #define DYNAMIC_PANELS(name) unsigned char *name = emulated_shared
 #endif
