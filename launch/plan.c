@@ -149,10 +149,10 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "keys, values, their gradients";
     case COMM_SWAP:
         return "heads for tokens";
+    case COMM_EXPERT:
+        return "tokens to experts and back";
     case COMM_TENSOR:
         return "rows entering and leaving layers";
-    case COMM_EXPERT:
-        return "rows to experts and back, loads even";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:
