@@ -56,6 +56,7 @@ struct case_tensor {
     bool rounds;            /* of type `real`: its values are rounded to t->rounded */
     bool any_shape;         /* the op takes any shape here: no error to expect */
     bool any_rows;          /* the op takes any length of dim 0 here */
+    bool between;           /* an output that only another op reads, and knows: written or not, and not compared */
     bool rows_by_elements;  /* only the elements of range tell dim 0: a device, which they lie on, cannot check it */
     enum status bad_status; /* not OK: the op must fail so when the last element is bad_value                */
     int64_t bad_value;

@@ -24,6 +24,7 @@ static inline __device__ int same(int x) { return __shfl_sync(0xffffffffu, x, 0)
 #ifdef BATON_EMULATED            /* tests/emulator/wgmma.h has the rest */
 typedef const bf16_bits *panels; /* where a tile begins */
 static inline panels panels_of(const bf16_bits *tile) { return tile; }
+static inline panels panels_here(const bf16_bits *tile) { return tile; }
 static inline panels panels_on(panels p, int bytes) { return p + bytes / 2; }
 struct operand {
     const bf16_bits *at;
@@ -36,6 +37,10 @@ static inline struct operand operand_at(panels p, int offset, int lead) { return
 typedef int panels;
 static inline __device__ panels panels_of(const bf16_bits *tile) {
     return same((int)((shared_address(tile) & 0x3ffff) >> 4));
+}
+/* Without a word to the compiler: where the address is one for all lanes as it stands. */
+static inline __device__ panels panels_here(const bf16_bits *tile) {
+    return (int)((shared_address(tile) & 0x3ffff) >> 4);
 }
 static inline __device__ panels panels_on(panels p, int bytes) { return p + bytes / 16; }
 struct operand {
@@ -78,6 +83,11 @@ static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.s
 #define WGMMA_64_REGS                                                                                                  \
     WGMMA_32_REGS ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                 \
                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WGMMA_128_REGS                                                                                                 \
+    WGMMA_64_REGS ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                 \
+                  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                   \
+                  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "       \
+                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_SHARED(n, regs, a0, b0, add0, ta0, tb0, ...)                                                             \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
                  "k16.f32.bf16.bf16 {" regs "}, " a0 ", " b0 ", p, 1, 1, " ta0 ", " tb0 "; }"                          \
@@ -87,22 +97,26 @@ static inline __device__ void shared_fence() { asm volatile("fence.proxy.async.s
     asm volatile("{ .reg .pred p; setp.ne.b32 p, " add0 ", 0; wgmma.mma_async.sync.aligned.m64n" n                     \
                  "k16.f32.bf16.bf16 {" regs "}, {" r0 ", " r1 ", " r2 ", " r3 "}, " b0 ", p, 1, 1, " tb0 "; }"         \
                  : __VA_ARGS__                                                                                         \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits), "r"(1), "n"((int)b_cols))
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.bits), "r"((int)add), "n"((int)b_cols))
 
 /* d (64, N) = a b, or += where `add`; 16 terms. */
 template <int N, bool a_cols, bool b_cols>
 static inline __device__ void wgmma_shared(float d[N / 8][4], struct operand a, struct operand b, bool add) {
-    static_assert(N == 32 || N == 64 || N == 128, "written for these");
+    static_assert(N == 32 || N == 64 || N == 128 || N == 256, "written for these");
     if constexpr (N == 32) WGMMA_SHARED("32", WGMMA_16_REGS, "%16", "%17", "%18", "%19", "%20", WGMMA_16(0));
     else if constexpr (N == 64)
         WGMMA_SHARED("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", WGMMA_16(0), WGMMA_16(4));
-    else
+    else if constexpr (N == 128)
         WGMMA_SHARED("128", WGMMA_64_REGS, "%64", "%65", "%66", "%67", "%68", WGMMA_16(0), WGMMA_16(4), WGMMA_16(8),
                      WGMMA_16(12));
+    else
+        WGMMA_SHARED("256", WGMMA_128_REGS, "%128", "%129", "%130", "%131", "%132", WGMMA_16(0), WGMMA_16(4),
+                     WGMMA_16(8), WGMMA_16(12), WGMMA_16(16), WGMMA_16(20), WGMMA_16(24), WGMMA_16(28));
 }
-/* d (64, N) += a b, a in registers; 16 terms. */
+/* The same with a in registers. */
 template <int N, bool b_cols>
-static inline __device__ void wgmma_registers(float d[N / 8][4], const uint32_t a[4], struct operand b) {
+static inline __device__ void wgmma_registers(float d[N / 8][4], const uint32_t a[4], struct operand b,
+                                              bool add = true) {
     static_assert(N == 64 || N == 128, "written for these");
     if constexpr (N == 64)
         WGMMA_REGISTERS("64", WGMMA_32_REGS, "%32", "%33", "%34", "%35", "%36", "%37", "%38", WGMMA_16(0), WGMMA_16(4));
@@ -123,6 +137,10 @@ template <int threads> static inline __device__ void barrier_wait() {
 }
 template <int threads> static inline __device__ void barrier_arrive() {
     asm volatile("barrier.cta.arrive 1, %0;" ::"n"(threads) : "memory");
+}
+/* A barrier of n threads of the block, whole warps; 1 < id < 16. */
+static inline __device__ void barrier_of(int id, int n) {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
 }
 #define DYNAMIC_PANELS(name) extern __shared__ __align__(1024) unsigned char name[]
 #endif

@@ -58,8 +58,7 @@ static enum status plan_exchanges(const struct job *j, struct rank *rank) {
 static enum status alone(struct rank *rank, void *arg) {
     const struct job *j = arg;
     TRY(plan_memory(j, rank));
-    j->out->routed = j->config->mesh.expert > 1;
-    return j->wire && !j->out->routed ? plan_exchanges(j, rank) : OK;
+    return j->wire ? plan_exchanges(j, rank) : OK;
 }
 
 static int64_t n_ranks(const struct config *c) { return c->mesh.data * c->mesh.seq * c->mesh.tensor * c->mesh.pipe; }
@@ -154,8 +153,6 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
         return "tokens to experts and back";
     case COMM_TENSOR:
         return "rows entering and leaving layers";
-    case COMM_EXPERT:
-        return "rows to their experts and back";
     case COMM_PARAMS:
         return "weights: all_gather";
     case COMM_GRADS:
@@ -171,10 +168,6 @@ static const char *what_of(const struct rank_plan *p, enum comm_use use) {
 static enum status print_exchanges(const struct rank_plan *p, int n, struct text *out) {
     TRY(print_row(p, n, "rank", "", rank_of, 0, out));
     TRY(print_row(p, n, "memory", "planned, bytes", memory_of, 0, out));
-    if (p[0].routed)
-        return text_print(out,
-                          "bytes that ranks exchange depend on what the routers choose where mesh.expert is above 1: "
-                          "a run tells them\n");
     TRY(text_print(out, "bytes that a rank receives in a step\n"));
     for (int use = 0; use < N_COMM_USES; use++)
         TRY(print_row(p, n, comm_use_name((enum comm_use)use), what_of(p, (enum comm_use)use), received_of, use, out));

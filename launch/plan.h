@@ -15,7 +15,6 @@ struct rank_plan {
     struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
     bool sliced;       /* gradients leave in slices */
-    bool routed;       /* experts are spread over ranks: what moves depends on routers, and is not planned */
     char refused[400]; /* why a GPU run of this program would be refused, whose workspace is not in the ledger then */
 };
 /* cuda: as for a GPU; wire: exchanges too. */

@@ -60,7 +60,7 @@ static void plan_ledger(struct runner *r) {
     runner_plan_batch(r);
     if (!runner_apart(r)) ledger_add(l, "tokens of a step", r->spec.step_bytes);
     ledger_add(l, "exchanges between ranks", mesh.ops + (runner_apart(r) ? 0 : mesh.host));
-    if (runner_apart(r)) r->host_bytes += mesh.host;
+    if (runner_apart(r)) r->host_bytes += mesh.host + runner_load_bytes(r);
     ledger_add(l, "gradients on their way", shards.exchanges);
     ledger_add(l, "loads of experts", runner_load_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);

@@ -99,8 +99,9 @@ struct runner {
     double total; /* sum of losses since runner_zero_total, as runner_read_total found it; on the cpu it is `sum` */
     double pass_total;   /* on the cpu in exact mode: of the pass                                        */
     struct tensor sum;   /* (1) where ops add losses up                                                  */
-    double aux;          /* auxiliary losses of routers: += in a pass with backward                      */
+    struct tensor aux;   /* (1) F64: auxiliary losses of routers, += in a pass with backward; or absent  */
     struct tensor load;  /* (layers, most experts + 1) F64: of struct step, += likewise; or absent       */
+    double *load_host;   /* load and aux on the host's side, as they were heard                          */
     struct loss_out out; /* per_token and logits point into memory; rows are mine                       */
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
@@ -171,6 +172,9 @@ int64_t runner_load_bytes(const struct runner *r);
 enum status runner_load_place(struct runner *r);
 enum status runner_load_begin(struct runner *r);
 enum status runner_load_end(struct runner *r);
+/* What they have become, to the host: waits for a GPU.  The rest reads what was heard. */
+enum status runner_load_hear(struct runner *r);
+double runner_load_aux(const struct runner *r);
 /* The most loaded expert of any layer over the mean of its layer; NAN: there are none. */
 double runner_load_most(const struct runner *r);
 /* Choices that no expert took, in all layers that have a capacity; NAN: there are none. */

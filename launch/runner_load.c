@@ -2,6 +2,7 @@
 #include <math.h>
 #include "kernels/fill/fill.h"
 #include "kernels/ops.h"
+#include "kernels/space.h"
 #include "launch/runner.h"
 
 /* What routers of experts leave of a step: how many tokens chose each expert, for the selection bias and the log, and
@@ -15,9 +16,13 @@ static int64_t load_columns(const struct runner *r) {
     return most > 0 ? most + 1 : 0;
 }
 
-int64_t runner_load_bytes(const struct runner *r) {
-    return r->spec.training ? arena_round(r->model.n_all * load_columns(r) * (int64_t)sizeof(double)) : 0;
+/* Loads, in training, and the auxiliary losses behind them. */
+static int64_t load_numbers(const struct runner *r) {
+    const int64_t columns = load_columns(r);
+    return columns == 0 ? 0 : r->spec.training ? r->model.n_all * columns + 1 : 1;
 }
+
+int64_t runner_load_bytes(const struct runner *r) { return arena_round(load_numbers(r) * (int64_t)sizeof(double)); }
 
 static double tokens_of_step(const struct runner *r) {
     const struct runner_spec *s = &r->spec;
@@ -26,12 +31,18 @@ static double tokens_of_step(const struct runner *r) {
 }
 
 enum status runner_load_place(struct runner *r) {
-    void *mem = NULL;
+    const int64_t n = load_numbers(r);
+    void *mem = NULL, *host;
     r->step.token_scale = 1.0 / tokens_of_step(r);
-    if (load_columns(r) == 0) return OK;
-    r->step.aux = tensor_1d(&r->aux, F64, 1);
-    if (!r->spec.training) return OK;
+    if (n == 0) return OK;
     TRY(arena_take(&r->memory, runner_load_bytes(r), &mem));
+    host = mem;
+    if (runner_apart(r)) TRY(arena_take(&r->host, runner_load_bytes(r), &host));
+    r->load_host = host;
+    r->aux = tensor_1d((double *)mem + n - 1, F64, 1);
+    r->aux.space = r->ctx.space;
+    r->step.aux = r->aux;
+    if (!r->spec.training) return OK;
     r->load = tensor_2d(mem, F64, r->model.n_all, load_columns(r));
     r->load.space = r->ctx.space;
     r->step.load = r->load;
@@ -39,21 +50,28 @@ enum status runner_load_place(struct runner *r) {
 }
 
 enum status runner_load_begin(struct runner *r) {
-    r->aux = 0.0;
     if (!tensor_has(r->load)) return OK;
+    TRY(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->aux, .value = 0.0}));
     return r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->load, .value = 0.0});
 }
 
 enum status runner_load_end(struct runner *r) {
     if (!tensor_has(r->load)) return OK;
     TRY(r->step.seams->total(&r->step, r->load, AXIS_DATA | AXIS_SEQ));
-    return r->step.seams->total(&r->step, r->step.aux, AXIS_DATA | AXIS_SEQ);
+    return r->step.seams->total(&r->step, r->aux, AXIS_DATA | AXIS_SEQ);
 }
+
+enum status runner_load_hear(struct runner *r) {
+    if (!tensor_has(r->load) || !runner_apart(r)) return OK;
+    return space_fetch(&r->ctx, r->load_host, r->load.data, load_numbers(r) * (int64_t)sizeof(double));
+}
+
+double runner_load_aux(const struct runner *r) { return tensor_has(r->load) ? r->load_host[load_numbers(r) - 1] : 0.0; }
 
 double runner_load_most(const struct runner *r) {
     double worst = NAN;
     for (int64_t i = 0; tensor_has(r->load) && i < r->load.shape[0]; i++) {
-        const double *row = (const double *)r->load.data + i * r->load.pitch;
+        const double *row = r->load_host + i * r->load.pitch;
         const int64_t n = r->model.layers[i].n_experts;
         double sum = 0.0, most = 0.0;
         for (int64_t e = 0; e < n; e++) {
@@ -68,7 +86,7 @@ double runner_load_most(const struct runner *r) {
 double runner_load_dropped(const struct runner *r) {
     double sum = NAN;
     for (int64_t i = 0; tensor_has(r->load) && i < r->load.shape[0]; i++) {
-        const double n = ((const double *)r->load.data)[(i + 1) * r->load.pitch - 1];
+        const double n = r->load_host[(i + 1) * r->load.pitch - 1];
         if (r->model.layers[i].drops) sum = n + (isnan(sum) ? 0.0 : sum);
     }
     return sum;

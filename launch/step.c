@@ -62,11 +62,10 @@ static enum status decide(struct trainer *t, const struct step_report *r) {
 static enum status update_state(struct trainer *t, const struct param *p, const struct sharding_piece *mine) {
     struct ctx *c = &t->run.ctx;
     if (p->rate == 0.0) return OK;
-    const struct nudge a = {.rate = p->rate,
-                            .begin = mine->begin,
-                            .load = tensor_1d(tensor_rows(t->run.load, p->layer, 1).data, F64, p->shape[0]),
-                            .knobs = t->run.numbers.knobs,
-                            .b = mine->w};
+    struct tensor load = tensor_1d(tensor_rows(t->run.load, p->layer, 1).data, F64, p->shape[0]);
+    load.space = c->space;
+    const struct nudge a = {
+        .rate = p->rate, .begin = mine->begin, .load = load, .knobs = t->run.numbers.knobs, .b = mine->w};
     return c->ops->nudge_fwd(c, &a);
 }
 
@@ -151,7 +150,8 @@ static enum status step(struct trainer *t, struct step_report *r) {
     TRY(load_step(t, t->step, &valid));
     run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     TRY(train_passes(t, r));
-    r->aux_loss = run->aux;
+    TRY(runner_load_hear(run));
+    r->aux_loss = runner_load_aux(run);
     r->expert_load = runner_load_most(run);
     r->dropped = runner_load_dropped(run);
     r->drops = !isnan(r->dropped);

@@ -13,22 +13,37 @@ fail() {
 plan() { "$BATON_PROGRAM" plan "$@" >"$work/out" 2>"$work/err"; }
 
 # Memory row by row as train prints it, for the CPU; and the model's lines.
+same() {
+    set -- "$@" train.sequences_per_step=4 train.precision=f32 --device cpu
+    plan "$@" || fail "$*: $(cat "$work/err")"
+    "$BATON_PROGRAM" train "$@" --dry-run >"$work/dry" 2>&1
+    sed -n '/^stack/,/^  total  /{/^  embedding/d;/^  of them/d;/^a step/d;p}' "$work/out" >"$work/plan"
+    sed -n '/^stack/,/^  total  /p' "$work/dry" >"$work/train"
+    [ -s "$work/train" ] || fail "$*: train --dry-run prints no plan: $(tail -1 "$work/dry")"
+    cmp -s "$work/plan" "$work/train" || fail "$* differs: $(diff "$work/plan" "$work/train" | head -5)"
+}
 for config in configs/*.yaml; do
-    for mesh in "mesh.seq=1" "mesh.data=2 mesh.seq=2 mesh.shard=parameters train.keep=inputs"; do
-        # shellcheck disable=SC2086
-        set -- "$config" $mesh train.sequences_per_step=4 train.precision=f32 --device cpu
-        plan "$@" || fail "$*: $(cat "$work/err")"
-        "$BATON_PROGRAM" train "$@" --dry-run >"$work/dry" 2>&1
-        sed -n '/^stack/,/^  total  /{/^  embedding/d;/^  of them/d;/^a step/d;p}' "$work/out" >"$work/plan"
-        sed -n '/^stack/,/^  total  /p' "$work/dry" >"$work/train"
-        [ -s "$work/train" ] || fail "$*: train --dry-run prints no plan: $(tail -1 "$work/dry")"
-        cmp -s "$work/plan" "$work/train" || fail "$* differs: $(diff "$work/plan" "$work/train" | head -5)"
-    done
+    same "$config" mesh.seq=1
+    same "$config" mesh.data=2 mesh.seq=2 mesh.shard=parameters train.keep=inputs
     begin=$(date +%s%N)
     plan "$config" mesh.seq=64 mesh.data=1 train.sequences_per_step=1 || fail "$config: $(cat "$work/err")"
     ms=$((($(date +%s%N) - begin) / 1000000))
     [ $ms -lt 2000 ] || fail "$config on 64 ranks: $ms ms"
     grep -q '^  total  *[1-9]' "$work/out" || fail "$config: nothing on the wire of 64 ranks"
+done
+
+# Ranks of tensor: counts stay those of the whole model, memory is a rank's.
+for name in nemotron_3_super_120b nemotron_h_8b jamba_1_5_mini falcon_mamba_7b smoke_moe; do
+    plan "configs/$name.yaml" mesh.seq=4 mesh.tensor=1 train.sequences_per_step=4
+    sed -n '/^stack/,/^a step/p' "$work/out" >"$work/whole"
+    memory=$(sed -n 's/^  memory  *planned, bytes  *\([0-9]*\).*/\1/p' "$work/out")
+    plan "configs/$name.yaml" mesh.seq=4 mesh.tensor=2 train.sequences_per_step=4
+    sed -n '/^stack/,/^a step/p' "$work/out" >"$work/split"
+    half=$(sed -n 's/^  memory  *planned, bytes  *\([0-9]*\).*/\1/p' "$work/out")
+    diff "$work/whole" "$work/split" | grep '^[<>]' | grep -qv '^[<>] a step' && fail "$name: other counts over tensor"
+    [ "$half" -lt "$memory" ] || fail "$name: two ranks of tensor take $half bytes each, one takes $memory"
+    grep -q '^  tensor  *rows entering and leaving layers  *[1-9]' "$work/out" || fail "$name: tensor sends nothing"
+    same "configs/$name.yaml" mesh.seq=2 mesh.tensor=2
 done
 
 # 2 a weight and token in products, 7 d N in a scan, 2 L h for half of attention, and twice that backward.
@@ -76,7 +91,7 @@ check "no such device" "wants cpu or cuda" $smoke --device gpu
 check "not a precision of the device" "bf16 needs a GPU" $smoke train.precision=bf16 --device cpu
 check "not a number" "--memory many" $smoke --memory many
 check "no memory" "--memory 0" $smoke --memory 0
-check "too many ranks" "more than the 4096" $smoke mesh.seq=4100 train.tokens_per_sequence=8k
+check "too many ranks" "more than the 4096" $smoke mesh.seq=4100 train.tokens_per_sequence=8200
 check "an axis that does not run" "mesh.pipe" $smoke mesh.pipe=2
 check "data that do not divide" "mesh.data" $smoke mesh.data=3
 check "exact mode's own rules" "power of two" $smoke mesh.seq=3 numerics=rank_invariant

@@ -25,6 +25,7 @@ BEGIN {
     third("yaml.h pmix nvml.h", "launch")
     third("cmocka.h", "tests")
     third("cuda_runtime", "*")
+    third("cuda.h", "kernels")
     system_headers("assert complex ctype dirent dlfcn errno fcntl fenv float fnmatch ftw glob inttypes libgen limits")
     system_headers("locale math poll pthread sched setjmp signal spawn stdalign stdarg stdatomic stdbool stddef stdint")
     system_headers("stdio stdlib string strings termios tgmath threads time unistd wchar wctype sys/ gnu/")

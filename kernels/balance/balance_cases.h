@@ -33,8 +33,10 @@ static inline void balance_build(struct trial *t, struct balance *a, const struc
     a->aux = k->aux;
     a->z = k->z;
     t->bound = 3e-6;
-    REALS(logits, IN, NORMAL(1.5), T, k->E)->gap = k->gap;
-    TENSOR(range, IN, layout_range(&k->l), I64, R + 1);
+    struct case_tensor *logits = REALS(logits, IN, NORMAL(1.5), T, k->E);
+    logits->gap = k->gap;
+    logits->rows_by_elements = true;
+    TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
     struct case_tensor *load = TENSOR(load, IN, UNIFORM(0.0, k->most), F64, k->G, k->E);
     load->any_rows = true; /* any that divides R */
     load->gradient = "";

@@ -8,7 +8,7 @@
  * Tokens go to rows by the backward with dy = the tokens and dx = the rows, without w; the gradient comes back by the
  * forward.  Every row belongs to one choice (group.h).
  *   shapes     T tokens, k choices of each, N = T k rows, D channels; 2-D tensors may have a pitch
- *   types      row I64; the rest `real`, sums over j and channels F64
+ *   types      row I64; w, dw wide; the rest `real`, sums over j and channels F64 (in BF16: F32)
  *   errors     ERR_ARG: shapes or types disagree.  ERR_DATA: a row outside [0, N)
  *   absent     w: 1.  dw, and then x in backward: not wanted */
 #include <stdbool.h>

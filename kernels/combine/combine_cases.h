@@ -39,13 +39,13 @@ static inline void combine_build(struct trial *t, struct combine *a, const struc
     a->add = k->add;
     t->bound = 1e-6;
     REALS(x, k->dw ? IN : F_IN, NORMAL(1.0), N, k->D)->gap = k->gap;
-    if (k->w) REALS(w, IN | OPTIONAL, NORMAL(1.0), k->T, k->k);
+    if (k->w) WIDES(w, IN | OPTIONAL, NORMAL(1.0), k->T, k->k);
     struct case_tensor *row = TENSOR(row, IN, combine_rows(t, N), I64, k->T, k->k);
     row->bad_status = ERR_DATA;
     row->bad_value = N;
     REALS(y, k->add ? F_ADD : F_OUT, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), k->T, k->D)->gap = k->gap;
     REALS(dx, B_OUT, NORMAL(1.0), N, k->D)->gap = k->gap;
-    if (k->dw) REALS(dw, B_OUT | OPTIONAL, NORMAL(1.0), k->T, k->k);
+    if (k->dw) WIDES(dw, B_OUT | OPTIONAL, NORMAL(1.0), k->T, k->k);
 }
 #endif

@@ -7,7 +7,7 @@
  *   backward   dx_i = w_e^T dy_i  (+= when dx_add);   dw_e += sum over the rows i of expert e of dy_i x_i^T
  *   rows       section s has those of expert e at [offset_s,e, offset_s,e+1); rows of no section are left alone
  *   shapes     N rows, I inputs, O outputs, E experts, S sections; x, y, dx, dy may have a pitch
- *   types      offset I64; the rest `real`
+ *   types      offset I64; dw wide; the rest `real`
  *   errors     ERR_ARG: shapes or types disagree, offsets that descend or leave [0, N]
  *   absent     dx, dw: that gradient is not wanted
  *   CPU        OpenBLAS on one thread, over tiles of 256 rows by 512 (dw: 512 by 512) fixed by the rows of an expert:

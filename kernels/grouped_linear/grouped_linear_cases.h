@@ -19,6 +19,10 @@ static const struct grouped_linear_case grouped_linear_cases[] = {
     {"no dx", 2, 1, 12, 7, 0, {0, 3, 5}, false, true, false},
     {"no dw", 2, 1, 12, 7, 0, {0, 3, 5}, true, false, false},
     {"no rows", 3, 1, 12, 7, 0, {0, 0, 0, 0}, true, true, false},
+    {"eights of columns, tiles not full", 3, 1, 200, 328, 0, {0, 150, 150, 290}, true, true, false},
+    {"eights of columns, a pitch, sums", 3, 1, 264, 72, 8, {0, 5, 77, 214}, true, true, true},
+    {"eights of columns, sections", 2, 2, 64, 72, 0, {0, 70, 133, 133, 141, 200}, true, true, false},
+    {"eights of columns, one expert has all", 4, 1, 72, 64, 0, {0, 0, 0, 400, 400}, true, true, false},
     {"tiles that the sizes do not fill", 2, 1, 600, 530, 0, {0, 300, 310}, true, true, false},
 };
 static const struct grouped_linear_case grouped_linear_bench[] = {
@@ -48,6 +52,6 @@ static inline void grouped_linear_build(struct trial *t, struct grouped_linear *
     REALS(y, F_OUT, NORMAL(1.0), N, k->O)->gap = k->gap;
     REALS(dy, B_IN, NORMAL(1.0), N, k->O)->gap = k->gap;
     if (k->dx) REALS(dx, (k->dx_add ? B_ADD : B_OUT) | OPTIONAL, NORMAL(1.0), N, k->I)->gap = k->gap;
-    if (k->dw) REALS(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->E, k->O, k->I);
+    if (k->dw) WIDES(dw, B_ADD | OPTIONAL, NORMAL(1.0), k->E, k->O, k->I);
 }
 #endif

@@ -29,6 +29,6 @@ static inline void nudge_build(struct trial *t, struct nudge *a, const struct nu
     t->bound = 1e-6;
     TENSOR(load, F_IN, NUMBERS(k->load), F64, k->E)->any_rows = true; /* b may be a part */
     TENSOR(knobs, F_IN, NUMBERS(knobs), F64, N_KNOBS);
-    REALS(b, F_ADD, NORMAL(0.1), k->n)->any_rows = k->begin + k->n < k->E;
+    WIDES(b, F_ADD, NORMAL(0.1), k->n)->any_rows = k->begin + k->n < k->E;
 }
 #endif

@@ -68,15 +68,15 @@ static inline void route_build(struct trial *t, struct route *a, const struct ro
     a->scale = k->scale;
     t->bound = k->bound;
     REALS(logits, IN, NORMAL(1.5), T, k->E)->gap = k->gap;
-    if (k->bias) REALS(bias, F_IN | OPTIONAL, NORMAL(0.1), k->E);
+    if (k->bias) WIDES(bias, F_IN | OPTIONAL, NORMAL(0.1), k->E);
     TENSOR(ids, KEPT, CONSTANT(0.0), I32, T, k->k);
-    REALS(w, F_OUT, NORMAL(1.0), T, k->k);
+    WIDES(w, F_OUT, NORMAL(1.0), T, k->k);
     if (k->G) {
-        TENSOR(range, F_IN, layout_range(&k->l), I64, R + 1);
+        TENSOR(range, F_IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
         TENSOR(count, F_OUT | OPTIONAL, CONSTANT(0.0), F64, k->G, k->E)->any_rows = true; /* any that divides R */
         TENSOR(load, F_ADD | OPTIONAL, UNIFORM(0.0, 9.0), F64, k->E);
     }
-    REALS(dw, B_IN, NORMAL(1.0), T, k->k);
+    WIDES(dw, B_IN, NORMAL(1.0), T, k->k);
     REALS(dlogits, B_OUT, NORMAL(1.0), T, k->E)->gap = k->gap;
 }
 #endif

@@ -68,20 +68,22 @@ static void choose_rows(void *arg, int64_t item, int worker) {
         choose(j, row(j->a->logits, t), (int32_t *)j->a->ids.data + t * j->k, row(j->a->w, t));
 }
 
-/* Into ds first: with by = scale / sum, ds_i = by (dw_i - <dw, w> / scale) where renormalised, by dw_i where not. */
+/* Into ds first: with by = scale / sum, ds_i = by (dw_i - <dw, w> / scale) where renormalised, by dw_i where not.  All
+ * dw less the first one make the same differences, and none where one expert is chosen. */
 static void back(const struct route_job *j, const real *l, const int32_t *ids, const real *dw, real *dl) {
     const struct route *a = j->a;
     real s[ROUTE_EXPERTS_MAX];
-    double sum = SUM_LEAST, inner = 0.0, all = 0.0;
+    const double first = a->renormalise ? (double)dw[0] : 0.0;
+    double sum = SUM_LEAST, inner = -SUM_LEAST * first, all = 0.0;
     REF(scores)(s, l, j->E, a->scores == ROUTE_SOFTMAX);
     for (int64_t i = 0; i < j->k; i++) {
         sum += (double)s[ids[i]];
-        inner += (double)s[ids[i]] * (double)dw[i];
+        inner += (double)s[ids[i]] * ((double)dw[i] - first);
     }
     if (!a->renormalise) sum = 1.0, inner = 0.0;
     for (int64_t e = 0; e < j->E; e++) dl[e] = 0;
     for (int64_t i = 0; i < j->k; i++) {
-        const double ds = a->scale / sum * ((double)dw[i] - inner / sum), p = (double)s[ids[i]];
+        const double ds = a->scale / sum * ((double)dw[i] - first - inner / sum), p = (double)s[ids[i]];
         dl[ids[i]] = (real)(a->scores == ROUTE_SOFTMAX ? p * ds : p * (1.0 - p) * ds);
         all += p * ds;
     }

@@ -408,7 +408,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
     LAUNCH_CELLS(leave_ranges, (a->range.shape[0] - 1) * H, a->head_width * a->state, *a);
     LAUNCH(backward_heads, grid_of(n * H), THREADS, *a, n, s);
     LAUNCH(backward_groups, grid_of(n * ceil_div(a->chunk, TILE) * a->groups), THREADS, *a, n);
-    LAUNCH_CELLS(backward_sums, N_SUMS, H, *a, s.sums);
+    LAUNCH_WARPS(backward_sums, N_SUMS * H, *a, s.sums);
     return OK;
 }
 

@@ -5,7 +5,8 @@
  * dstates.
  *
  *   recurrence S_t = exp(a_t) S_{t-1} + dts_t x_t B_t^T, S = 0 before a document's first token;  y_t = S_t C_t + D x_t
- *   forward    states[c], the chunk's own end state, becomes the state that enters chunk c, S_in first;
+ *   forward    states[c], what ssd_local left there, becomes the state that enters chunk c,
+ *              S_in first;
  *              y_t = sum_{s <= t, same document} exp(cum_t - cum_s) (C_t . B_s) dts_s x_s
  *                    + exp(cum_t) S_c C_t (tokens of the entering document) + D x_t
  *   backward   from dy and dS_out, every gradient; the chunk form of the derivation is in ssd_ref.c.  dA_log, ddt_bias,

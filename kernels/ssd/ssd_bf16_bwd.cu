@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, which
- * makes G of every chunk:
+/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, or that
+ * of ssd_walk.cuh, which makes G of every chunk:
  *
  *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
  *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
  *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
- *   backward_steps   a thread owns a (chunk, head): da, ddt, and what sums over tokens
+ *   backward_steps   a block owns a chunk and 32 heads: da, ddt, and what sums over tokens
+ *
+ * Chunks of 128 tokens with N 64 or 128 have both by warpgroups: ssd_wide.cuh, ssd_wide_rows.cuh.
  *
  * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
@@ -16,38 +18,61 @@
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
 #include "kernels/ssd/ssd_sums.cuh"
+#include "kernels/ssd/ssd_wide_rows.cuh"
 
 /* ---- time steps ---- */
 
-__global__ static void backward_steps(const struct ssd a, const struct scratch w) {
-    const int64_t H = a.heads;
+/* In an order that is always the same: the sums over a thread's rows, then over the eight threads of a head. */
+static __device__ double parts_sum(double (*room)[WARP], double own, int first, int end) {
+    __syncthreads();
+    room[threadIdx.y][threadIdx.x] = own;
+    __syncthreads();
+    double sum = 0.0;
+    for (int part = first; part < end; part++) sum += room[part][threadIdx.x];
+    return sum;
+}
+
+/* 32 heads of one chunk, a thread for an eighth of a head's rows. */
+__global__ __launch_bounds__(THREADS) static void backward_steps(const struct ssd a, const struct scratch w) {
+    constexpr int MOST = 128 / WARPS;
+    __shared__ double room[WARPS][WARP];
+    const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, each = a.chunk / WARPS;
+    const int64_t own_h = blockIdx.x % blocks * WARP + threadIdx.x, h = least(own_h, H - 1);
     struct device_span k;
-    FOR_CELLS(chunk, h, w.n_chunks, H) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) continue;
-        const double A = -exp((double)((const float *)a.A_log.data)[h]);
-        const float bias = ((const float *)a.dt_bias.data)[h];
-        double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h], before = 0.0;
-        double sum_A = 0.0, sum_bias = 0.0, sum_D = 0.0;
-#pragma unroll 4
-        for (int64_t t = k.end - 1; t >= k.begin; t--) {
-            after += (double)w.u[t * H + h];
-            w.da[t * H + h] += (float)after;
-        }
-#pragma unroll 4
-        for (int64_t t = k.begin; t < k.end; t++) {
-            const double da = (double)w.da[t * H + h] + before;
-            before += (double)w.v[t * H + h];
-            const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
-            const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
-            row16(a.ddt, t)[h] = bf16_of((float)ddt);
-            sum_A += da * A * (double)row(a.dts, t)[h];
-            sum_bias += ddt;
-            sum_D += (double)w.xdy[t * H + h];
-        }
-        double *sums = w.sums + (chunk * H + h) * N_SUMS;
-        sums[SUM_A_LOG] = sum_A;
-        sums[SUM_DT_BIAS] = sum_bias;
-        sums[SUM_D] = sum_D;
+    if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
+    const int64_t begin = k.begin + threadIdx.y * each, n = own_h < H ? least(each, k.end - begin) : 0;
+    const double A = -exp((double)((const float *)a.A_log.data)[h]);
+    const float bias = ((const float *)a.dt_bias.data)[h];
+    float u[MOST], v[MOST];
+    double sums[N_SUMS] = {}, own_u = 0.0, own_v = 0.0;
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        u[i] = i < n ? w.u[(begin + i) * H + h] : 0.0f;
+        v[i] = i < n ? w.v[(begin + i) * H + h] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < MOST; i++) own_u += (double)u[i], own_v += (double)v[i];
+    double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h];
+    after += parts_sum(room, own_u, (int)threadIdx.y + 1, WARPS);
+    double before = parts_sum(room, own_v, 0, (int)threadIdx.y);
+#pragma unroll
+    for (int i = MOST - 1; i >= 0; i--) u[i] = (float)(after += (double)u[i]);
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        const int64_t t = begin + i;
+        if (i >= n) continue;
+        const double da = (double)(w.da[t * H + h] + u[i]) + before;
+        before += (double)v[i];
+        const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
+        const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
+        row16(a.ddt, t)[h] = bf16_of((float)ddt);
+        sums[SUM_A_LOG] += da * A * (double)row(a.dts, t)[h];
+        sums[SUM_DT_BIAS] += ddt;
+        sums[SUM_D] += (double)w.xdy[t * H + h];
+    }
+    for (int i = 0; i < N_SUMS; i++) {
+        const double sum = parts_sum(room, sums[i], 0, WARPS);
+        if (threadIdx.y == 0 && own_h < H) w.sums[(chunk * H + h) * N_SUMS + i] = sum;
     }
 }
 
@@ -100,6 +125,18 @@ static enum status backward_chunks(struct ctx *c, const struct ssd *a, const str
     return OK;
 }
 
+template <int N> static enum status backward_wide(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
+    const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
+    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<N>) <= 227 * 1024,
+                  "the tiles fit into a processor's shared memory");
+    LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
+                  heads, whole, rows_whole(a->dx));
+    LAUNCH_SHARED((wide_rows<N, true>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<N, false>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
+    return OK;
+}
+
 static enum status backward(struct ctx *c, const struct ssd *a) {
     int64_t bytes[N_SCRATCH];
     void *at[N_SCRATCH];
@@ -117,11 +154,16 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               least(chunks_of(a), a->states.shape[0]),
                               a->heads / a->groups / heads_of(a)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
-    LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
-                 a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
-    SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
-    LAUNCH_CELLS(backward_steps, w.n_chunks, a->heads, *a, w);
-    LAUNCH_CELLS(backward_sums, N_SUMS, a->heads, *a, w.sums);
+    if (ssd_walks(a->heads, a->groups, a->state))
+        TRY((walk_through<false, true>(c, ssd_walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
+    else
+        LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
+                     a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
+    if (a->chunk == WIDE_ROWS && a->state == 64) TRY(backward_wide<64>(c, a, &w));
+    else if (a->chunk == WIDE_ROWS && a->state == 128) TRY(backward_wide<128>(c, a, &w));
+    else SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
+    LAUNCH(backward_steps, dim3((unsigned)(w.n_chunks * ceil_div(a->heads, WARP))), dim3(WARP, WARPS), *a, w);
+    LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w.sums);
     return OK;
 }
 
@@ -137,5 +179,6 @@ int64_t ssd_work_bf16(const struct ssd *a) {
     int64_t bytes[N_SCRATCH], sum = 0;
     scratch_bytes(a, bytes);
     for (int i = 0; i < N_SCRATCH; i++) sum += arena_round(bytes[i]);
+    if (ssd_walks(a->heads, a->groups, a->state)) sum += walk_work(a->pos, a->range, a->heads, a->state, a->chunk);
     return sum;
 }

@@ -7,14 +7,17 @@
 
 enum { SUM_A_LOG, SUM_DT_BIAS, SUM_D, N_SUMS };
 
-/* The chunks' sums, ascending. */
+/* The chunks' sums: a warp for each, its lanes every 32nd chunk. */
 __global__ static void backward_sums(const struct ssd a, const double *sums) {
     const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
-    FOR_CELLS(which, h, N_SUMS, a.heads) {
+    FOR_WARPS(item, N_SUMS * a.heads) {
+        const int64_t which = item / a.heads, h = item % a.heads;
         const struct tensor &out = which == SUM_A_LOG ? a.dA_log : which == SUM_DT_BIAS ? a.ddt_bias : a.dD;
         double sum = 0.0;
-        for (int64_t i = 0; i < n; i++) sum += sums[(i * a.heads + h) * N_SUMS + which];
-        ((float *)out.data)[h] += (float)sum;
+#pragma unroll 4
+        for (int64_t i = threadIdx.x; i < n; i += WARP) sum += sums[(i * a.heads + h) * N_SUMS + which];
+        sum = warp_sum(sum);
+        if (threadIdx.x == 0) ((float *)out.data)[h] += (float)sum;
     }
 }
 #endif

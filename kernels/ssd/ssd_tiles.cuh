@@ -4,7 +4,15 @@
 /* ssd_tiles.cuh - decays between the rows of a chunk, for both passes of ssd.h in BF16. */
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd/ssd_bf16.h"
-#include "kernels/ssd_bf16.cuh"
+#include "kernels/ssd_join.cuh"
+
+static inline struct walk ssd_walk_of(const struct ssd *a, struct tensor X, struct tensor Y) {
+    struct walk w = {};
+    w.heads = a->heads, w.groups = a->groups, w.chunk = a->chunk, w.segment = ssd_segment(a->heads, a->chunk);
+    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
+    w.whole = rows_whole(X) && rows_whole(Y);
+    return w;
+}
 
 /* Workspace of backward: (T, H) each, but decays, products (c, H), K (parts, c, G, Q, Q) BF16 as [s][t], sums (c, H,
  * N_SUMS). */

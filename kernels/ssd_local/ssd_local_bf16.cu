@@ -1,34 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ssd_local in BF16.  Bytes per token and head of P 64, N 128, Q 128: x 128, states 128, and B 16 (8 groups of 16
- * heads); flops 2 P N = 16,384: 35 KB a token of 128 heads, 7.3 ns at 4.8 TB/s.  The walk over chunks reads the states
- * again: 16 KB, 3.4 ns. */
-#include "kernels/ssd_bf16.cuh"
+/* ssd_local in BF16.  Shapes of ssd_walks: a walk that reads x and B (dy and C) once, ssd_walk.cuh; for 128 heads of P
+ * 64, 8 groups of N 128, 18 KB a token, 4.3 ns at 4.3 TB/s.
+ *
+ * Others: a block owns a chunk and some heads, then a walk over chunks.  Bytes per token and head of P 64, N 128, Q
+ * 128: x 128, states 128, and B 16 (8 groups of 16 heads); flops 2 P N = 16,384: 35 KB a token of 128 heads, 7.3 ns
+ * at 4.8 TB/s.  The walk over chunks reads the states again: 16 KB, 3.4 ns. */
+#include "kernels/ssd_join.cuh"
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
-/* dts and cum of one head over one chunk: a thread each, the logarithm in F32, the sum in F64. */
-__global__ static void time_steps(const struct ssd_local a, int64_t n_chunks) {
-    constexpr int AHEAD = 8;
+/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64.
+ */
+__global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_local a) {
+    constexpr int MOST = 128 / WARPS;
+    __shared__ double sums[WARPS][WARP];
+    __shared__ bool restarts[WARPS];
+    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x,
+                  each = a.chunk / WARPS;
     struct device_span k;
-    FOR_CELLS(chunk, h, n_chunks, a.heads) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) continue;
-        const double A = -exp((double)((const float *)a.A_log.data)[h]);
-        const float bias = ((const float *)a.dt_bias.data)[h];
-        double sum = 0.0;
-        for (int64_t t0 = k.begin; t0 < k.end; t0 += AHEAD) {
-            float dts[AHEAD];
+    if (!span_find(a.range, a.pos, a.chunk, blockIdx.x / blocks, &k)) return;
+    const int64_t begin = k.begin + threadIdx.y * each, n = h < a.heads ? least(each, k.end - begin) : 0;
+    const double A = h < a.heads ? -exp((double)((const float *)a.A_log.data)[h]) : 0.0;
+    const float bias = h < a.heads ? ((const float *)a.dt_bias.data)[h] : 0.0f;
+    float dts[MOST];
+    int64_t pos[MOST];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                if (t0 + i < k.end) dts[i] = bf16_float(row16(a.dt, t0 + i)[h]);
+    for (int i = 0; i < MOST; i++) {
+        dts[i] = i < n ? bf16_float(row16(a.dt, begin + i)[h]) : 0.0f;
+        pos[i] = begin + i < k.end && i < each ? long_at(a.pos, begin + i) : 1;
+    }
+    double sum = 0.0;
+    bool restart = false;
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (t0 + i >= k.end) continue;
-                dts[i] = ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max);
-                sum = A * (double)dts[i] + (long_at(a.pos, t0 + i) == 0 ? 0.0 : sum);
-                row(a.dts, t0 + i)[h] = dts[i];
-                row(a.cum, t0 + i)[h] = (float)sum;
-            }
-        }
+    for (int i = 0; i < MOST; i++) {
+        dts[i] = i < n ? ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max) : 0.0f;
+        restart = restart || pos[i] == 0;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    if (threadIdx.x == 0) restarts[threadIdx.y] = restart;
+    __syncthreads();
+    sum = 0.0;
+    for (int part = 0; part < (int)threadIdx.y; part++) sum = sums[part][threadIdx.x] + (restarts[part] ? 0.0 : sum);
+#pragma unroll
+    for (int i = 0; i < MOST; i++) {
+        if (i >= n) continue;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+        row(a.dts, begin + i)[h] = dts[i];
+        row(a.cum, begin + i)[h] = (float)sum;
     }
 }
 
@@ -172,10 +191,20 @@ template <int N, int Q> static enum status backward_states(struct ctx *c, const 
     return OK;
 }
 
+static bool walks(const struct ssd_local *a) { return ssd_walks(a->heads, a->groups, a->state); }
+static struct walk walk_of(const struct ssd_local *a, struct tensor X, struct tensor Y) {
+    struct walk w = {};
+    w.heads = a->heads, w.groups = a->groups, w.chunk = a->chunk, w.segment = ssd_segment(a->heads, a->chunk);
+    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
+    w.whole = rows_whole(X) && rows_whole(Y);
+    return w;
+}
+
 static enum status forward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->states.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
-    LAUNCH_CELLS(time_steps, n, H, *a, n);
+    LAUNCH(time_steps, dim3((unsigned)(n * ceil_div(H, WARP))), dim3(WARP, WARPS), *a);
+    if (walks(a)) return walk_from_zero<false>(c, walk_of(a, a->x, a->B), a->states, a->range_decay, a->range_state);
     SSD_FOR_SHAPE(a->state, a->chunk, forward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<false, false>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->states, decays, none,
@@ -187,6 +216,7 @@ static enum status forward(struct ctx *c, const struct ssd_local *a, float *deca
 static enum status backward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->dstates.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
     const struct tensor none = {};
+    if (walks(a)) return walk_from_zero<true>(c, walk_of(a, a->dy, a->C), a->dstates, none, a->range_dstate);
     SSD_FOR_SHAPE(a->state, a->chunk, backward_states, c, a, n);
     LAUNCH_CELLS(chunk_decays, n, H, a->range, a->pos, a->cum, a->chunk, n, decays);
     LAUNCH_CELLS((walk_chunks<false, true>), R * H, SSD_P * a->state / 8, a->range, a->chunk, a->dstates, decays, none,
@@ -214,4 +244,7 @@ enum status ssd_local_bwd_bf16(struct ctx *c, const struct ssd_local *a) {
     return with_decays(c, a, backward);
 }
 
-int64_t ssd_local_work_bf16(const struct ssd_local *a) { return decays_bytes(chunks_of(a), a->heads); }
+int64_t ssd_local_work_bf16(const struct ssd_local *a) {
+    const int64_t walk = walks(a) ? walk_work(a->pos, a->range, a->heads, a->state, a->chunk) : 0;
+    return decays_bytes(chunks_of(a), a->heads) + walk;
+}

@@ -88,6 +88,7 @@ static inline int64_t layout_chunks(const struct layout *l, int64_t chunk) {
 
 static inline void ssd_local_build(struct trial *t, struct ssd_local *a, const struct ssd_local_case *k) {
     const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges, n = layout_chunks(&k->l, k->Q);
+    const bool between = t->real == BF16; /* states and dstates: ssd_walk.cuh */
     a->heads = k->H;
     a->head_width = k->P;
     a->state = k->N;
@@ -108,11 +109,15 @@ static inline void ssd_local_build(struct trial *t, struct ssd_local *a, const s
     WIDES(dt_bias, F_IN, UNIFORM(-5.0, 0.0), k->H);
     WIDES(dts, F_OUT, NORMAL(1.0), T, k->H);
     WIDES(cum, KEPT, NORMAL(1.0), T, k->H);
-    REALS(states, F_OUT, NORMAL(1.0), n, k->H, k->P, k->N)->any_shape = true;
+    struct case_tensor *states = REALS(states, F_OUT, NORMAL(1.0), n, k->H, k->P, k->N);
+    states->any_shape = true;
+    states->between = between;
     WIDES(range_decay, F_OUT, NORMAL(1.0), R, k->H);
     WIDES(range_state, F_OUT, NORMAL(1.0), R, k->H, k->P, k->N);
     REALS(dy, B_IN, NORMAL(1.0), T, k->H * k->P)->gap = k->gap;
-    REALS(dstates, B_OUT, NORMAL(1.0), n, k->H, k->P, k->N)->any_shape = true;
+    struct case_tensor *dstates = REALS(dstates, B_OUT, NORMAL(1.0), n, k->H, k->P, k->N);
+    dstates->any_shape = true;
+    dstates->between = between;
     WIDES(range_dstate, B_OUT, NORMAL(1.0), R, k->H, k->P, k->N);
 }
 #endif

@@ -10,6 +10,7 @@
 #define __host__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n)  alignas(n)
 #define threadIdx     emulated_threadIdx
 #define blockIdx      emulated_blockIdx
@@ -20,7 +21,7 @@
 struct dim3 : emulated_dim3 {
     dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : emulated_dim3{a, b, c} {}
 };
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
 struct alignas(16) uint4 {
@@ -86,6 +87,13 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     for (int i = 0; i < 32; i++) all |= (unsigned)emulated_from<bool>(lanes, i) << i;
     return all;
 }
+template <typename T> static inline unsigned __match_any_sync(unsigned, T x) {
+    const char(*lanes)[32] = emulated_exchange(&x, sizeof x);
+    unsigned same = 0;
+    for (int i = 0; i < 32; i++) same |= (unsigned)(emulated_from<T>(lanes, i) == x) << i;
+    return same;
+}
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int atomicAdd(int *p, int x) { /* blocks and threads take turns */
     *p += x;
     return *p - x;
@@ -171,5 +179,6 @@ static inline void sum_store(float4 *p, float4 x) { *p = x; }
 static inline void sum_add(float4 *p, float4 x) { *p = {p->x + x.x, p->y + x.y, p->z + x.z, p->w + x.w}; }
 
 #include "tests/emulator/wgmma.h"
+#include "tests/emulator/bulk.h"
 #endif
 #endif

@@ -14,7 +14,7 @@ wrong() {
 }
 
 goldens=${BATON_SHARED:-}/goldens
-for model in llama mistral_swa mamba2 nemotron_h; do
+for model in llama mistral_swa mamba2 nemotron_h jamba nemotron_h_moe nemotron_h_latent; do
     [ -d "$goldens" ] || break
     "$emulated" parity "$goldens/$model" --device cuda --tol 1e-4 >"$work/out" 2>&1 ||
         wrong "parity of $model: $(tail -n 2 "$work/out")"
@@ -103,6 +103,36 @@ run straight cuda train.steps=3
 run half cuda train.steps=3
 [ "$(numbers half)" = "$(numbers straight)" ] || wrong "BF16: a continue has other numbers"
 [ -s "$work/half/products.txt" ] || wrong "BF16: the choice of products is not kept"
+
+# Experts: their losses and loads too, on the rank that has them and over ranks.
+experts='E: {kind: moe, experts: 8, top_k: 2, hidden: 24, activation: swiglu, shared: 24, scores: sigmoid,
+        renormalise: true, scale: 2.5, bias: true, bias_rate: 1.0e-2, aux_loss: 1.0e-2, z_loss: 1.0e-3}'
+with_experts() { # with_experts FROM TO
+    awk -v experts="$experts" '{ gsub(/pattern: "M-/, "pattern: \"ME-"); print } /layers:/ { print "    " experts }' \
+        "$1" >"$2"
+}
+routed() { grep -o '"expert_load": [^,]*, "aux_loss": [^,}]*' "$work/$1/metrics.jsonl" | grep -o '[0-9.e-]*[0-9]'; }
+near_routed() { # near_routed NAME OTHER BOUND: losses of routers, and the loads, which are the same
+    paste <(routed "$1") <(routed "$2") | awk -v bound="$3" '
+        { d = ($1 - $2) / $2; if (NF != 2 || d > bound || -d > bound) bad = 1 } END { exit bad || NR < 4 }' ||
+        wrong "auxiliary losses and loads of $1 and $2: $(paste -s <(routed "$1") <(routed "$2"))"
+}
+yaml=$work/experts.yaml
+with_experts "$work/run.yaml" "$yaml"
+run experts_cpu cpu
+run experts cuda
+near experts experts_cpu 1e-4
+near_routed experts experts_cpu 1e-5
+for n in 1 2; do run "experts_exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
+[ "$(bits experts_exact1)" = "$(bits experts_exact2)" ] ||
+    wrong "exact mode, experts: two ranks have other bits than one"
+yaml=$work/experts_half.yaml
+with_experts "$work/half.yaml" "$yaml"
+run experts_half cuda
+run experts_full cuda train.precision=f32
+near experts_half experts_full 3e-2
+run experts_sliced cuda --ranks 2 mesh.shard=parameters
+near experts_sliced experts_half 2e-3
 
 yaml=$work/run.yaml
 refused() { # refused CODE TEXT ARGUMENTS

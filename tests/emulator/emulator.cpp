@@ -19,6 +19,8 @@ struct fiber {
     ucontext_t context;
     unsigned id;
     bool ended;
+    const unsigned long *watched; // not NULL: it runs again when that number is no longer `seen`
+    unsigned long seen;
     int n_copies, n_groups, ends[GROUPS]; // copies [0, ends[0]) are of the oldest open group
     struct copy copies[COPIES];
 };
@@ -28,6 +30,12 @@ struct warp {
     unsigned long turn;
 };
 
+struct named {
+    unsigned n;
+    unsigned long turn;
+};
+
+static struct named named[16];
 static struct fiber *fibers;
 static char *stacks;
 static struct warp warps[THREADS_MAX / 32];
@@ -43,6 +51,12 @@ unsigned char *emulated_shared = shared_memory;
 emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 
 static void give_way() { swapcontext(&now->context, &home); }
+static void give_way_for(const unsigned long *number) {
+    now->watched = number;
+    now->seen = *number;
+    give_way();
+    now->watched = NULL;
+}
 
 static void enter() {
     kernel(kernel_arg);
@@ -52,6 +66,7 @@ static void enter() {
     give_way();
 }
 
+void emulated_pause(const void *number) { give_way_for((const unsigned long *)number); }
 int emulated_lane(void) { return (int)(now->id % 32); }
 
 void emulated_barrier(void) {
@@ -61,7 +76,29 @@ void emulated_barrier(void) {
         turn++;
         return;
     }
-    while (turn == mine) give_way();
+    while (turn == mine) give_way_for(&turn);
+}
+
+void emulated_barrier_of(int id, unsigned n) {
+    struct named *b = &named[id];
+    const unsigned long mine = b->turn;
+    if (++b->n == n) {
+        b->n = 0;
+        b->turn++;
+        return;
+    }
+    while (b->turn == mine) give_way_for(&b->turn);
+}
+
+void emulated_barrier_of(int id, unsigned n) {
+    struct named *b = &named[id];
+    const unsigned long mine = b->turn;
+    if (++b->n == n) {
+        b->n = 0;
+        b->turn++;
+        return;
+    }
+    while (b->turn == mine) give_way();
 }
 
 const char (*emulated_exchange(const void *mine, size_t n))[32] {
@@ -75,7 +112,7 @@ const char (*emulated_exchange(const void *mine, size_t n))[32] {
         memcpy(w->out[t % 2], w->in, sizeof w->in);
         w->turn++;
     } else
-        while (w->turn == t) give_way();
+        while (w->turn == t) give_way_for(&w->turn);
     return w->out[t % 2];
 }
 
@@ -180,6 +217,7 @@ static void start_threads() {
         struct fiber *f = &fibers[i];
         f->id = i;
         f->ended = false;
+        f->watched = NULL;
         f->n_copies = f->n_groups = 0;
         getcontext(&f->context);
         f->context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
@@ -191,7 +229,7 @@ static void start_threads() {
 
 static void run_thread(struct fiber *f) {
     const unsigned x = emulated_blockDim.x, y = emulated_blockDim.y;
-    if (f->ended) return;
+    if (f->ended || (f->watched && *f->watched == f->seen)) return;
     now = f;
     emulated_threadIdx = {f->id % x, f->id / x % y, f->id / x / y};
     swapcontext(&home, &f->context);

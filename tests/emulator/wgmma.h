@@ -16,6 +16,7 @@ template <int n> static inline void registers_up() {}
 template <int n> static inline void registers_down() {}
 template <int threads> static inline void barrier_wait() { emulated_barrier(); }
 template <int threads> static inline void barrier_arrive() { emulated_barrier(); }
+static inline void barrier_of(int id, int n) { emulated_barrier_of(id, (unsigned)n); }
 
 static inline float emulated_panel(const void *at, int row, int64_t col_bytes) {
     const uintptr_t x = (uintptr_t)at + (uintptr_t)(row / 8 * 1024 + row % 8 * 128) + (uintptr_t)col_bytes;
@@ -51,7 +52,7 @@ static inline void wgmma_shared(float d[N / 8][4], operand a, operand b, bool ad
 }
 
 template <int N, bool b_cols, typename operand>
-static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], operand b) {
+static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], operand b, bool add = true) {
     const uint4 own = {a[0], a[1], a[2], a[3]};
     const char(*lanes)[32] = emulated_exchange(&own, sizeof own);
     float left[2][16];
@@ -62,7 +63,7 @@ static inline void wgmma_registers(float d[N / 8][4], const uint32_t a[4], opera
             const uint32_t x = r[half + k / 8 * 2];
             left[half][k] = __uint_as_float(k % 2 ? x & 0xffff0000u : x << 16);
         }
-    emulated_products<N, b_cols>(d, left, b, true);
+    emulated_products<N, b_cols>(d, left, b, add);
 }
 #define DYNAMIC_PANELS(name) unsigned char *name = emulated_shared
 #endif
