@@ -46,11 +46,6 @@ static inline __device__ void bulk_fetch(void *to, const tensor_map *map, int co
 static inline __device__ void bulk_prefetch(const void *at, int bytes) {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(bytes) : "memory");
 }
-/* A barrier of n threads, a multiple of 32; 1 < id < 16: others have 0 and 1. */
-static inline __device__ void barrier_of(int id, int n) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
-}
-
 typedef CUresult tensor_map_encode(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);

@@ -20,7 +20,6 @@ struct emulated_mbarrier {
 void emulated_box_add(void *to, const struct tensor_map *map, int column, int row, int matrix, uint64_t *b);
 void emulated_mbarrier_add(uint64_t *b, int arrivals, int bytes);
 void emulated_mbarrier_wait(uint64_t *b, int parity);
-void emulated_barrier_of(int id, unsigned n);
 
 static inline void bulk_barrier_init(uint64_t *b, int count) {
     const emulated_mbarrier m = {(uint16_t)count, (uint16_t)count, 0, 0};
@@ -34,7 +33,6 @@ static inline void bulk_fetch(void *to, const tensor_map *map, int column, int r
     emulated_box_add(to, map, column, row, matrix, b);
 }
 static inline void bulk_prefetch(const void *at, int bytes) { ASSERT(((uintptr_t)at | (uintptr_t)bytes) % 16 == 0); }
-static inline void barrier_of(int id, int n) { emulated_barrier_of(id, (unsigned)n); }
 static inline enum status tensor_map_make(tensor_map *map, const void *at, int64_t cols, int64_t rows, int64_t matrices,
                                           int64_t pitch, int box_rows) {
     FAIL_UNLESS((uintptr_t)at % 16 == 0 && pitch % 8 == 0 && cols > 0 && rows > 0 && box_rows <= 256, ERR_CUDA,

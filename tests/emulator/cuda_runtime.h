@@ -85,7 +85,7 @@ struct emulated_dim3 {
 /* f(arg) once for every thread of every block. */
 void emulate(struct emulated_dim3 grid, struct emulated_dim3 block, void (*f)(void *), void *arg);
 void emulated_barrier(void);
-void emulated_pause(const void *number); /* others' turn, until the 8 bytes change */
+void emulated_pause(const void *number);      /* others' turn, until the 8 bytes change */
 void emulated_barrier_of(int id, unsigned n); /* of n threads, 0 < id < 16 */
 /* Every lane gives n bytes, at most 32, and gets all 32 lanes' in rows of 32 bytes. */
 const char (*emulated_exchange(const void *mine, size_t n))[32];

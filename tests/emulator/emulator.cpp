@@ -90,17 +90,6 @@ void emulated_barrier_of(int id, unsigned n) {
     while (b->turn == mine) give_way_for(&b->turn);
 }
 
-void emulated_barrier_of(int id, unsigned n) {
-    struct named *b = &named[id];
-    const unsigned long mine = b->turn;
-    if (++b->n == n) {
-        b->n = 0;
-        b->turn++;
-        return;
-    }
-    while (b->turn == mine) give_way();
-}
-
 const char (*emulated_exchange(const void *mine, size_t n))[32] {
     struct warp *w = &warps[now->id / 32];
     const unsigned first = now->id / 32 * 32, size = n_threads - first < 32 ? n_threads - first : 32;
