@@ -195,6 +195,7 @@ enum status mtp_forward(struct step *s, const struct model *m, struct activation
                         const struct loss_out *out) {
     const struct flow f = ends_flow(m, a, &b->shard);
     enum status st = OK;
+    if (a->n_depths == 0) return OK;
     prof_begin(PROF_LAYER, "prediction heads");
     for (int j = 0; j < a->n_depths && st == OK; j++) {
         struct depth d = depth_of(m, a, &f, j);
@@ -207,6 +208,7 @@ enum status mtp_forward(struct step *s, const struct model *m, struct activation
 enum status mtp_backward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                          const struct flow *f) {
     enum status st = OK;
+    if (a->n_depths == 0) return OK;
     prof_begin(PROF_LAYER, "prediction heads");
     for (int j = a->n_depths - 1; j >= 0 && st == OK; j--) {
         struct depth d = depth_of(m, a, f, j);
