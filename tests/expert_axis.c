@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu threads long */
 /* timeout: 300 */
 /* Experts over the expert axis: five steps agree with those of one rank to 1e-10 in F64, whatever the rounds, the
  * policy and the slices; routers whose scores are all equal send all tokens to one rank, in the memory that was

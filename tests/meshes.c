@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu threads long */
 /* timeout: 300 */
 /* Every legal mesh of 1, 2, 4 and 8 ranks, as the rule lists them, trains one small model with all kinds of layers:
  * five steps agree with those of one rank to 1e-10 in F64, tied and untied. What the rule refuses says why, and what is

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu threads long */
 /* timeout: 300 */
 /* Every mixer and both ends over the tensor axis: five steps agree with those of one rank to 1e-10 in F64, alone and
  * with seq and data, kept, computed again and in slices; checkpoints go from any mesh to any; exact mode has the same
