@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# labels: cpu mpi
+# labels: cpu mpi long
 # timeout: 300
 # Logits, loss and every gradient of reference models, computed over ranks, within 1e-9 of an independent
 # implementation: 48 tokens over 1, 2, 3 and 5 ranks (heads do not divide by 3, tokens do not divide by 5), both
