@@ -15,7 +15,7 @@
 #include "kernels/ops.h"
 #include "kernels/route/route.h"
 #include "profiling/prof.h"
-#include "tests/check.h"
+#include "tests/device_speed.h"
 
 enum { ROUNDS = 7 };
 struct moe {
@@ -28,25 +28,6 @@ struct moe {
     struct grouped_linear up, down;
     struct activation act;
 };
-
-/* Random numbers in memory of the device: a block of them, over and over. */
-static void fill(struct tensor t, double low, double high) {
-    enum { BLOCK = 1 << 20 };
-    static uint16_t half[BLOCK];
-    static float whole[BLOCK];
-    static uint64_t state = 1;
-    const int64_t n = tensor_count(t), e = dtype_bytes(t.dtype);
-    for (int64_t i = 0; i < BLOCK && i < n; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        whole[i] = (float)(low + (high - low) * (double)(state >> 11) / 9007199254740992.0);
-        uint32_t u;
-        memcpy(&u, &whole[i], sizeof u);
-        half[i] = (uint16_t)(u >> 16);
-    }
-    for (int64_t i = 0; i < n; i += BLOCK)
-        MUST(device_copy((char *)t.data + i * e, e == 2 ? (void *)half : (void *)whole,
-                         (n - i < BLOCK ? n - i : BLOCK) * e));
-}
 
 static struct tensor take(struct moe *m, enum dtype type, int64_t a, int64_t b, int64_t c) {
     void *mem = NULL;
@@ -140,10 +121,6 @@ static void spread(struct moe *m) { MUST(ops_cuda.combine_bwd(&m->c, &m->spread)
 static void gather(struct moe *m) { MUST(ops_cuda.combine_fwd(&m->c, &m->gather)); }
 static void gather_back(struct moe *m) { MUST(ops_cuda.combine_bwd(&m->c, &m->gather)); }
 
-static int by_size(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 static double median_ms(struct moe *m, void (*run)(struct moe *)) {
     double ms[ROUNDS];
     run(m);

@@ -12,7 +12,7 @@
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/selective_scan_local/selective_scan_local.h"
 #include "profiling/prof.h"
-#include "tests/check.h"
+#include "tests/device_speed.h"
 
 enum { ROUNDS = 7, EACH = 3 };
 
@@ -23,25 +23,6 @@ struct scan {
     struct selective_scan scan;
     int64_t T, D, N, Q;
 };
-
-/* Random numbers in memory of the device: a block of them, over and over. */
-static void fill(struct tensor t, double low, double high) {
-    enum { BLOCK = 1 << 20 };
-    static uint16_t half[BLOCK];
-    static float whole[BLOCK];
-    static uint64_t state = 1;
-    const int64_t n = tensor_count(t), e = dtype_bytes(t.dtype);
-    for (int64_t i = 0; i < BLOCK && i < n; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        whole[i] = (float)(low + (high - low) * (double)(state >> 11) / 9007199254740992.0);
-        uint32_t u;
-        memcpy(&u, &whole[i], sizeof u);
-        half[i] = (uint16_t)(u >> 16);
-    }
-    for (int64_t i = 0; i < n; i += BLOCK)
-        MUST(device_copy((char *)t.data + i * e, e == 2 ? (void *)half : (void *)whole,
-                         (n - i < BLOCK ? n - i : BLOCK) * e));
-}
 
 static struct tensor take(struct scan *s, enum dtype type, int64_t rows, int64_t a, int64_t b, int64_t c) {
     void *mem = NULL;
@@ -122,11 +103,6 @@ static void run(struct scan *s, bool backward) {
     if (!backward) return;
     MUST(ops_cuda.selective_scan_local_bwd(&s->c, &s->local));
     MUST(ops_cuda.selective_scan_bwd(&s->c, &s->scan));
-}
-
-static int by_size(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static double median_ms(struct scan *s, bool backward) {
