@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -16,9 +17,9 @@ struct copy {
     size_t n;
 };
 struct fiber {
-    ucontext_t context;
+    jmp_buf place; // where it goes on; swapcontext would ask the kernel for signal masks each time
     unsigned id;
-    bool ended;
+    bool begun, ended;
     const unsigned long *watched; // not NULL: it runs again when that number is no longer `seen`
     unsigned long seen;
     int n_copies, n_groups, ends[GROUPS]; // copies [0, ends[0]) are of the oldest open group
@@ -39,7 +40,7 @@ static struct named named[16];
 static struct fiber *fibers;
 static char *stacks;
 static struct warp warps[THREADS_MAX / 32];
-static ucontext_t home;
+static jmp_buf home;
 static struct fiber *now;
 static unsigned n_threads, n_alive, n_waiting, dice = 1;
 static unsigned long turn;
@@ -50,7 +51,9 @@ alignas(1024) static unsigned char shared_memory[SHARED];
 unsigned char *emulated_shared = shared_memory;
 emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
 
-static void give_way() { swapcontext(&now->context, &home); }
+static void give_way() {
+    if (!_setjmp(now->place)) _longjmp(home, 1);
+}
 static void give_way_for(const unsigned long *number) {
     now->watched = number;
     now->seen = *number;
@@ -205,23 +208,32 @@ static void start_threads() {
     for (unsigned i = 0; i < n_threads; i++) {
         struct fiber *f = &fibers[i];
         f->id = i;
-        f->ended = false;
+        f->begun = f->ended = false;
         f->watched = NULL;
         f->n_copies = f->n_groups = 0;
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = stacks + (size_t)i * STACK;
-        f->context.uc_stack.ss_size = STACK;
-        f->context.uc_link = &home;
-        makecontext(&f->context, enter, 0);
     }
 }
 
-static void run_thread(struct fiber *f) {
+static void begin(struct fiber *f) {
+    ucontext_t context;
+    f->begun = true;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks + (size_t)f->id * STACK;
+    context.uc_stack.ss_size = STACK;
+    context.uc_link = NULL;
+    makecontext(&context, enter, 0);
+    setcontext(&context);
+}
+
+static bool run_thread(struct fiber *f) {
     const unsigned x = emulated_blockDim.x, y = emulated_blockDim.y;
-    if (f->ended || (f->watched && *f->watched == f->seen)) return;
+    if (f->ended || (f->watched && *f->watched == f->seen)) return false;
     now = f;
     emulated_threadIdx = {f->id % x, f->id / x % y, f->id / x / y};
-    swapcontext(&home, &f->context);
+    if (_setjmp(home)) return true;
+    if (f->begun) _longjmp(f->place, 1);
+    begin(f);
+    return true;
 }
 
 // An odd step through a number of threads that is a power of two, or none that they share, comes to each of them once.
@@ -229,7 +241,9 @@ static void run_round() {
     dice = dice * 1664525u + 1013904223u;
     const bool power = (n_threads & (n_threads - 1)) == 0;
     const unsigned first = (dice >> 8) % n_threads, step = power ? dice >> 20 | 1u : 1u;
-    for (unsigned k = 0; k < n_threads; k++) run_thread(&fibers[(first + k * step) % n_threads]);
+    unsigned ran = 0;
+    for (unsigned k = 0; k < n_threads; k++) ran += run_thread(&fibers[(first + k * step) % n_threads]);
+    if (ran == 0) emulated_stop("a deadlock: every thread of a block waits for another");
 }
 
 static void run_block() {

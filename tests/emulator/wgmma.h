@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_TESTS_EMULATOR_WGMMA_H
 #define BATON_TESTS_EMULATOR_WGMMA_H
-/* wgmma.h - the words of kernels/wgmma.cuh on the CPU.  A product is done at once, from what shared memory holds then.
- */
+/* wgmma.h - the words of kernels/wgmma.cuh on the CPU.  A product is done at once, from what shared memory holds then;
+ * a wait is a whole warp's, as on the hardware: none of its lanes frees a stage that another one still reads. */
 
 #ifdef __cplusplus
 #include "tests/emulator/device.h"
 
 static inline void wgmma_fence() {}
 static inline void wgmma_commit() {}
-template <int n> static inline void wgmma_wait() {}
+template <int n> static inline void wgmma_wait() { __syncwarp(); }
 template <int n> static inline void wgmma_settled(float (*)[4]) {}
 static inline void shared_fence() {}
 template <int n> static inline void registers_up() {}
