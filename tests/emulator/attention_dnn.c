@@ -52,17 +52,25 @@ static void one_query(const struct attention *a, const struct attention_entries 
     ((float *)a->lse.data)[e->lse[n] + i * a->lse.pitch + h] = top + logf(sum);
 }
 
+struct pass {
+    struct attention a;
+    const struct attention_entries *entries;
+    void *workspace; /* weights of a query's keys */
+};
+
+static void forward(void *arg) {
+    const struct pass *p = arg;
+    const struct attention_entries *e = p->entries;
+    memset(p->workspace, 0xff, ATTENTION_DNN_WORKSPACE);
+    for (int n = 0; n < ATTENTION_ENTRIES; n++)
+        for (int64_t i = 0; i < e->n_queries[n]; i++)
+            for (int64_t h = 0; h < p->a.heads; h++) one_query(&p->a, e, n, i, h, p->workspace);
+}
+
 enum status attention_dnn_forward(struct ctx *c, const struct attention *a, struct attention_entries *entries,
                                   void *workspace) {
-    void *mem = NULL;
-    TRY(mem_take(a->k.shape[0] * (int64_t)sizeof(float), &mem));
-    (void)c;
-    emulated_enter();
-    memset(workspace, 0xff, ATTENTION_DNN_WORKSPACE);
-    for (int n = 0; n < ATTENTION_ENTRIES; n++)
-        for (int64_t i = 0; i < entries->n_queries[n]; i++)
-            for (int64_t h = 0; h < a->heads; h++) one_query(a, entries, n, i, h, mem);
-    emulated_leave();
-    mem_free(mem);
+    const struct pass p = {*a, entries, workspace};
+    ASSERT(a->k.shape[0] * (int64_t)sizeof(float) <= ATTENTION_DNN_WORKSPACE);
+    emulated_enqueue(c->stream, forward, &p, sizeof p);
     return OK;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Boxes of bulk.cuh: they wait in a list of the block until a barrier is waited for.
 #include "base/arena.h"
-#include "tests/emulator/cuda_runtime.h"
+#include "tests/emulator/inside.h"
 
 enum { BOXES = 64 };
 struct box {
@@ -38,6 +38,7 @@ static void copy_box(const struct box *x) {
                 memcpy(&v, map->at + 2 * ((x->matrix * map->rows + row) * map->pitch + col), 2);
             memcpy(x->to + 128 * r + 16 * (c / 8 ^ (r & 7)) + c % 8 * 2, &v, 2);
         }
+    memcpy(shared_seen + (x->to - emulated_shared), x->to, (size_t)map->box_rows * 128);
     emulated_mbarrier_add(x->barrier, 0, -128 * map->box_rows);
 }
 

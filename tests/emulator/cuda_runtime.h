@@ -6,7 +6,9 @@
  *
  * A block's threads are fibers of one thread; each runs until it waits for the others of its block or warp, and they
  * take turns in a changing order.  Shared memory holds NaN when a block begins, and what cp.async copies is NaN until
- * its wait: so a missing barrier, wait or write shows as a wrong number.  Streams run at once.
+ * its wait: so a missing barrier, wait or write shows as a wrong number.  Products of wgmma are under way until their
+ * wait (wgmma.h); streams run late, and in an order that dice give (streams.cpp), as far as events allow: so does a
+ * missing wait between them.  EMULATED_DICE=n: other dice.
  *
  * Memory of the device is closed to everybody but kernels and copies: code of the host that reads or writes it ends
  * with SIGSEGV.  Pinned memory of the host that changes before a copy out of it was waited for fails an assertion. */
@@ -82,8 +84,15 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 struct emulated_dim3 {
     unsigned x, y, z;
 };
-/* f(arg) once for every thread of every block. */
-void emulate(struct emulated_dim3 grid, struct emulated_dim3 block, void (*f)(void *), void *arg);
+struct emulated_kernel {
+    const char *name;
+    struct emulated_dim3 grid, block;
+    size_t shared; /* bytes of dynamic shared memory */
+};
+/* f(arg) once for every thread of every block; called by what is enqueued. */
+void emulate(const struct emulated_kernel *k, void (*f)(void *), void *arg);
+/* A stream will call run with a copy of the bytes; memory of the device is open then. */
+void emulated_enqueue(cudaStream_t stream, void (*run)(void *), const void *arg, size_t bytes);
 void emulated_barrier(void);
 void emulated_pause(const void *number);      /* others' turn, until the 8 bytes change */
 void emulated_barrier_of(int id, unsigned n); /* of n threads, 0 < id < 16 */
@@ -96,9 +105,6 @@ void emulated_commit(void);
 void emulated_wait(int n_open);
 void emulated_stop(const char *why);
 extern struct emulated_dim3 emulated_threadIdx, emulated_blockIdx, emulated_blockDim, emulated_gridDim;
-/* Code that stands for a library of the toolkit works on memory of the device between the two. */
-void emulated_enter(void);
-void emulated_leave(void);
 extern unsigned char *emulated_shared; /* dynamic shared memory of the block */
 #ifdef __cplusplus
 }

@@ -3,6 +3,8 @@
 #define BATON_TESTS_EMULATOR_DEVICE_H
 /* device.h - the words of CUDA C, for C++ on the CPU: included by cuda_runtime.h. */
 #ifdef __cplusplus
+#include <tuple>
+#include <type_traits>
 #include "tests/emulator/cuda_runtime.h"
 
 #define __global__
@@ -101,16 +103,21 @@ static inline int atomicAdd(int *p, int x) { /* blocks and threads take turns */
 static inline int __ffs(int x) { return __builtin_ffs(x); }
 static inline void __syncwarp(unsigned = 0) { emulated_exchange("", 1); }
 
+/* What kernel<<<grid, block, bytes, stream>>>(...) says: arguments are what they are now. */
+template <typename T> struct emulated_same { typedef T type; };
 template <typename F> static void emulated_call(void *f) { (*(F *)f)(); }
-template <typename F> static void emulated_launch(dim3 grid, dim3 block, F f) {
-    emulate(grid, block, emulated_call<F>, &f);
+template <typename... P>
+static void emulated_launch(const char *name, dim3 grid, dim3 block, size_t bytes, cudaStream_t stream,
+                            void (*kernel)(P...), typename emulated_same<P>::type... arguments) {
+    static_assert((std::is_trivially_copyable<P>::value && ...), "arguments of a kernel are bytes");
+    const struct emulated_kernel k = {name, grid, block, bytes};
+    const std::tuple<P...> all(arguments...);
+    auto thread = [kernel, all] { std::apply(kernel, all); };
+    auto launch = [k, thread]() mutable { emulate(&k, emulated_call<decltype(thread)>, &thread); };
+    emulated_enqueue(stream, emulated_call<decltype(launch)>, &launch, sizeof launch);
 }
-/* What kernel<<<grid, block, bytes, stream>>>(...) says. */
 #define START(kernel, grid, block, bytes, stream, ...)                                                                 \
-    emulated_launch((grid), (block), [&] {                                                                             \
-        (void)(stream);                                                                                                \
-        kernel(__VA_ARGS__);                                                                                           \
-    })
+    emulated_launch(#kernel, (grid), (block), (bytes), (stream), kernel, __VA_ARGS__)
 template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, int, int bytes) { return bytes > 227 * 1024; }
 #define DYNAMIC_SHARED(name) unsigned char *name = emulated_shared
 

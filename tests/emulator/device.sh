@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The program with --device cuda, its GPU emulated: parity with the goldens, training beside the CPU, one rank and two,
 # exact mode, generation, a checkpoint that changes devices, and what is refused.  Host code that touches memory of the
-# device dies here.
+# device dies here, and a wait between streams that is missing changes numbers.
 set -u
 emulated=$1
 work=$(mktemp -d)
@@ -66,6 +66,9 @@ done
 [ "$(numbers inputs)" = "$(numbers cuda)" ] || wrong "layers that are computed again change numbers"
 run ranks cuda --ranks 2 mesh.shard=parameters mesh.carry=scan mesh.attention=keys mesh.layout=zigzag
 near ranks cuda 1e-5
+EMULATED_NO_WAITS=1 "$emulated" train "$yaml" run.dir="$work/unwaited" --device cuda --ranks 2 mesh.shard=parameters \
+    mesh.carry=scan mesh.attention=keys mesh.layout=zigzag >"$work/unwaited.out" 2>&1
+[ "$(numbers unwaited)" != "$(numbers ranks)" ] || wrong "streams that do not wait for each other change no number"
 run data cuda mesh.data=2 mesh.attention=swap mesh.shard=gradients
 near data cuda 1e-5
 run tensor cuda mesh.seq=2 mesh.tensor=2 run.profile=1

@@ -32,6 +32,30 @@ static void bf16_set(void *data, int64_t i, float f) {
     memcpy((char *)data + 2 * i, &half, sizeof half);
 }
 
+struct product {
+    struct gemm_shape shape;
+    float alpha, beta;
+    struct tensor A, B, C;
+};
+
+static void multiply(void *arg) {
+    const struct product *p = arg;
+    const struct gemm_shape *s = &p->shape;
+    const struct tensor A = p->A, B = p->B, C = p->C;
+    const struct gemm_columns x = gemm_columns_of(s);
+    for (int64_t j = 0; j < x.out_cols; j++)
+        for (int64_t i = 0; i < x.out_rows; i++) {
+            const int64_t at = i + j * x.out_ld;
+            float sum = 0.0f;
+            for (int64_t k = 0; k < s->k; k++)
+                sum += bf16_at(B.data, x.trans_left ? k + i * x.left_ld : i + k * x.left_ld) *
+                       bf16_at(A.data, x.trans_right ? j + k * x.right_ld : k + j * x.right_ld);
+            sum *= p->alpha;
+            if (C.dtype == F32) ((float *)C.data)[at] = p->beta == 0.0f ? sum : sum + p->beta * ((float *)C.data)[at];
+            else bf16_set(C.data, at, p->beta == 0.0f ? sum : sum + p->beta * bf16_at(C.data, at));
+        }
+}
+
 enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, struct tensor A, struct tensor B,
                       float beta, struct tensor C) {
     const struct gemm_shape s = {.m = C.shape[0],
@@ -42,20 +66,7 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
                                  .ldc = C.pitch,
                                  .trans_a = trans_a,
                                  .trans_b = trans_b};
-    const struct gemm_columns x = gemm_columns_of(&s);
-    (void)c;
-    emulated_enter();
-    for (int64_t j = 0; j < x.out_cols; j++)
-        for (int64_t i = 0; i < x.out_rows; i++) {
-            const int64_t at = i + j * x.out_ld;
-            float sum = 0.0f;
-            for (int64_t k = 0; k < s.k; k++)
-                sum += bf16_at(B.data, x.trans_left ? k + i * x.left_ld : i + k * x.left_ld) *
-                       bf16_at(A.data, x.trans_right ? j + k * x.right_ld : k + j * x.right_ld);
-            sum *= alpha;
-            if (C.dtype == F32) ((float *)C.data)[at] = beta == 0.0f ? sum : sum + beta * ((float *)C.data)[at];
-            else bf16_set(C.data, at, beta == 0.0f ? sum : sum + beta * bf16_at(C.data, at));
-        }
-    emulated_leave();
+    const struct product p = {s, alpha, beta, A, B, C};
+    emulated_enqueue(c->stream, multiply, &p, sizeof p);
     return OK;
 }

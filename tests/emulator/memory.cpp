@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of the device, closed to the host but while kernels and copies run, and pinned memory of the host.
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include "base/arena.h"
+#include "tests/emulator/inside.h"
+
+enum { REGIONS = 4096, PINNED = 256, SENDS = 4096 };
+struct region {
+    char *base;
+    size_t bytes; // of the device: whole pages
+};
+static struct region regions[REGIONS], pinned[PINNED];
+static int n_regions;
+static size_t n_taken;
+
+static void protect_all(int protection) {
+    for (int i = 0; i < n_regions; i++)
+        if (regions[i].base) mprotect(regions[i].base, regions[i].bytes, protection);
+}
+void memory_open(void) { protect_all(PROT_READ | PROT_WRITE); }
+void memory_close(void) { protect_all(PROT_NONE); }
+
+static bool has(const struct region *r, int n, const void *p) {
+    for (int i = 0; i < n; i++)
+        if (r[i].base && (const char *)p >= r[i].base && (const char *)p < r[i].base + r[i].bytes) return true;
+    return false;
+}
+bool memory_of_device(const void *p) { return has(regions, n_regions, p); }
+bool memory_pinned(const void *p) { return has(pinned, PINNED, p); }
+
+static size_t device_bytes() {
+    const char *gib = getenv("EMULATED_GIB");
+    return (size_t)((gib ? atof(gib) : 8.0) * (1 << 30));
+}
+
+static cudaError_t take_region(void **out, size_t bytes) {
+    int i = 0;
+    bytes = (bytes + 4095) / 4096 * 4096;
+    while (i < n_regions && regions[i].base) i++;
+    if (i == REGIONS || n_taken + bytes > device_bytes()) return cudaErrorMemoryAllocation;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+    memset(base, 0xff, bytes < (1 << 20) ? bytes : 1 << 20); // what is read before it is written is NaN
+    mprotect(base, bytes, PROT_NONE);
+    regions[i] = {(char *)base, bytes};
+    if (i == n_regions) n_regions++;
+    n_taken += bytes;
+    *out = base;
+    return cudaSuccess;
+}
+
+static void drop_region(void *p) {
+    for (int i = 0; i < n_regions; i++) {
+        if (regions[i].base != p) continue;
+        munmap(p, regions[i].bytes);
+        n_taken -= regions[i].bytes;
+        regions[i] = {NULL, 0};
+        return;
+    }
+    ASSERT(!"memory that is not the device's was given back to it");
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    device_lock();
+    const cudaError_t e = take_region(out, bytes);
+    device_unlock();
+    return e;
+}
+cudaError_t cudaFree(void *p) {
+    device_lock();
+    streams_finish();
+    if (p) drop_region(p);
+    device_unlock();
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    int i = 0;
+    if (mem_take((int64_t)bytes, out) != OK) return cudaErrorMemoryAllocation;
+    device_lock();
+    while (i < PINNED && pinned[i].base) i++;
+    ASSERT(i < PINNED);
+    pinned[i] = {(char *)*out, bytes};
+    device_unlock();
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) {
+    device_lock();
+    streams_finish();
+    for (int i = 0; i < PINNED; i++)
+        if (pinned[i].base == p) pinned[i] = {NULL, 0};
+    device_unlock();
+    return mem_free(p), cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
+    *total = device_bytes() + (64 << 20); // a context takes some of it
+    *unused = device_bytes() - n_taken;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int) {
+    snprintf(p->name, sizeof p->name, "emulated GPU");
+    p->totalGlobalMem = device_bytes();
+    return cudaSuccess;
+}
+
+// ---- copies out of pinned memory: a GPU reads it some time before a wait behind the copy, and until then it must not
+// change ----
+
+struct send {
+    const void *from;
+    void *was; // what it held
+    size_t n;
+    cudaStream_t stream;
+    unsigned long number;
+};
+static struct send sends[SENDS];
+static int n_sends;
+static unsigned long n_numbers;
+
+unsigned long sends_number(void) { return n_numbers; }
+
+static void check_send(const struct send *s) {
+    if (memcmp(s->from, s->was, s->n) != 0)
+        status_assert("memory of the host stays as it is until a copy out of it has been waited for", __FILE__,
+                      __LINE__);
+}
+void sends_check(unsigned long number) {
+    for (int i = 0; i < n_sends; i++)
+        if (sends[i].number == number) check_send(&sends[i]);
+}
+
+void sends_note(const void *from, size_t n, cudaStream_t stream) {
+    if (n == 0) return;
+    ASSERT(n_sends < SENDS);
+    struct send *s = &sends[n_sends++];
+    *s = {from, mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), n, stream, ++n_numbers};
+    ASSERT(s->was != MAP_FAILED);
+    memcpy(s->was, from, n);
+}
+
+void sends_settle(cudaStream_t stream, unsigned long number) {
+    for (int i = n_sends - 1; i >= 0; i--) {
+        struct send *s = &sends[i];
+        if (s->stream != stream || s->number > number) continue;
+        check_send(s);
+        munmap(s->was, s->n);
+        *s = sends[--n_sends];
+    }
+}
