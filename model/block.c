@@ -47,7 +47,8 @@ struct tensor block_h(const struct layer *l, const struct saved *v) {
     return v->slot[layer_ranks(l) > 1 ? FRAME_ALL : FRAME_H].t;
 }
 
-/* seams: where own rows enter; also where a layer runs again and did not keep all of them. */
+/* seams: where own rows enter and leave; also where a layer runs again, and did not keep all rows that entered, or has
+ * another one behind it that runs again. */
 static enum status forward(struct step *s, const struct seams *seams, const struct layer *l, struct flow *f,
                            struct saved *v, struct tensor x_next) {
     const struct rmsnorm a = norm_args(s, l, f, v);
@@ -56,7 +57,7 @@ static enum status forward(struct step *s, const struct seams *seams, const stru
     if (layer_ranks(l) == 1 || !layer_has(s, v, FRAME_ALL)) TRY(seams->enter(s, a.y, f->h));
     TRY(l->kind->forward(s, l, f, v));
     if (s->y_unused) return OK;
-    TRY(s->seams->leave(s, f->y, f->y_own));
+    TRY(seams->leave(s, f->y, f->y_own));
     return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y_own, .out = x_next, .scale = 1.0});
 }
 

@@ -20,7 +20,7 @@ static enum status attend_kept(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-/* The frame enters by the seams of the run; what is summed over ranks of tensor is kept. */
+/* The frame enters and leaves by the seams of the run; what a mixer sums over ranks of tensor is kept. */
 static enum status tensor_refused(struct step *s, struct tensor a, struct tensor b) {
     (void)s;
     FAIL_UNLESS(a.data == b.data, ERR_ARG,

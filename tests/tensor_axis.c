@@ -48,6 +48,7 @@ struct axis_mesh {
 static const struct axis_mesh meshes[] = {
     {"{tensor: 2}", ""},
     {"{tensor: 4}", ", keep: gemm"},
+    {"{tensor: 2}", ", keep: inputs, keep_every: 2"},
     {"{seq: 2, tensor: 2}", ", keep: inputs"},
     {"{data: 2, tensor: 2, shard: parameters}", ", micro_batch: 2"},
 };
