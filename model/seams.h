@@ -46,6 +46,17 @@ enum attend_when {
     ATTEND_DQKV, /* after it: gradients of queries, keys and values come home       */
 };
 
+/* Work on rows that enter or leave over tensor, by parts, so that one part travels beside the work on another: `rows`
+ * on rows [begin, begin + n) of `all`, of enter when they have come, of leave before they go; each row once, in the
+ * seam's order.  `rest`, of leave: once all are on their way, what changes none of them; NULL: nothing. */
+struct row_work {
+    enum status (*rows)(struct step *, void *arg, int64_t begin, int64_t n);
+    enum status (*rest)(struct step *, void *arg);
+    void *arg;
+};
+/* All of it at once, where nothing travels; work may be NULL. */
+enum status row_work_all(struct step *s, struct tensor all, const struct row_work *work);
+
 #define AXIS_DATA   1u
 #define AXIS_SEQ    2u
 #define AXIS_TENSOR 4u
@@ -59,9 +70,10 @@ struct seams {
     enum status (*routed_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     enum status (*routed_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     /* The tensor axis splits the residual stream by tokens.  enter: own rows of every rank become all rows; leave: rows
-     * of `all` are summed over ranks, each receives its own.  On one rank both are the same memory. */
-    enum status (*enter)(struct step *, struct tensor own, struct tensor all);
-    enum status (*leave)(struct step *, struct tensor all, struct tensor own);
+     * of `all` are summed over ranks, each receives its own.  On one rank both are the same memory.  work: NULL, or
+     * what is done to all rows meanwhile. */
+    enum status (*enter)(struct step *, struct tensor own, struct tensor all, const struct row_work *work);
+    enum status (*leave)(struct step *, struct tensor all, struct tensor own, const struct row_work *work);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their
@@ -69,6 +81,9 @@ struct seams {
     enum status (*need)(struct step *, int block);
     enum status (*done)(struct step *, int block);
 };
+
+/* By which the frame's rows enter and leave. */
+static inline const struct seams *step_frame(const struct step *s) { return s->again ? s->frame : s->seams; }
 
 extern const struct seams seams_local, seams_cached, seams_replay, seams_traced; /* the last: kernels/traced.h */
 

@@ -121,6 +121,8 @@ static const struct {
      true,
      {"mesh.expert=2", "model.layers.E.top_k=6", "numerics=rank_invariant", "mesh.shard=parameters"}},
     {"two of tensor", 1, 1, 2, false, false, {"mesh.shard=parameters", NULL}},
+    {"four of tensor, by parts", 1, 1, 4, false, false, {"mesh.tensor_part=1", "mesh.shard=none", NULL}},
+    {"two of seq, two of tensor, by parts", 1, 2, 2, true, true, {"mesh.tensor_part=1", "train.keep=gemm", NULL}},
     {"two of tensor, computed again", 1, 1, 2, false, false, {"train.keep=inputs", NULL}},
     {"two of tensor, groups computed again",
      1,

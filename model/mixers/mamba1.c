@@ -13,6 +13,7 @@
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/selective_scan_local/selective_scan_local.h"
 #include "kernels/tail/tail.h"
+#include "model/edges.h"
 #include "model/seams.h"
 
 enum norms { NORMS_NONE, NORMS_PLAIN, NORMS_LEARNED };
@@ -426,7 +427,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .entering = scan.s_in,
                           .log_rate = local.A_log};
     const bool project = !layer_has(s, v, S_XZ);
-    if (project) TRY(ops->linear_fwd(s->ctx, &x));
+    TRY(edge_h(s, f, &x, project));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     if (project) TRY(ops->linear_fwd(s->ctx, &z_first));
@@ -438,7 +439,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     if (project) TRY(ops->linear_fwd(s->ctx, &z_last));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->selective_scan_fwd(s->ctx, &scan));
-    return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
+    return edge_y(s, f, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
@@ -458,9 +459,9 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
                           .log_rate = local.A_log};
     struct carry before = {
         .op = CARRY_LAST, .to = CARRY_BACKWARD, .id = CARRY_CONV, .state = conv.dbefore, .entering = tail.dtail};
-    struct linear out_x = out, out_w = out; /* the gradient of the input first; the weight's can wait */
-    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
-    TRY(ops->linear_bwd(s->ctx, &out_x));
+    struct linear out_w = out; /* can wait */
+    out_w.dx = (struct tensor){0};
+    TRY(edge_dy(s, f, &out));
     TRY(ops->selective_scan_local_bwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
     TRY(ops->linear_bwd(s->ctx, &out_w));
@@ -472,7 +473,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(ops->linear_bwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->tail_bwd(s->ctx, &tail));
-    return ops->linear_bwd(s->ctx, &x);
+    return edge_dh(s, f, &x);
 }
 
 /* The scan's share, 7 inner N flops a token forward, counted as for Mamba-2. */
@@ -489,6 +490,7 @@ const struct mixer_kind mamba1_kind = {.name = "mamba1",
                                        .config_bytes = sizeof(struct mamba1_config),
                                        .check = check,
                                        .split = split,
+                                       .edges = true,
                                        .declare = declare,
                                        .plan = plan,
                                        .forward = forward,
