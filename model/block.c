@@ -58,11 +58,11 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     f->h = block_h(l, v);
     f->h_own = a.y;
     f->edges = edges ? (enters ? EDGE_H : 0u) | (s->y_unused ? 0u : EDGE_Y) : 0u;
-    if (enters && !edges) TRY(step_frame(s)->enter(s, f->h_own, f->h, NULL));
+    if (enters && !edges) TRY(edge_seams(s)->enter(s, f->h_own, f->h, NULL));
     TRY(l->kind->forward(s, l, f, v));
     ASSERT(f->edges == 0);
     if (s->y_unused) return OK;
-    if (!edges) TRY(step_frame(s)->leave(s, f->y, f->y_own, NULL));
+    if (!edges) TRY(edge_seams(s)->leave(s, f->y, f->y_own, NULL));
     return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y_own, .out = x_next, .scale = 1.0});
 }
 

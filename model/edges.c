@@ -3,17 +3,13 @@
 #include "kernels/ops.h"
 #include "model/seams.h"
 
-enum status row_work_all(struct step *s, struct tensor all, const struct row_work *work) {
-    if (!work) return OK;
-    TRY(work->rows(s, work->arg, 0, all.shape[0]));
-    return work->rest ? work->rest(s, work->arg) : OK;
-}
+const struct seams *edge_seams(const struct step *s) { return s->again ? s->frame : s->seams; }
 
 /* An exchange that the frame has left to the mixer is made, once. */
 static const struct seams *take(const struct step *s, struct flow *f, unsigned edge) {
     ASSERT(f->edges & edge);
     f->edges &= ~edge;
-    return step_frame(s);
+    return edge_seams(s);
 }
 
 static struct tensor some(struct tensor t, int64_t begin, int64_t n) {

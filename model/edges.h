@@ -12,6 +12,8 @@
 
 enum { EDGE_H = 1, EDGE_Y = 2, EDGE_DY = 4, EDGE_DH = 8 }; /* of flow.edges */
 
+/* By which rows enter and leave: the run's seams, also where a layer runs again. */
+const struct seams *edge_seams(const struct step *s);
 /* h enters, and a->y = a->x w^T of the rows of h that have come.  product false: y was kept, h alone enters. */
 enum status edge_h(struct step *s, struct flow *f, const struct linear *a, bool product);
 /* a->y = a->x w^T into f->y, whose rows leave as they are made.  Where nobody reads f->y nothing is done. */

@@ -9,6 +9,7 @@
  * still in its slots). */
 #include "kernels/attention/attention.h"
 #include "model/routed.h"
+#include "model/row_work.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,17 +47,6 @@ enum attend_when {
     ATTEND_DQKV, /* after it: gradients of queries, keys and values come home       */
 };
 
-/* Work on rows that enter or leave over tensor, by parts, so that one part travels beside the work on another: `rows`
- * on rows [begin, begin + n) of `all`, of enter when they have come, of leave before they go; each row once, in the
- * seam's order.  `rest`, of leave: once all are on their way, what changes none of them; NULL: nothing. */
-struct row_work {
-    enum status (*rows)(struct step *, void *arg, int64_t begin, int64_t n);
-    enum status (*rest)(struct step *, void *arg);
-    void *arg;
-};
-/* All of it at once, where nothing travels; work may be NULL. */
-enum status row_work_all(struct step *s, struct tensor all, const struct row_work *work);
-
 #define AXIS_DATA   1u
 #define AXIS_SEQ    2u
 #define AXIS_TENSOR 4u
@@ -81,9 +71,6 @@ struct seams {
     enum status (*need)(struct step *, int block);
     enum status (*done)(struct step *, int block);
 };
-
-/* By which the frame's rows enter and leave. */
-static inline const struct seams *step_frame(const struct step *s) { return s->again ? s->frame : s->seams; }
 
 extern const struct seams seams_local, seams_cached, seams_replay, seams_traced; /* the last: kernels/traced.h */
 

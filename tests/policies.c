@@ -2,8 +2,7 @@
 /* labels: cpu threads */
 /* policies.c - activation policies give the same bits on one mesh, send nothing when layers are computed again but for
  * rows that enter and leave over tensor, counted by hand, and take the memory that the plan says.  Before each layer is
- * computed again, all that was not kept is filled with NaN.
- */
+ * computed again, all that was not kept is filled with NaN. */
 #include "kernels/fill/fill.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
@@ -32,11 +31,9 @@ static const char *const split_symbols[] = {"M=mamba2 heads=4 head_width=6 state
                                             "S=mamba1 inner=20 state=5 conv=3 chunk=8 norms=learned bias=true",
                                             "*=attention heads=4 kv_heads=1 head_width=8 rope=0.5 window=7",
                                             "-=mlp hidden=20 activation=swiglu bias=true",
-                                            "L=moe experts=6 top_k=3 hidden=6 shared=4 latent=8 scores=sigmoid "
-                                            "renormalise=true bias=true aux_loss=0.1",
+                                            "L=moe experts=6 top_k=3 hidden=6 shared=4 latent=8 aux_loss=0.1",
                                             NULL};
 static const char split_kinds[] = "M-*SLM-*S";
-
 static const struct keeping {
     const char *name;
     enum policy policy;
@@ -63,10 +60,9 @@ struct watched {
     struct ops ops;
     const struct ops *real_ops;
     bool seen[LAYERS], again;
-    int n_forward; /* blocks asked for since the pass began */
-    int64_t sent, sent_again;
-    int64_t crossed, crossed_again; /* the same over tensor */
-    int64_t products, attentions;   /* ops run forward */
+    int n_forward;                                    /* blocks asked for since the pass began */
+    int64_t sent, sent_again, crossed, crossed_again; /* messages; crossed: those over tensor */
+    int64_t products, attentions;                     /* ops run forward */
 };
 
 static struct watched *watched_of(struct ctx *c) {
@@ -102,10 +98,8 @@ static void spoil(struct watched *w, enum home home) {
 /* Blocks come in order forward; then for each group in order once more where anything was dropped, and backward. */
 static enum status watch_need(struct step *s, int block) {
     struct watched *w = (struct watched *)((char *)s - offsetof(struct runner, step));
-    if (w->again) {
-        w->sent_again += messages(w) - w->sent;
-        w->crossed_again += comm_total(&w->team.tensor).messages - w->crossed;
-    }
+    const int64_t sent = messages(w), crossed = comm_total(&w->team.tensor).messages;
+    if (w->again) w->sent_again += sent - w->sent, w->crossed_again += crossed - w->crossed;
     w->again = false;
     if (block >= 0 && ++w->n_forward > w->r.act.n_layers) {
         w->again = w->r.act.shared_bytes > 0 && !w->seen[block];
@@ -113,8 +107,8 @@ static enum status watch_need(struct step *s, int block) {
         spoil(w, HOME_SCRATCH);
         w->seen[block] = true;
     }
-    w->sent = messages(w);
-    w->crossed = comm_total(&w->team.tensor).messages;
+    w->sent = sent;
+    w->crossed = crossed;
     return w->real.need(s, block);
 }
 
@@ -308,12 +302,10 @@ static void check_memory(const struct job *j, const struct job *all, const char 
 static const char *kinds_of(const struct setting *s) { return s->mesh.tensor > 1 ? split_kinds : every_kind; }
 
 static void model_of(struct model_config *m, const struct setting *s) {
-    const bool split = s->mesh.tensor > 1;
-    small_model(m, kinds_of(s), 10, split ? 14 : 13, false, split ? split_symbols : symbols);
+    small_model(m, kinds_of(s), 10, 14, false, s->mesh.tensor > 1 ? split_symbols : symbols);
 }
 
-/* Messages of a rank: every layer's rows enter again, those of all but a group's last leave; a message for each range
- * and each other rank. */
+/* Messages: every layer's rows enter again, all but a group's last leave; of each range, to each other rank. */
 static int64_t crossings(const struct setting *s, struct keeping k) {
     const int64_t layers = (int64_t)strlen(kinds_of(s)), groups = (layers + k.every - 1) / k.every;
     const int64_t ranges = s->sequences * (s->mesh.layout == SHARD_ZIGZAG ? 2 : 1);
@@ -338,7 +330,7 @@ static void check_setting(const struct setting *s) {
             CHECK(one.out[r].sent_again == 0, "%s: rank %d sent %lld messages when layers were computed again", where,
                   r, (long long)one.out[r].sent_again);
             CHECK(one.out[r].n_bits == 0 || one.out[r].crossed_again == crossings(s, keepings[k]),
-                  "%s: rank %d sent %lld messages over tensor when layers were computed again, not %lld", where, r,
+                  "%s: rank %d sent %lld messages over tensor again, not %lld", where, r,
                   (long long)one.out[r].crossed_again, (long long)crossings(s, keepings[k]));
             CHECK(one.out[r].attentions == all.out[r].attentions, "%s: rank %d: attention ran again", where, r);
             CHECK(keepings[k].policy != POLICY_GEMM || one.out[r].products == all.out[r].products,
