@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_KERNELS_SCORES_CUH
 #define BATON_KERNELS_SCORES_CUH
-/* scores.cuh - scores.h on the device: a warp has a token, a lane every 32nd expert.  Scores are F32 whatever the
- * logits are. */
-#include "kernels/packs.cuh"
+/* scores.cuh - scores.h on the device: a warp has a token, a lane every 32nd expert. */
+#include "kernels/device.cuh"
 
 /* What makes a score of a logit: the same bits wherever it is asked for. */
 struct scorer {
     bool softmax;
     float top, by;
 };
-template <typename real> static __device__ struct scorer scorer_of(const real *l, int64_t n, bool softmax) {
+static __device__ struct scorer scorer_of(const float *l, int64_t n, bool softmax) {
     struct scorer s = {softmax, 0.0f, 1.0f};
     if (!softmax) return s;
     double sum = 0.0;
     s.top = -INFINITY;
-    for (int64_t e = threadIdx.x; e < n; e += WARP) s.top = fmaxf(s.top, one(l + e));
+    for (int64_t e = threadIdx.x; e < n; e += WARP) s.top = fmaxf(s.top, l[e]);
     s.top = warp_most(s.top);
-    for (int64_t e = threadIdx.x; e < n; e += WARP) sum += (double)expf(one(l + e) - s.top);
+    for (int64_t e = threadIdx.x; e < n; e += WARP) sum += (double)expf(l[e] - s.top);
     s.by = (float)(1.0 / warp_sum(sum));
     return s;
 }

@@ -23,6 +23,7 @@ struct mesh_config {
     int layout, carry, attention; /* enum shard_layout; enum mesh_carry; enum mesh_attention */
     int shard;                    /* enum sharding_stage                                     */
     int transport;                /* enum device_way                                         */
+    int64_t tensor_part;          /* rows of a part that travels beside the next one's work  */
     double expert_room;           /* rows of experts planned, over those of an even load     */
     double deadline;              /* seconds that a rank waits for another                   */
 };

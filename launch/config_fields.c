@@ -28,6 +28,10 @@ static const struct field mesh_fields[] = {
      "what the ranks of data x seq hold in slices: optimizer state, gradients too, parameters too", FREE},
     {"transport", FIELD_CHOICE, AT(transport), "auto", 0, 0, DEVICE_WAY_CHOICES,
      "what moves bytes between GPUs; auto: copies where two ranks share one, else nccl", FREE},
+    {"tensor_part", FIELD_INT, AT(tensor_part), "1024", 0, 1e9, NULL,
+     "with tensor: rows, or more, of the parts in which a layer's outer products run beside their exchange; 0: no "
+     "parts",
+     FREE},
     {"expert_room", FIELD_REAL, AT(expert_room), "1.5", 0.001, 1e6, NULL,
      "with expert: rows planned for a rank's experts, over those of an even load; more come in further rounds", FREE},
     {"deadline", FIELD_REAL, AT(deadline), "600", 0.001, 1e6, NULL, "seconds that a rank waits for another", FREE},

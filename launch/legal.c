@@ -6,13 +6,10 @@
 #include <stdlib.h>
 #include "model/model.h"
 
-static enum status check_axes(const struct config *c, const struct mesh_sizes *s) {
+static enum status check_axes(const struct mesh_sizes *s) {
     FAIL_UNLESS(s->pipe == 1, ERR_CONFIG, "mesh.pipe: %" PRId64 " ranks do not run yet; set mesh.pipe=1", s->pipe);
     FAIL_UNLESS(s->data * s->seq % s->expert == 0, ERR_CONFIG,
                 "mesh.expert: %" PRId64 " does not divide data x seq = %" PRId64, s->expert, s->data * s->seq);
-    FAIL_UNLESS(s->tensor == 1 || c->train.keep_every <= 1, ERR_CONFIG,
-                "train.keep_every: %" PRId64 " wants mesh.tensor=1, for sums over its ranks are not made again",
-                c->train.keep_every);
     return OK;
 }
 
@@ -36,7 +33,7 @@ static enum status check_tokens(const struct config *c, const struct mesh_sizes 
 
 enum status mesh_check(const struct config *c, const struct mesh_sizes *s) {
     const struct split split = {{(int)s->tensor, (int)s->expert}, {0, 0}};
-    TRY(check_axes(c, s));
+    TRY(check_axes(s));
     TRY(check_tokens(c, s));
     return model_check_split(&c->model, &split);
 }

@@ -129,6 +129,7 @@ static struct seams_mesh_spec seams_spec(struct runner *r) {
                                     .attend_numbers = r->act.attend_numbers,
                                     .total_numbers = totals(r),
                                     .own_numbers = r->act.own_numbers,
+                                    .part_rows = r->spec.mesh->tensor_part,
                                     .swap = r->wide.swap};
 }
 

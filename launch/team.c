@@ -42,7 +42,9 @@ enum status team_open(struct team *t, struct rank *rank, const struct mesh_confi
     const bool far = t->device && rank_size(rank) > 1; /* one rank moves nothing */
     if (far) limits.device = &t->far;
     TRY_OUT(comm_init(&t->seq, rank, &t->mesh, MESH_SEQ, transfers > 0 || far ? &limits : NULL));
+    limits.flights = mesh->tensor > 8 ? (int)mesh->tensor : 0; /* one for each other member */
     TRY_OUT(comm_init(&t->tensor, rank, &t->mesh, MESH_TENSOR, transfers > 0 || far ? &limits : NULL));
+    limits.flights = 0;
     TRY_OUT(comm_init(&t->world, rank, &t->mesh, MESH_WORLD, NULL));
     TRY_OUT(comm_init(&t->tokens, rank, &t->mesh, MESH_TOKENS, NULL));
     if (!far) goto out;

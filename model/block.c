@@ -3,6 +3,7 @@
 #include "kernels/add/add.h"
 #include "kernels/ops.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "model/edges.h"
 #include "model/seams.h"
 #include "profiling/prof.h"
 
@@ -47,16 +48,21 @@ struct tensor block_h(const struct layer *l, const struct saved *v) {
     return v->slot[layer_ranks(l) > 1 ? FRAME_ALL : FRAME_H].t;
 }
 
-/* seams: where own rows enter; also where a layer runs again and did not keep all of them. */
-static enum status forward(struct step *s, const struct seams *seams, const struct layer *l, struct flow *f,
-                           struct saved *v, struct tensor x_next) {
+/* Own rows enter and leave also where a layer runs again, unless it kept all that entered, or nobody reads what would
+ * leave. */
+static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
+                           struct tensor x_next) {
     const struct rmsnorm a = norm_args(s, l, f, v);
+    const bool enters = layer_ranks(l) == 1 || !layer_has(s, v, FRAME_ALL), edges = l->kind->edges;
     TRY(s->ctx->ops->rmsnorm_fwd(s->ctx, &a));
     f->h = block_h(l, v);
-    if (layer_ranks(l) == 1 || !layer_has(s, v, FRAME_ALL)) TRY(seams->enter(s, a.y, f->h));
+    f->h_own = a.y;
+    f->edges = edges ? (enters ? EDGE_H : 0u) | (s->y_unused ? 0u : EDGE_Y) : 0u;
+    if (enters && !edges) TRY(edge_seams(s)->enter(s, f->h_own, f->h, NULL));
     TRY(l->kind->forward(s, l, f, v));
+    ASSERT(f->edges == 0);
     if (s->y_unused) return OK;
-    TRY(s->seams->leave(s, f->y, f->y_own));
+    if (!edges) TRY(edge_seams(s)->leave(s, f->y, f->y_own, NULL));
     return s->ctx->ops->add_fwd(s->ctx, &(struct add){.x = f->x, .y = f->y_own, .out = x_next, .scale = 1.0});
 }
 
@@ -64,7 +70,7 @@ enum status block_forward(struct step *s, const struct layer *l, struct flow *f,
                           struct tensor x_next) {
     prof_begin(PROF_LAYER, l->kind->name);
     enum status st = need(s, l);
-    if (st == OK) st = forward(s, s->seams, l, f, v, x_next);
+    if (st == OK) st = forward(s, l, f, v, x_next);
     prof_end();
     return st;
 }
@@ -72,12 +78,13 @@ enum status block_forward(struct step *s, const struct layer *l, struct flow *f,
 enum status block_again(struct step *s, const struct layer *l, struct flow *f, struct saved *v, struct tensor x_next) {
     struct step again = *s;
     again.seams = &seams_replay;
+    again.frame = s->seams;
     again.again = true;
     again.y_unused = !tensor_has(x_next);
     prof_begin(PROF_LAYER, "again");
     f->x = v->slot[FRAME_X].t;
     enum status st = need(s, l);
-    if (st == OK) st = forward(&again, s->seams, l, f, v, x_next);
+    if (st == OK) st = forward(&again, l, f, v, x_next);
     prof_end();
     return st;
 }
@@ -86,9 +93,11 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(need(s, l));
     f->x = v->slot[FRAME_X].t;
     f->h = block_h(l, v);
-    TRY(s->seams->enter(s, f->dx, f->dy));
+    f->edges = l->kind->edges ? EDGE_DY | EDGE_DH : 0u;
+    if (!l->kind->edges) TRY(s->seams->enter(s, f->dx, f->dy, NULL));
     TRY(l->kind->backward(s, l, f, v));
-    TRY(s->seams->leave(s, f->dh, f->dh_own));
+    ASSERT(f->edges == 0);
+    if (!l->kind->edges) TRY(s->seams->leave(s, f->dh, f->dh_own, NULL));
     const struct rmsnorm a = norm_args(s, l, f, v);
     TRY(s->ctx->ops->rmsnorm_bwd(s->ctx, &a));
     return done(s, l);

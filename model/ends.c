@@ -35,14 +35,14 @@ enum status ends_embed(struct step *s, const struct model *m, struct tensor ids,
     const struct tensor all = ranks_of(m) ? f->y : x;
     const struct embedding a = embed_args(m, ids, all, all);
     TRY(s->ctx->ops->embedding_fwd(s->ctx, &a));
-    return s->seams->leave(s, all, x);
+    return s->seams->leave(s, all, x, NULL);
 }
 
 enum status ends_embed_back(struct step *s, const struct model *m, struct tensor ids, const struct flow *f,
                             struct tensor dx) {
     const struct tensor all = ranks_of(m) ? f->dy : dx;
     const struct embedding a = embed_args(m, ids, all, all);
-    TRY(s->seams->enter(s, dx, all));
+    TRY(s->seams->enter(s, dx, all, NULL));
     return s->ctx->ops->embedding_bwd(s->ctx, &a);
 }
 
@@ -118,10 +118,10 @@ enum status ends_head(struct step *s, const struct model *m, struct activations 
     const struct tiles t = {
         .r = r, .h = ranks_of(m) ? a->ends.slot[ENDS_H_ALL].t : r->h, .dh = ranks_of(m) ? f->dh : r->dh};
     const struct linear whole = {.x = t.h, .w = m->params.list[m->head].w, .y = r->logits};
-    TRY(s->seams->enter(s, r->h, t.h));
+    TRY(s->seams->enter(s, r->h, t.h, NULL));
     if (tensor_has(r->logits)) TRY(s->ctx->ops->linear_fwd(s->ctx, &whole));
     TRY(all_tiles(s, m, a, &t));
-    return s->forward_only ? OK : s->seams->leave(s, t.dh, r->dh);
+    return s->forward_only ? OK : s->seams->leave(s, t.dh, r->dh, NULL);
 }
 
 struct tensor ends_dout(const struct activations *a, const struct flow *f) {

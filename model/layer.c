@@ -27,8 +27,8 @@ struct tensor layer_b(const struct step *s, const struct layer *l, int slot) {
 
 enum status layer_sum(struct step *s, const struct layer *l, struct tensor t, struct tensor own) {
     if (layer_ranks(l) == 1) return OK;
-    TRY(s->seams->leave(s, t, own));
-    return s->seams->enter(s, own, t);
+    TRY(s->seams->leave(s, t, own, NULL));
+    return s->seams->enter(s, own, t, NULL);
 }
 
 int layer_ranks(const struct layer *l) { return split_n(&l->split, SPLIT_TENSOR); }

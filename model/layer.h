@@ -47,12 +47,14 @@ struct shard {
 struct flow {
     struct tensor x;      /* (U, D) residual stream entering the layer          */
     struct tensor h;      /* (T, D) its norm: the mixer's input                 */
+    struct tensor h_own;  /* (U, D) own rows of h                               */
     struct tensor y;      /* (T, D) the mixer's output                          */
     struct tensor dx;     /* (U, D) gradient of the residual stream, in place   */
     struct tensor dy;     /* (T, D) gradient of y, read only                    */
     struct tensor dh;     /* (T, D) gradient of h, written by the mixer         */
     struct tensor y_own;  /* (U, D) own rows of y and dh, summed: on one rank   */
     struct tensor dh_own; /* the same memory                                   */
+    unsigned edges;       /* exchanges that the mixer has yet to make (edges.h) */
     const struct shard *shard;
 };
 
@@ -95,10 +97,11 @@ struct step {
     const struct seams *traced; /* with seams_traced: those behind it */
     void *seams_state;
     struct params *params;
-    bool forward_only;  /* no backward follows                                                 */
-    bool again;         /* forward once more, to fill the shared slots: seams are seams_replay */
-    bool y_unused;      /* with again: nobody reads flow->y                                    */
-    double token_scale; /* 1 / tokens of the optimizer step, all ranks and micro-batches: of auxiliary losses */
+    bool forward_only;         /* no backward follows                                                 */
+    bool again;                /* forward once more, to fill the shared slots: seams are seams_replay */
+    const struct seams *frame; /* with again: those of the run, for what the frame moves */
+    bool y_unused;             /* with again: nobody reads flow->y                                    */
+    double token_scale;        /* 1 / tokens of the optimizer step, all ranks and micro-batches: of auxiliary losses */
     struct tensor load; /* (layers, most experts + 1) F64 +=: tokens that chose each expert here, and in the last column
                          * those dropped; absent: not counted */
     struct tensor aux;  /* (1) F64 +=: auxiliary losses of the tokens here; absent: not wanted                  */
@@ -114,6 +117,7 @@ struct mixer_kind {
     /* The values become those of one rank of tensor; ERR_CONFIG likewise.  NULL: it runs on one rank of it. */
     enum status (*split)(void *config, const struct split *split);
     bool experts; /* that the expert axis spreads */
+    bool edges;   /* its products at the edges move their rows themselves (edges.h) */
     enum status (*declare)(struct layer *l, struct params *ps);
     enum status (*plan)(struct plan *p, const struct layer *l);
     enum status (*forward)(struct step *, const struct layer *, struct flow *, struct saved *);

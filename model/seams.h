@@ -9,6 +9,7 @@
  * still in its slots). */
 #include "kernels/attention/attention.h"
 #include "model/routed.h"
+#include "model/row_work.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -59,9 +60,10 @@ struct seams {
     enum status (*routed_begin)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     enum status (*routed_end)(struct step *, const struct layer *, struct flow *, struct routed *, enum routed_when);
     /* The tensor axis splits the residual stream by tokens.  enter: own rows of every rank become all rows; leave: rows
-     * of `all` are summed over ranks, each receives its own.  On one rank both are the same memory. */
-    enum status (*enter)(struct step *, struct tensor own, struct tensor all);
-    enum status (*leave)(struct step *, struct tensor all, struct tensor own);
+     * of `all` are summed over ranks, each receives its own.  On one rank both are the same memory.  work: NULL, or
+     * what is done to all rows meanwhile. */
+    enum status (*enter)(struct step *, struct tensor own, struct tensor all, const struct row_work *work);
+    enum status (*leave)(struct step *, struct tensor all, struct tensor own, const struct row_work *work);
     /* Sum t over the named axes, in place. */
     enum status (*total)(struct step *, struct tensor t, unsigned axes);
     /* The parameters of one block (a layer's index; -1: embedding, final norm and head) are about to be read; their

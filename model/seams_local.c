@@ -21,10 +21,13 @@ static enum status attend_here(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-static enum status same_rows(struct step *s, struct tensor a, struct tensor b) {
-    (void)s;
-    ASSERT(a.data == b.data);
-    return OK;
+static enum status enter_here(struct step *s, struct tensor own, struct tensor all, const struct row_work *work) {
+    ASSERT(own.data == all.data);
+    return row_work_all(s, all, work);
+}
+
+static enum status leave_here(struct step *s, struct tensor all, struct tensor own, const struct row_work *work) {
+    return enter_here(s, own, all, work);
 }
 
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
@@ -45,8 +48,8 @@ const struct seams seams_local = {
     .attend_end = attend_here,
     .routed_begin = routed_here,
     .routed_end = routed_here,
-    .enter = same_rows,
-    .leave = same_rows,
+    .enter = enter_here,
+    .leave = leave_here,
     .total = total,
     .need = block_here,
     .done = block_here,

@@ -20,12 +20,10 @@ static enum status attend_kept(struct step *s, const struct layer *l, struct flo
     return OK;
 }
 
-/* The frame enters by the seams of the run; what is summed over ranks of tensor is kept. */
-static enum status tensor_refused(struct step *s, struct tensor a, struct tensor b) {
-    (void)s;
-    FAIL_UNLESS(a.data == b.data, ERR_ARG,
-                "a sum over ranks of tensor is to be computed again, which would send; keep it in a BOUNDARY slot");
-    return OK;
+/* The frame enters and leaves by the seams of the run; what a mixer sums over ranks of tensor is kept. */
+static enum status tensor_refused(struct step *s, struct tensor a, struct tensor b, const struct row_work *work) {
+    (void)s, (void)a, (void)b, (void)work;
+    FAIL(ERR_ARG, "a sum over ranks of tensor is to be computed again, which would send; keep it in a BOUNDARY slot");
 }
 
 static enum status total_refused(struct step *s, struct tensor t, unsigned axes) {

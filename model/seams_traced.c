@@ -35,11 +35,11 @@ static enum status routed_end(struct step *s, const struct layer *l, struct flow
                               enum routed_when when) {
     STRETCH("seam routed_end", s->traced->routed_end(s, l, f, r, when));
 }
-static enum status enter(struct step *s, struct tensor own, struct tensor all) {
-    STRETCH("seam enter", s->traced->enter(s, own, all));
+static enum status enter(struct step *s, struct tensor own, struct tensor all, const struct row_work *work) {
+    STRETCH("seam enter", s->traced->enter(s, own, all, work));
 }
-static enum status leave(struct step *s, struct tensor all, struct tensor own) {
-    STRETCH("seam leave", s->traced->leave(s, all, own));
+static enum status leave(struct step *s, struct tensor all, struct tensor own, const struct row_work *work) {
+    STRETCH("seam leave", s->traced->leave(s, all, own, work));
 }
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     STRETCH("seam total", s->traced->total(s, t, axes));

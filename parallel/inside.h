@@ -58,8 +58,8 @@ enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum atte
 enum status swap_begin(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 enum status swap_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when);
 
-enum status tensor_enter(struct step *s, struct tensor own, struct tensor all);
-enum status tensor_leave(struct step *s, struct tensor all, struct tensor own);
+enum status tensor_enter(struct step *s, struct tensor own, struct tensor all, const struct row_work *work);
+enum status tensor_leave(struct step *s, struct tensor all, struct tensor own, const struct row_work *work);
 
 enum status experts_begin(struct step *s, const struct layer *l, struct routed *r, enum routed_when when);
 enum status experts_end(struct step *s, const struct layer *l, struct routed *r, enum routed_when when);

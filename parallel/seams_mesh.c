@@ -208,12 +208,14 @@ static void size_lanes(struct seams_mesh *m) {
 
 enum { SCRATCH_NUMBERS = 64 };
 
-/* The list; keys as the host lists them, and where ops read them; scratch of sums; tables of experts. */
-enum { LIST, KEYS_HOST, KEYS, SCRATCH, TABLE, OFFSETS, SECTIONS, N_OTHERS };
+/* The list; exchanges under way over tensor; keys as the host lists them, and where ops read them; scratch of sums;
+ * tables of experts. */
+enum { LIST, CROSSING, KEYS_HOST, KEYS, SCRATCH, TABLE, OFFSETS, SECTIONS, N_OTHERS };
 static void other_bytes(const struct seams_mesh *m, int64_t bytes[N_OTHERS]) {
     const int64_t keys = WINDOWS_MAX * shard_map_ranges(m->spec.map, m->me) * 16;
     const bool apart = m->spec.space == DEVICE;
     bytes[LIST] = m->room * (int64_t)sizeof *m->list;
+    bytes[CROSSING] = m->spec.tensor->size * (int64_t)sizeof *m->crossing;
     bytes[KEYS_HOST] = apart ? 2 * keys : 0;
     bytes[KEYS] = keys;
     bytes[SCRATCH] =
@@ -275,6 +277,8 @@ enum status seams_mesh_init(struct seams_mesh *m, const struct seams_mesh_spec *
     TRY(take(arena, bytes[KEYS], &m->keys));
     TRY(take(arena, bytes[SCRATCH], &m->scratch));
     TRY(take(host, bytes[LIST], &m->list));
+    TRY(take(host, bytes[CROSSING], &m->crossing));
+    memset(m->crossing, 0, (size_t)bytes[CROSSING]);
     TRY(take(host, bytes[TABLE], &m->table));
     TRY(take(host, bytes[OFFSETS], &m->offsets));
     TRY(take(host, bytes[SECTIONS], &m->sections));

@@ -18,7 +18,8 @@
  *   keys    2 J w for each row that my ranges see and another rank holds, and for each other rank that saw a row of
  *           mine: within the window, and from the start of the document that a range begins in; in exact mode from
  *           the start of the sequence
- * Tensor, n ranks, U own of T rows, D channels: enter receives (T - U) D numbers, leave (n - 1) U D.
+ * Tensor, n ranks, U own of T rows, D channels: enter receives (T - U) D numbers, leave (n - 1) U D, by parts too: a
+ * part is the rows of one owner in one range; in step k every rank sends to the k-th after it, so that all links work.
  * Experts, rows of W numbers: of a rank's T k rows, h go to its own experts, and of its G guests h are its own.  A
  * layer receives (G - h) W before the experts, (T k - h) W after them, and the same in backward; in several rounds (G -
  * h) W once more there.  Its counts, beside that: 8 (E + 1) bytes for each section of another rank of the axis. */
@@ -49,7 +50,8 @@ struct seams_mesh_spec {
     const struct carry_shape *carry;
     int64_t attend_numbers, total_numbers; /* total_numbers: most of one sum over ranks             */
     int64_t own_numbers;                   /* of the rows of the residual stream that lie here      */
-    bool swap;                             /* the form of attention */
+    int64_t part_rows; /* work beside the exchanges of tensor is cut into parts of so many rows or more; 0: never */
+    bool swap;         /* the form of attention */
     int n_layers;
     struct routed_most routed;
 };
@@ -69,6 +71,7 @@ struct seams_mesh {
     int64_t scratch_bytes;
     char *own; /* shares of own rows as other ranks of tensor send them */
     int64_t own_bytes;
+    struct pending *crossing; /* one exchange over tensor, by members */
     int64_t *table, *offsets; /* of each layer: all members' offsets; with a GPU, guests' on their way to it */
     int64_t table_numbers;    /* of one layer */
     int64_t *sections;        /* (members + 1) */

@@ -21,28 +21,80 @@ static char *at_row(struct tensor t, int64_t row) { return (char *)t.data + row 
 
 static int64_t row_bytes(struct tensor t, int64_t rows) { return rows * t.pitch * dtype_bytes(t.dtype); }
 
-/* Own rows go to all others, theirs come into their places. */
-enum status tensor_enter(struct step *s, struct tensor own, struct tensor all) {
-    struct seams_mesh *m = mesh_of(s);
+/* ---- by parts: the rows of each owner, while those of another travel ---- */
+
+/* Lists of an exchange: one for each other member, or one for all of them. */
+struct lists {
+    bool parts;
+    int n, each; /* list i has the members i each + 1 to (i + 1) each steps after mine, or before */
+};
+static struct lists lists_of(const struct seams_mesh *m, const struct row_work *work) {
+    const int others = m->spec.tensor->size - 1;
+    const int64_t rows = m->spec.map->tokens[m->me], parts = (others + 1) * shard_map_ranges(m->spec.map, m->me);
+    const bool large = m->spec.part_rows > 0 && rows >= m->spec.part_rows * parts;
+    if (!work || work->rest || !large || m->spec.map->spec.segments) return (struct lists){false, 1, others};
+    return (struct lists){true, others, 1};
+}
+
+/* The work on the rows that member `at` owns. */
+static enum status work_on(struct step *s, const struct row_work *work, int at) {
+    const struct seams_mesh *m = mesh_of(s);
+    for (int64_t r = 0; r < shard_map_ranges(m->spec.map, m->me); r++) {
+        const struct own own = rows_of(m, r, at);
+        if (own.rows > 0) TRY(work->rows(s, work->arg, own.row, own.rows));
+    }
+    return OK;
+}
+
+static enum status end_list(struct seams_mesh *m, int i) { return comm_end(m->spec.tensor, &m->crossing[i]); }
+
+/* Own rows go to the members of list i, theirs come into their places. */
+static enum status enter_begin(struct seams_mesh *m, struct lists l, int i, struct tensor own, struct tensor all) {
     struct comm *c = m->spec.tensor;
-    struct pending p = {0};
     int64_t at = 0;
-    if (c->size == 1) return OK;
-    ASSERT(tensor_packed(own) && tensor_packed(all));
     list_clear(m);
     for (int64_t r = 0; r < shard_map_ranges(m->spec.map, m->me); r++) {
         const struct own mine = rows_of(m, r, c->index);
-        for (int k = 1; k < c->size; k++) {
+        for (int k = i * l.each + 1; k <= (i + 1) * l.each; k++) {
             const int peer = after(c, k), from = after(c, c->size - k);
             const struct own theirs = rows_of(m, r, from);
             list_send(m, peer, at_row(own, at), row_bytes(own, mine.rows));
             list_recv(m, from, at_row(all, theirs.row), row_bytes(all, theirs.rows));
         }
+        at += mine.rows;
+    }
+    return comm_begin(c, COMM_TENSOR, m->list, m->n_list, &m->crossing[i]);
+}
+
+static enum status copy_own(struct step *s, struct tensor own, struct tensor all) {
+    const struct seams_mesh *m = mesh_of(s);
+    int64_t at = 0;
+    for (int64_t r = 0; r < shard_map_ranges(m->spec.map, m->me); r++) {
+        const struct own mine = rows_of(m, r, m->spec.tensor->index);
         TRY(rows_copy(s, tensor_rows(own, at, mine.rows), tensor_rows(all, mine.row, mine.rows)));
         at += mine.rows;
     }
-    TRY(comm_begin(c, COMM_TENSOR, m->list, m->n_list, &p));
-    return comm_end(c, &p);
+    return OK;
+}
+
+enum status tensor_enter(struct step *s, struct tensor own, struct tensor all, const struct row_work *work) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct comm *c = m->spec.tensor;
+    if (c->size == 1) return row_work_all(s, all, work);
+    ASSERT(tensor_packed(own) && tensor_packed(all));
+    const struct lists l = lists_of(m, work);
+    for (int i = 0; i < l.n; i++) TRY(enter_begin(m, l, i, own, all));
+    TRY(copy_own(s, own, all));
+    if (!l.parts) {
+        TRY(end_list(m, 0));
+        return row_work_all(s, all, work);
+    }
+    TRY(work_on(s, work, c->index));
+    for (int i = 0; i < l.n; i++) {
+        TRY(end_list(m, i));
+        TRY(work_on(s, work, after(c, c->size - i - 1)));
+    }
+    return OK;
 }
 
 /* What rank `from` has of my own rows, as they come. */
@@ -70,18 +122,14 @@ static enum status add_up(struct step *s, struct tensor all, struct tensor own) 
     return OK;
 }
 
-enum status tensor_leave(struct step *s, struct tensor all, struct tensor own) {
-    struct seams_mesh *m = mesh_of(s);
+/* Rows go to the members of list i, who own them; what those have of mine comes. */
+static enum status leave_begin(struct seams_mesh *m, struct lists l, int i, struct tensor all, struct tensor own) {
     struct comm *c = m->spec.tensor;
-    struct pending p = {0};
     int64_t at = 0;
-    if (c->size == 1) return OK;
-    ASSERT(tensor_packed(own) && tensor_packed(all));
-    ASSERT(m->own_bytes >= (c->size - 1) * tensor_bytes(own));
     list_clear(m);
     for (int64_t r = 0; r < shard_map_ranges(m->spec.map, m->me); r++) {
         const struct own mine = rows_of(m, r, c->index);
-        for (int k = 1; k < c->size; k++) {
+        for (int k = i * l.each + 1; k <= (i + 1) * l.each; k++) {
             const int peer = after(c, k), from = after(c, c->size - k);
             const struct own theirs = rows_of(m, r, peer);
             list_send(m, peer, at_row(all, theirs.row), row_bytes(all, theirs.rows));
@@ -89,7 +137,24 @@ enum status tensor_leave(struct step *s, struct tensor all, struct tensor own) {
         }
         at += mine.rows;
     }
-    TRY(comm_begin(c, COMM_TENSOR, m->list, m->n_list, &p));
-    TRY(comm_end(c, &p));
+    return comm_begin(c, COMM_TENSOR, m->list, m->n_list, &m->crossing[i]);
+}
+
+/* Others' rows first, own rows while the last of them travel. */
+enum status tensor_leave(struct step *s, struct tensor all, struct tensor own, const struct row_work *work) {
+    struct seams_mesh *m = mesh_of(s);
+    const struct comm *c = m->spec.tensor;
+    if (c->size == 1) return row_work_all(s, all, work);
+    ASSERT(tensor_packed(own) && tensor_packed(all));
+    ASSERT(m->own_bytes >= (c->size - 1) * tensor_bytes(own));
+    const struct lists l = lists_of(m, work);
+    if (work && !l.parts) TRY(work->rows(s, work->arg, 0, all.shape[0]));
+    for (int i = 0; i < l.n; i++) {
+        if (l.parts) TRY(work_on(s, work, after(c, i + 1)));
+        TRY(leave_begin(m, l, i, all, own));
+    }
+    if (l.parts) TRY(work_on(s, work, c->index));
+    if (work && work->rest) TRY(work->rest(s, work->arg));
+    for (int i = 0; i < l.n; i++) TRY(end_list(m, i));
     return add_up(s, all, own);
 }

@@ -114,11 +114,6 @@ static const struct {
      "{seq: 25}",
      "",
      {"25 ranks share the 24 tokens", "nearest legal meshes", NULL}},
-    {"groups of layers",
-     "{width: 8, vocab: 64, pattern: \"-\", layers: {-: {kind: mlp, hidden: 8}}}",
-     "{tensor: 2}",
-     ", keep: inputs, keep_every: 2",
-     {"keep_every: 2 wants mesh.tensor=1", "{data: 1, seq: 2, tensor: 1", NULL}},
 };
 
 static void refused(void) {

@@ -63,7 +63,7 @@ static void open_moe(struct moe *m, struct device *d) {
                         hidden = take(m, BF16, N, F, 1), act = take(m, BF16, N, F, 1), dact = take(m, BF16, N, F, 1),
                         dhidden = take(m, BF16, N, F, 1);
     m->route = (struct route){.scores = ROUTE_SIGMOID, .groups = 1, .top_groups = 1, .renormalise = true, .scale = 1.0};
-    m->route.logits = filled(m, BF16, T, E, 1, 1.7), m->route.dlogits = take(m, BF16, T, E, 1);
+    m->route.logits = filled(m, F32, T, E, 1, 1.7), m->route.dlogits = take(m, F32, T, E, 1);
     m->route.bias = tensor_1d(zeros(m, 1, E, 1).data, F32, E), m->route.bias.space = DEVICE;
     m->route.ids = ids, m->route.w = w, m->route.dw = dw;
     m->group = (struct group){.ids = ids, .row = row, .offset = offset};

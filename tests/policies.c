@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: cpu threads */
-/* policies.c - activation policies give the same bits on one mesh, send nothing when layers are computed again, and
- * take the memory that the plan says.  Before each layer is computed again, all that was not kept is filled with NaN.
- */
+/* policies.c - activation policies give the same bits on one mesh, send nothing when layers are computed again but for
+ * rows that enter and leave over tensor, counted by hand, and take the memory that the plan says.  Before each layer is
+ * computed again, all that was not kept is filled with NaN. */
 #include "kernels/fill/fill.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
@@ -26,7 +26,14 @@ static const char *const symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 gro
                                       "renormalise=true bias=true aux_loss=0.1",
                                       NULL};
 static const char every_kind[] = "M-*gSN+EeM*LPN-+";
-
+/* What two ranks of tensor share, with all that is summed between them. */
+static const char *const split_symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 groups=1 conv=4 chunk=8",
+                                            "S=mamba1 inner=20 state=5 conv=3 chunk=8 norms=learned bias=true",
+                                            "*=attention heads=4 kv_heads=1 head_width=8 rope=0.5 window=7",
+                                            "-=mlp hidden=20 activation=swiglu bias=true",
+                                            "L=moe experts=6 top_k=3 hidden=6 shared=4 latent=8 aux_loss=0.1",
+                                            NULL};
+static const char split_kinds[] = "M-*SLM-*S";
 static const struct keeping {
     const char *name;
     enum policy policy;
@@ -53,9 +60,9 @@ struct watched {
     struct ops ops;
     const struct ops *real_ops;
     bool seen[LAYERS], again;
-    int n_forward; /* blocks asked for since the pass began */
-    int64_t sent, sent_again;
-    int64_t products, attentions; /* ops run forward */
+    int n_forward;                                    /* blocks asked for since the pass began */
+    int64_t sent, sent_again, crossed, crossed_again; /* messages; crossed: those over tensor */
+    int64_t products, attentions;                     /* ops run forward */
 };
 
 static struct watched *watched_of(struct ctx *c) {
@@ -91,7 +98,8 @@ static void spoil(struct watched *w, enum home home) {
 /* Blocks come in order forward; then for each group in order once more where anything was dropped, and backward. */
 static enum status watch_need(struct step *s, int block) {
     struct watched *w = (struct watched *)((char *)s - offsetof(struct runner, step));
-    if (w->again) w->sent_again += messages(w) - w->sent;
+    const int64_t sent = messages(w), crossed = comm_total(&w->team.tensor).messages;
+    if (w->again) w->sent_again += sent - w->sent, w->crossed_again += crossed - w->crossed;
     w->again = false;
     if (block >= 0 && ++w->n_forward > w->r.act.n_layers) {
         w->again = w->r.act.shared_bytes > 0 && !w->seen[block];
@@ -99,7 +107,8 @@ static enum status watch_need(struct step *s, int block) {
         spoil(w, HOME_SCRATCH);
         w->seen[block] = true;
     }
-    w->sent = messages(w);
+    w->sent = sent;
+    w->crossed = crossed;
     return w->real.need(s, block);
 }
 
@@ -125,7 +134,7 @@ static void end_watch(struct watched *w) {
 
 struct outcome {
     char *bits; /* total, token losses and gradients of each step */
-    int64_t n_bits, sent_again, products, attentions, own, shared, boundary, qkv, high, planned;
+    int64_t n_bits, sent_again, crossed_again, products, attentions, own, shared, boundary, qkv, high, planned;
     struct comm_count count[N_COMM_USES];
     int64_t expected_own, expected_shared; /* by the slots: see expect */
 };
@@ -160,6 +169,7 @@ static enum status watched_step(struct watched *w, int step, struct outcome *o) 
         append(o, room, g.data, tensor_bytes(g));
     }
     o->sent_again = w->sent_again;
+    o->crossed_again = w->crossed_again;
     o->products = w->products;
     o->attentions = w->attentions;
     const double total = r->total;
@@ -247,7 +257,7 @@ out:
 static enum status run_job(struct job *job) {
     const struct mesh_config *m = &job->setting->mesh;
     struct world *world = NULL;
-    MUST(world_open(&world, &(struct world_spec){.n_ranks = (int)(m->data * m->seq), .deadline_s = 60}));
+    MUST(world_open(&world, &(struct world_spec){.n_ranks = (int)(m->data * m->seq * m->tensor), .deadline_s = 60}));
     const enum status st = world_run(world, one_rank, job);
     world_close(world);
     return st;
@@ -289,10 +299,23 @@ static void check_memory(const struct job *j, const struct job *all, const char 
     }
 }
 
+static const char *kinds_of(const struct setting *s) { return s->mesh.tensor > 1 ? split_kinds : every_kind; }
+
+static void model_of(struct model_config *m, const struct setting *s) {
+    small_model(m, kinds_of(s), 10, 14, false, s->mesh.tensor > 1 ? split_symbols : symbols);
+}
+
+/* Messages: every layer's rows enter again, all but a group's last leave; of each range, to each other rank. */
+static int64_t crossings(const struct setting *s, struct keeping k) {
+    const int64_t layers = (int64_t)strlen(kinds_of(s)), groups = (layers + k.every - 1) / k.every;
+    const int64_t ranges = s->sequences * (s->mesh.layout == SHARD_ZIGZAG ? 2 : 1);
+    return STEPS * (2 * layers - groups) * ranges * (s->mesh.tensor - 1);
+}
+
 static void check_setting(const struct setting *s) {
     struct model_config model;
     struct job all = {.setting = s, .model = &model, .keeping = keepings[0]};
-    small_model(&model, every_kind, 10, 13, false, symbols);
+    model_of(&model, s);
     MUST(run_job(&all));
     CHECK(finite_total(&all), "%s: no number", s->why);
     check_memory(&all, &all, s->why);
@@ -306,6 +329,9 @@ static void check_setting(const struct setting *s) {
         for (int r = 0; r < RANKS; r++) {
             CHECK(one.out[r].sent_again == 0, "%s: rank %d sent %lld messages when layers were computed again", where,
                   r, (long long)one.out[r].sent_again);
+            CHECK(one.out[r].n_bits == 0 || one.out[r].crossed_again == crossings(s, keepings[k]),
+                  "%s: rank %d sent %lld messages over tensor again, not %lld", where, r,
+                  (long long)one.out[r].crossed_again, (long long)crossings(s, keepings[k]));
             CHECK(one.out[r].attentions == all.out[r].attentions, "%s: rank %d: attention ran again", where, r);
             CHECK(keepings[k].policy != POLICY_GEMM || one.out[r].products == all.out[r].products,
                   "%s: rank %d: %lld products instead of %lld", where, r, (long long)one.out[r].products,
@@ -320,9 +346,10 @@ static void check_setting(const struct setting *s) {
     model_config_term(&model);
 }
 
-#define MESH(d, s, how, way, form)                                                                                     \
+#define MESH(d, s, how, way, form) MESH_OF(d, s, 1, how, way, form)
+#define MESH_OF(d, s, t, how, way, form)                                                                               \
     {                                                                                                                  \
-        .data = d, .seq = s, .tensor = 1, .expert = 1, .pipe = 1, .layout = SHARD_##how, .carry = MESH_CARRY_##way,    \
+        .data = d, .seq = s, .tensor = t, .expert = 1, .pipe = 1, .layout = SHARD_##how, .carry = MESH_CARRY_##way,    \
         .attention = MESH_ATTENTION_##form, .deadline = 60                                                             \
     }
 
@@ -336,6 +363,8 @@ static const struct setting settings[] = {
     {"seq 4, keys, zigzag", false, MESH(1, 4, ZIGZAG, GATHER, KEYS), 41, 2, PRECISION_F64, false},
     {"seq 4, ranges shorter than the convolution", false, MESH(1, 4, ZIGZAG, CHAIN, KEYS), 9, 1, PRECISION_F64, false},
     {"data 2, seq 2", false, MESH(2, 2, CONTIGUOUS, SCAN, SWAP), 23, 1, PRECISION_F64, false},
+    {"tensor 2", false, MESH_OF(1, 1, 2, CONTIGUOUS, AUTO, AUTO), 37, 2, PRECISION_F64, false},
+    {"seq 2, tensor 2, zigzag", false, MESH_OF(1, 2, 2, ZIGZAG, GATHER, KEYS), 41, 1, PRECISION_F32, false},
     {"exact mode, one rank", false, MESH(1, 1, CONTIGUOUS, AUTO, KEYS), 300, 1, PRECISION_F32, true},
     {"exact mode, seq 4", false, MESH(1, 4, CONTIGUOUS, SCAN, KEYS), 300, 1, PRECISION_F32, true},
 };

@@ -66,7 +66,6 @@ refused 2 'the nearest legal meshes: .data: 1, seq: 3, tensor: 1' $train mesh.te
 refused 2 'layers.M .mamba2.: heads 4 cannot be spread over the 8 ranks' $train mesh.tensor=8
 refused 2 'layers.\* .attention.: heads 6 cannot be spread over the 4 .*would do: 1, 2, 3, 6' $train mesh.tensor=4
 refused 2 'layers.- .mlp.: hidden 21 cannot be spread over the 2' $train model.layers.-.hidden=21 mesh.tensor=2
-refused 2 'keep_every: 2 wants mesh.tensor=1' $train train.keep=inputs train.keep_every=2 mesh.tensor=2
 refused 2 'mesh.pipe: 2 ranks do not run yet' $train mesh.pipe=2
 refused 2 'mesh.expert: 2 ranks share experts, and model.pattern has none' $train mesh.seq=2 mesh.expert=2
 refused 2 'mesh.expert: 3 does not divide data x seq = 2' $train mesh.seq=2 mesh.expert=3

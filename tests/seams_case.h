@@ -31,7 +31,7 @@ struct seat_spec {
     const int64_t *pos;
     int64_t attend_numbers, work;
     int tensor; /* ranks of that axis; 0: one.  The world then has seq x tensor */
-    int64_t own_numbers, total_numbers;
+    int64_t own_numbers, total_numbers, part_rows;
     int data, expert; /* likewise; expert regroups data x seq */
     double room;
     struct routed_most routed; /* of the one layer there is */
@@ -79,6 +79,7 @@ static inline enum status seat_open(struct seat *s, struct rank *r, const struct
                                           .attend_numbers = spec->attend_numbers,
                                           .total_numbers = spec->total_numbers,
                                           .own_numbers = spec->own_numbers,
+                                          .part_rows = spec->part_rows,
                                           .swap = spec->swap,
                                           .n_layers = spec->routed.experts > 0,
                                           .routed = spec->routed};

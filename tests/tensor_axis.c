@@ -4,6 +4,9 @@
 /* Every mixer and both ends over the tensor axis: five steps agree with those of one rank to 1e-10 in F64, alone and
  * with seq and data, kept, computed again and in slices; checkpoints go from any mesh to any; exact mode has the same
  * bits for every mesh.seq. */
+#define _GNU_SOURCE
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
 #include "tests/mesh_run.h"
 
 struct axis_case {
@@ -48,6 +51,7 @@ struct axis_mesh {
 static const struct axis_mesh meshes[] = {
     {"{tensor: 2}", ""},
     {"{tensor: 4}", ", keep: gemm"},
+    {"{tensor: 2}", ", keep: inputs, keep_every: 2"},
     {"{seq: 2, tensor: 2}", ", keep: inputs"},
     {"{data: 2, tensor: 2, shard: parameters}", ", micro_batch: 2"},
 };
@@ -65,6 +69,68 @@ static void against_one_rank(const struct axis_case *c) {
         mesh_run_term(&now);
     }
     mesh_run_term(&one);
+}
+
+/* ---- work by parts ---- */
+
+/* Products of one row at a time: the matrix library's rows of a product may depend on how many there are. */
+static enum status forward_by_rows(struct ctx *c, const struct linear *a) {
+    for (int64_t t = 0; t < a->x.shape[0]; t++) {
+        struct linear b = *a;
+        b.x = tensor_rows(a->x, t, 1), b.y = tensor_rows(a->y, t, 1);
+        TRY(ops_ref64.linear_fwd(c, &b));
+    }
+    return OK;
+}
+
+static enum status backward_by_rows(struct ctx *c, const struct linear *a) {
+    const struct tensor none = {0};
+    for (int64_t t = 0; t < a->dy.shape[0] && tensor_has(a->dx); t++) {
+        struct linear b = *a;
+        b.dw = b.db = none;
+        b.dy = tensor_rows(a->dy, t, 1), b.dx = tensor_rows(a->dx, t, 1);
+        TRY(ops_ref64.linear_bwd(c, &b));
+    }
+    struct linear rest = *a;
+    rest.dx = none;
+    return ops_ref64.linear_bwd(c, &rest);
+}
+
+static struct ops row_ops; /* made before ranks begin */
+
+static enum status multiply_by_rows(struct trainer *t) {
+    t->run.ctx.ops = &row_ops;
+    return OK;
+}
+
+/* A layer's outer products by parts, or whole. */
+static void run_parts(struct mesh_run *j, const char *mesh, const char *train, int64_t part, bool rows,
+                      const char *why) {
+    char model[1000];
+    snprintf(model, sizeof model, every, "false");
+    mesh_run_read(j, model, mesh, train, "fast");
+    j->config.mesh.tensor_part = part;
+    if (rows) j->prepare = multiply_by_rows;
+    mesh_run(j, why);
+}
+
+/* Parts change no bit where the products do not, and the library's by roundings alone. */
+static void by_parts(const char *mesh, const char *train) {
+    static struct mesh_run whole, parts;
+    char why[300];
+    snprintf(why, sizeof why, "by parts, %s%s", mesh, train);
+    run_parts(&whole, mesh, train, 0, true, why);
+    run_parts(&parts, mesh, train, 1, true, why);
+    for (int i = 0; i < MESH_STEPS; i++)
+        CHECK(parts.out[0].loss[i] == whole.out[0].loss[i] && parts.out[0].norm[i] == whole.out[0].norm[i],
+              "%s, step %d: loss %.17g, %.17g whole, norm %.17g, %.17g", why, i, parts.out[0].loss[i],
+              whole.out[0].loss[i], parts.out[0].norm[i], whole.out[0].norm[i]);
+    CHECK(parts.out[0].valid == whole.out[0].valid, "%s: validation", why);
+    mesh_run_term(&parts);
+    run_parts(&parts, mesh, train, 1, false, why);
+    mesh_run_compare(&parts, &whole, 0, MESH_STEPS, 1e-12, why);
+    mesh_run_term(&whole);
+    mesh_run_term(&parts);
 }
 
 /* ---- checkpoints ---- */
@@ -130,6 +196,12 @@ int main(void) {
     }
     mesh_run_tokens("mesh_tokens");
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) against_one_rank(&models[i]);
+    row_ops = ops_ref64;
+    row_ops.linear_fwd = forward_by_rows;
+    row_ops.linear_bwd = backward_by_rows;
+    by_parts("{tensor: 2}", "");
+    by_parts("{tensor: 4}", ", keep: inputs, keep_every: 2");
+    by_parts("{seq: 2, tensor: 2, layout: zigzag, shard: parameters}", ", keep: gemm, micro_batch: 2");
     from_any_to_any("false");
     from_any_to_any("true");
     exact_bits(2);

@@ -14,12 +14,12 @@ struct shares {
     const double *load;
 };
 
-template <typename real> static __device__ struct shares shares_of(const struct balance &a, const real *l, int64_t t) {
+static __device__ struct shares shares_of(const struct balance &a, const float *l, int64_t t) {
     const int64_t E = a.logits.shape[1], G = a.load.shape[0], g = range_of(a.range, t) / ((a.range.shape[0] - 1) / G);
     struct shares q = {scorer_of(l, E, a.scores == ROUTE_SOFTMAX), 1.0, 0.0, 0.0, 0.0, (double *)a.load.data + g * E};
     double all = 0.0, sum = 0.0, inner = 0.0;
     for (int64_t e = threadIdx.x; e < E; e += WARP) {
-        const double s = (double)score(q.s, one(l + e));
+        const double s = (double)score(q.s, l[e]);
         all += q.load[e];
         sum += s;
         inner += q.load[e] * s;
@@ -32,19 +32,19 @@ template <typename real> static __device__ struct shares shares_of(const struct 
     if (a.z == 0.0) return q;
     float top = -INFINITY;
     double exps = 0.0;
-    for (int64_t e = threadIdx.x; e < E; e += WARP) top = fmaxf(top, one(l + e));
+    for (int64_t e = threadIdx.x; e < E; e += WARP) top = fmaxf(top, l[e]);
     top = warp_most(top);
-    for (int64_t e = threadIdx.x; e < E; e += WARP) exps += (double)expf(one(l + e) - top);
+    for (int64_t e = threadIdx.x; e < E; e += WARP) exps += (double)expf(l[e] - top);
     q.lse = (double)top + log(warp_sum(exps));
     return q;
 }
 
-template <typename real> __global__ static void loss_lines(const struct balance a, double *lines) {
+__global__ static void loss_lines(const struct balance a, double *lines) {
     const int64_t T = a.logits.shape[0];
     FOR_WARPS(item, ceil_div(T, STRIP)) {
         double sum = 0.0;
         for (int64_t t = item * STRIP; t < least(T, (item + 1) * STRIP); t++) {
-            const struct shares q = shares_of(a, row_of<real>(a.logits, t), t);
+            const struct shares q = shares_of(a, row(a.logits, t), t);
             sum += q.inner + a.z * q.lse * q.lse;
         }
         if (threadIdx.x == 0) lines[item] = sum;
@@ -60,17 +60,17 @@ __global__ static void loss_sum(const double *lines, int64_t n, double *loss) {
 }
 
 /* Of the shares' term by l_e: balance_ref.c. */
-template <typename real> __global__ static void back_rows(const struct balance a) {
+__global__ static void back_rows(const struct balance a) {
     const int64_t E = a.logits.shape[1];
     FOR_WARPS(t, a.logits.shape[0]) {
-        const real *l = row_of<real>(a.logits, t);
-        real *dl = row_of<real>(a.dlogits, t);
+        const float *l = row(a.logits, t);
+        float *dl = row(a.dlogits, t);
         const struct shares q = shares_of(a, l, t);
         for (int64_t e = threadIdx.x; e < E; e += WARP) {
-            const double s = (double)score(q.s, one(l + e)), slope = s / q.sum * (q.by * q.load[e] - q.inner);
+            const double s = (double)score(q.s, l[e]), slope = s / q.sum * (q.by * q.load[e] - q.inner);
             float d = (float)(a.scores == ROUTE_SOFTMAX ? slope : slope * (1.0 - s));
-            if (a.z != 0.0) d += (float)(2.0 * a.z * q.lse * (double)expf((float)((double)one(l + e) - q.lse)));
-            set(dl + e, one(dl + e) + d);
+            if (a.z != 0.0) d += (float)(2.0 * a.z * q.lse * (double)expf((float)((double)l[e] - q.lse)));
+            dl[e] += d;
         }
     }
 }
@@ -81,7 +81,7 @@ static enum status check(const struct ctx *c, const struct balance *a) {
                (int)a->scores);
     CHECK_THAT(balance, E >= 1 && E <= ROUTE_EXPERTS_MAX, "%" PRId64 " experts, 1 to %d are expected", E,
                ROUTE_EXPERTS_MAX);
-    CHECK_SHAPE(balance, logits, REAL, T, E);
+    CHECK_SHAPE(balance, logits, WIDE, T, E);
     CHECK_SHAPE(balance, load, F64, G, E);
     CHECK_SHAPE(balance, range, I64, R + 1);
     CHECK_THAT(balance, G >= 1 && R % G == 0, "%" PRId64 " ranges do not make %" PRId64 " sequences of as many each", R,
@@ -93,8 +93,7 @@ static enum status forward(struct ctx *c, const struct balance *a) {
     const int64_t n = ceil_div(a->logits.shape[0], STRIP);
     void *lines;
     TRY(arena_take(c->work, arena_round(n * (int64_t)sizeof(double)), &lines));
-    if (REAL == BF16) LAUNCH_WARPS(loss_lines<bf16_bits>, n, *a, (double *)lines);
-    else LAUNCH_WARPS(loss_lines<float>, n, *a, (double *)lines);
+    LAUNCH_WARPS(loss_lines, n, *a, (double *)lines);
     LAUNCH(loss_sum, dim3(1), THREADS, (const double *)lines, n, (double *)a->loss.data);
     return OK;
 }
@@ -111,9 +110,8 @@ extern "C" enum status balance_fwd_cuda(struct ctx *c, const struct balance *a) 
 extern "C" enum status balance_bwd_cuda(struct ctx *c, const struct balance *a) {
     const int64_t T = a->logits.shape[0], E = a->logits.shape[1];
     TRY(check(c, a));
-    CHECK_SHAPE(balance, dlogits, REAL, T, E);
-    if (REAL == BF16) LAUNCH_WARPS(back_rows<bf16_bits>, T, *a);
-    else LAUNCH_WARPS(back_rows<float>, T, *a);
+    CHECK_SHAPE(balance, dlogits, WIDE, T, E);
+    LAUNCH_WARPS(back_rows, T, *a);
     return OK;
 }
 

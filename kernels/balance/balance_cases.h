@@ -33,7 +33,7 @@ static inline void balance_build(struct trial *t, struct balance *a, const struc
     a->aux = k->aux;
     a->z = k->z;
     t->bound = 3e-6;
-    struct case_tensor *logits = REALS(logits, IN, NORMAL(1.5), T, k->E);
+    struct case_tensor *logits = WIDES(logits, IN, NORMAL(1.5), T, k->E);
     logits->gap = k->gap;
     logits->rows_by_elements = true;
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
@@ -41,6 +41,6 @@ static inline void balance_build(struct trial *t, struct balance *a, const struc
     load->any_rows = true; /* any that divides R */
     load->gradient = "";
     TENSOR(loss, F_ADD, CONSTANT(0.5), F64, 1)->weight = &one;
-    REALS(dlogits, B_ADD, NORMAL(1.0), T, k->E)->gap = k->gap;
+    WIDES(dlogits, B_ADD, NORMAL(1.0), T, k->E)->gap = k->gap;
 }
 #endif

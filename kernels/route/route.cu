@@ -50,15 +50,15 @@ static __device__ void limit_groups(const struct route &a, float *v, unsigned *k
     __syncwarp();
 }
 
-template <typename real> static __device__ void choose(const struct route &a, int64_t t, float *v, unsigned *key) {
+static __device__ void choose(const struct route &a, int64_t t, float *v, unsigned *key) {
     const int64_t E = a.logits.shape[1], k = a.ids.shape[1];
-    const real *l = row_of<real>(a.logits, t);
+    const float *l = row(a.logits, t);
     const float *bias = (const float *)a.bias.data;
     const struct scorer s = scorer_of(l, E, a.scores == ROUTE_SOFTMAX);
     int32_t *ids = (int32_t *)a.ids.data + t * k;
     float *w = row(a.w, t);
     double sum = SUM_LEAST;
-    for (int64_t e = threadIdx.x; e < E; e += WARP) v[e] = score(s, one(l + e)) + (bias ? bias[e] : 0.0f);
+    for (int64_t e = threadIdx.x; e < E; e += WARP) v[e] = score(s, l[e]) + (bias ? bias[e] : 0.0f);
     __syncwarp();
     if (a.groups > 1) limit_groups(a, v, key, E);
     for (int64_t e = threadIdx.x; e < E; e += WARP) key[e] = key_of(v[e]);
@@ -66,55 +66,54 @@ template <typename real> static __device__ void choose(const struct route &a, in
     for (int64_t i = 0; i < k; i++) {
         const int e = largest(key, E);
         take(key, e);
-        sum += (double)score(s, one(l + e));
+        sum += (double)score(s, l[e]);
         if (threadIdx.x == 0) ids[i] = e;
     }
     __syncwarp();
     const double by = a.renormalise ? a.scale / sum : a.scale;
-    for (int64_t i = threadIdx.x; i < k; i += WARP) w[i] = (float)(by * (double)score(s, one(l + ids[i])));
+    for (int64_t i = threadIdx.x; i < k; i += WARP) w[i] = (float)(by * (double)score(s, l[ids[i]]));
     __syncwarp();
 }
 
 /* Warps of a block, each with two numbers an expert in shared memory. */
 static inline int64_t warps_of(int64_t E) { return most(1, least(WARPS, ROOM / (8 * E))); }
 
-template <typename real> __global__ static void choose_rows(const struct route a) {
+__global__ static void choose_rows(const struct route a) {
     __shared__ float room[ROOM / sizeof(float)];
     const int64_t E = a.logits.shape[1];
     float *v = room + threadIdx.y * 2 * E;
     for (int64_t t = (int64_t)blockIdx.x * blockDim.y + threadIdx.y; t < a.logits.shape[0];
          t += (int64_t)gridDim.x * blockDim.y)
-        choose<real>(a, t, v, (unsigned *)(v + E));
+        choose(a, t, v, (unsigned *)(v + E));
 }
 
 /* ds first: route_ref.c.  Every lane has the sums over the k chosen. */
-template <typename real> __global__ static void back_rows(const struct route a) {
+__global__ static void back_rows(const struct route a) {
     const int64_t E = a.dlogits.shape[1], k = a.ids.shape[1];
     const bool softmax = a.scores == ROUTE_SOFTMAX;
     FOR_WARPS(t, a.dlogits.shape[0]) {
         const int32_t *ids = (const int32_t *)a.ids.data + t * k;
-        const real *l = row_of<real>(a.logits, t);
-        real *dl = row_of<real>(a.dlogits, t);
+        const float *l = row(a.logits, t);
+        float *dl = row(a.dlogits, t);
         const float *dw = row(a.dw, t);
         const struct scorer s = scorer_of(l, E, softmax);
         const double first = a.renormalise ? (double)dw[0] : 0.0;
         double sum = 0.0, inner = 0.0, all = 0.0;
         for (int64_t i = threadIdx.x; i < k; i += WARP) {
-            const double p = (double)score(s, one(l + ids[i]));
+            const double p = (double)score(s, l[ids[i]]);
             sum += p;
             inner += p * ((double)dw[i] - first);
         }
         sum = a.renormalise ? warp_sum(sum) + SUM_LEAST : 1.0;
         inner = a.renormalise ? (warp_sum(inner) - SUM_LEAST * first) / sum : 0.0;
         for (int64_t i = threadIdx.x; i < k; i += WARP)
-            all += (double)score(s, one(l + ids[i])) * (a.scale / sum * ((double)dw[i] - first - inner));
+            all += (double)score(s, l[ids[i]]) * (a.scale / sum * ((double)dw[i] - first - inner));
         all = softmax ? warp_sum(all) : 0.0;
-        for (int64_t e = threadIdx.x; e < E; e += WARP)
-            set(dl + e, softmax ? -(float)((double)score(s, one(l + e)) * all) : 0.0f);
+        for (int64_t e = threadIdx.x; e < E; e += WARP) dl[e] = softmax ? -(float)((double)score(s, l[e]) * all) : 0.0f;
         __syncwarp();
         for (int64_t i = threadIdx.x; i < k; i += WARP) {
-            const double p = (double)score(s, one(l + ids[i])), ds = a.scale / sum * ((double)dw[i] - first - inner);
-            set(dl + ids[i], softmax ? (float)(p * ds - p * all) : (float)(p * (1.0 - p) * ds));
+            const double p = (double)score(s, l[ids[i]]), ds = a.scale / sum * ((double)dw[i] - first - inner);
+            dl[ids[i]] = softmax ? (float)(p * ds - p * all) : (float)(p * (1.0 - p) * ds);
         }
     }
 }
@@ -172,7 +171,7 @@ static enum status count(struct ctx *c, const struct route *a) {
 
 extern "C" enum status route_fwd_cuda(struct ctx *c, const struct route *a) {
     const int64_t T = a->logits.shape[0], E = a->logits.shape[1], k = a->ids.shape[1];
-    CHECK_SHAPE(route, logits, REAL, T, E);
+    CHECK_SHAPE(route, logits, WIDE, T, E);
     CHECK_SHAPE(route, ids, I32, T, k);
     CHECK_SHAPE(route, w, WIDE, T, k);
     CHECK_OPTIONAL(route, bias, WIDE, E);
@@ -181,8 +180,7 @@ extern "C" enum status route_fwd_cuda(struct ctx *c, const struct route *a) {
     TRY(check_count(c, a, E));
     const int64_t warps = warps_of(E);
     const dim3 grid((unsigned)least(ceil_div(T, warps), 1 << 20)), block(WARP, (unsigned)warps);
-    if (REAL == BF16) LAUNCH(choose_rows<bf16_bits>, grid, block, *a);
-    else LAUNCH(choose_rows<float>, grid, block, *a);
+    LAUNCH(choose_rows, grid, block, *a);
     if (!tensor_has(a->count) && !tensor_has(a->load)) return OK;
     const int64_t mark = arena_mark(c->work);
     const enum status st = count(c, a);
@@ -192,14 +190,13 @@ extern "C" enum status route_fwd_cuda(struct ctx *c, const struct route *a) {
 
 extern "C" enum status route_bwd_cuda(struct ctx *c, const struct route *a) {
     const int64_t T = a->logits.shape[0], E = a->logits.shape[1], k = a->ids.shape[1];
-    CHECK_SHAPE(route, logits, REAL, T, E);
+    CHECK_SHAPE(route, logits, WIDE, T, E);
     CHECK_SHAPE(route, ids, I32, T, k);
     CHECK_SHAPE(route, dw, WIDE, T, k);
-    CHECK_SHAPE(route, dlogits, REAL, T, E);
+    CHECK_SHAPE(route, dlogits, WIDE, T, E);
     CHECK_THAT(route, tensor_packed(a->ids), "ids must be packed");
     TRY(check_options(a, E, k));
-    if (REAL == BF16) LAUNCH_WARPS(back_rows<bf16_bits>, T, *a);
-    else LAUNCH_WARPS(back_rows<float>, T, *a);
+    LAUNCH_WARPS(back_rows, T, *a);
     return OK;
 }
 

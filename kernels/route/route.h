@@ -13,7 +13,8 @@
  *   count     tokens sent to each expert, by sequence: of R ranges, [g R/G, (g + 1) R/G) make sequence g of G
  *   load      += the same, over all tokens
  *   shapes    T tokens, E experts (at most 4,096), k chosen, R ranges, G sequences; logits, dlogits may have a pitch
- *   types     ids I32, range I64, count and load F64 (exact integers); bias, w, dw wide; the rest `real`
+ *   types     ids I32, range I64, count and load F64 (exact integers); the rest wide: choices are made of logits that
+ *             were not rounded
  *   errors    ERR_ARG: shapes, types, options or ranges disagree.  ERR_DATA: an id outside [0, E)
  *   absent    bias: none.  count, load: not wanted; range: only count reads it
  *   source    Shazeer et al. 2017; DeepSeek-AI 2024 (sigmoid, groups, selection bias); softmax over the k chosen logits

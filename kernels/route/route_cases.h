@@ -67,7 +67,7 @@ static inline void route_build(struct trial *t, struct route *a, const struct ro
     a->renormalise = k->renormalise;
     a->scale = k->scale;
     t->bound = k->bound;
-    REALS(logits, IN, NORMAL(1.5), T, k->E)->gap = k->gap;
+    WIDES(logits, IN, NORMAL(1.5), T, k->E)->gap = k->gap;
     if (k->bias) WIDES(bias, F_IN | OPTIONAL, NORMAL(0.1), k->E);
     TENSOR(ids, KEPT, CONSTANT(0.0), I32, T, k->k);
     WIDES(w, F_OUT, NORMAL(1.0), T, k->k);
@@ -77,6 +77,6 @@ static inline void route_build(struct trial *t, struct route *a, const struct ro
         TENSOR(load, F_ADD | OPTIONAL, UNIFORM(0.0, 9.0), F64, k->E);
     }
     WIDES(dw, B_IN, NORMAL(1.0), T, k->k);
-    REALS(dlogits, B_OUT, NORMAL(1.0), T, k->E)->gap = k->gap;
+    WIDES(dlogits, B_OUT, NORMAL(1.0), T, k->E)->gap = k->gap;
 }
 #endif

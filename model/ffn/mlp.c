@@ -3,7 +3,7 @@
 #include "kernels/activation/activation.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
-#include "model/layer.h"
+#include "model/edges.h"
 
 struct mlp_config {
     int64_t hidden;
@@ -115,17 +115,20 @@ static enum status plan(struct plan *p, const struct layer *l) {
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct linear up = up_args(s, l, f, v), down = down_args(s, l, f, v);
     const struct activation act = act_args(l->config, v);
-    if (!layer_has(s, v, S_UP)) TRY(s->ctx->ops->linear_fwd(s->ctx, &up));
+    TRY(edge_h(s, f, &up, !layer_has(s, v, S_UP)));
     TRY(s->ctx->ops->activation_fwd(s->ctx, &act));
-    return s->y_unused ? OK : s->ctx->ops->linear_fwd(s->ctx, &down);
+    return edge_y(s, f, &down);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct linear up = up_args(s, l, f, v), down = down_args(s, l, f, v);
     const struct activation act = act_args(l->config, v);
-    TRY(s->ctx->ops->linear_bwd(s->ctx, &down));
+    struct linear down_w = down;
+    down_w.dx = (struct tensor){0};
+    TRY(edge_dy(s, f, &down));
+    TRY(s->ctx->ops->linear_bwd(s->ctx, &down_w));
     TRY(s->ctx->ops->activation_bwd(s->ctx, &act));
-    return s->ctx->ops->linear_bwd(s->ctx, &up);
+    return edge_dh(s, f, &up);
 }
 
 static double flops(const struct layer *l, int64_t tokens_per_sequence) {
@@ -138,6 +141,7 @@ const struct mixer_kind mlp_kind = {.name = "mlp",
                                     .config_bytes = sizeof(struct mlp_config),
                                     .check = check,
                                     .split = split,
+                                    .edges = true,
                                     .declare = declare,
                                     .plan = plan,
                                     .forward = forward,

@@ -129,12 +129,12 @@ static void plan_router(struct plan *p, const struct moe_config *c) {
     const int64_t T = p->n_tokens, E = c->experts, k = c->top_k;
     const int64_t sections = p->ctx->exact ? p->n_ranges : 1;
     const int64_t G = c->aux_over == OVER_SEQUENCE ? n_sequences(p) : 1;
-    plan_slot(p, S_LOGITS, "logits", KEEP_GEMM, T, E, 1, 1);
+    plan_wide(p, S_LOGITS, "logits", KEEP_GEMM, T, E, 1, 1);
     plan_wide(p, S_W, "w", KEEP_CHEAP, T, k, 1, 1);
     plan_typed(p, S_IDS, "ids", KEEP_CHEAP, I32, T, k);
     plan_typed(p, S_ROW, "row", KEEP_CHEAP, I64, T, k);
     plan_typed(p, S_OFFSET, "offset", KEEP_CHEAP, I64, sections, E + 1 + (c->capacity > 0));
-    plan_slot(p, S_DLOGITS, "dlogits", KEEP_SCRATCH, T, E, 1, 1);
+    plan_wide(p, S_DLOGITS, "dlogits", KEEP_SCRATCH, T, E, 1, 1);
     plan_wide(p, S_DW, "dw", KEEP_SCRATCH, T, k, 1, 1);
     if (!moe_balances(c)) return;
     plan_typed(p, S_LOAD, "load", KEEP_BOUNDARY, F64, G, E);

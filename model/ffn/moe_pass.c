@@ -32,6 +32,7 @@ static void router_args(struct moe *m, const struct step *s, const struct layer 
     const struct moe_config *c = l->config;
     const struct saved_slot *t = v->slot;
     m->router = linear_of(s, l, W_ROUTER, f->h, t[S_LOGITS].t, t[S_DLOGITS].t, f->dh);
+    m->router.wide = true;            /* near ties, a rounding would choose */
     m->router.dx_add = c->shared > 0; /* dh begins with the shared experts' */
     m->route = (struct route){.scores = (enum route_scores)c->scores,
                               .groups = c->groups,

@@ -6,6 +6,7 @@
 #include "kernels/ops.h"
 #include "kernels/rope/rope.h"
 #include "model/attend.h"
+#include "model/edges.h"
 
 struct attention_config {
     int64_t heads, kv_heads, head_width, window;
@@ -167,14 +168,15 @@ static struct rope rope_args(const struct attention_config *c, const struct flow
         .pos = f->shard->pos, .x = t, .dx = t, .heads = heads, .rot = rotated(c), .theta = c->rope_theta};
 }
 
-/* The projection with its rotation, which works in place. */
+/* The projection with its rotation, which works in place; or h alone, where they are there. */
 static enum status project(struct step *s, const struct layer *l, struct flow *f, struct saved *v,
-                           const struct attend *a) {
+                           const struct attend *a, bool needed) {
     const struct attention_config *c = l->config;
     const struct ops *ops = s->ctx->ops;
     const struct linear qkv = qkv_args(s, l, f, v);
     const struct rope rq = rope_args(c, f, a->mine.q, c->heads), rk = rope_args(c, f, a->mine.k, c->kv_heads);
-    TRY(ops->linear_fwd(s->ctx, &qkv));
+    TRY(edge_h(s, f, &qkv, needed));
+    if (!needed) return OK;
     if (rq.rot > 0) TRY(ops->rope_fwd(s->ctx, &rq));
     if (rk.rot > 0) TRY(ops->rope_fwd(s->ctx, &rk));
     return OK;
@@ -192,9 +194,9 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     const struct linear out = out_args(s, l, f, v);
     struct attend a = attend_args(l, f, v);
     attend_fill(&a, v, S_WIDE, f->shard);
-    if (!layer_has(s, v, swapped(f) ? S_WIDE + WIDE_QKV : S_QKV)) TRY(project(s, l, f, v, &a));
+    TRY(project(s, l, f, v, &a, !layer_has(s, v, swapped(f) ? S_WIDE + WIDE_QKV : S_QKV)));
     if (!layer_has(s, v, S_O)) TRY(core(s, l, f, &a));
-    return s->y_unused ? OK : s->ctx->ops->linear_fwd(s->ctx, &out);
+    return edge_y(s, f, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
@@ -204,9 +206,9 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     struct attend a = attend_args(l, f, v);
     attend_fill(&a, v, S_WIDE, f->shard);
     const struct rope rq = rope_args(c, f, a.mine.dq, c->heads), rk = rope_args(c, f, a.mine.dk, c->kv_heads);
-    struct linear out_x = out, out_w = out; /* what travels first, and what stands behind it */
-    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
-    TRY(ops->linear_bwd(s->ctx, &out_x));
+    struct linear out_w = out; /* stands behind what travels first */
+    out_w.dx = (struct tensor){0};
+    TRY(edge_dy(s, f, &out));
     TRY(s->seams->attend_begin(s, l, f, &a, ATTEND_DO));
     TRY(ops->linear_bwd(s->ctx, &out_w));
     TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DO));
@@ -215,7 +217,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(s->seams->attend_end(s, l, f, &a, ATTEND_DQKV));
     if (rq.rot > 0) TRY(ops->rope_bwd(s->ctx, &rq));
     if (rk.rot > 0) TRY(ops->rope_bwd(s->ctx, &rk));
-    return ops->linear_bwd(s->ctx, &qkv);
+    return edge_dh(s, f, &qkv);
 }
 
 /* Scores and weighted values: 2 products of 2 P flops a visible key; half the sequence is visible on average. */
@@ -237,6 +239,7 @@ const struct mixer_kind attention_kind = {.name = "attention",
                                           .config_bytes = sizeof(struct attention_config),
                                           .check = check,
                                           .split = split,
+                                          .edges = true,
                                           .declare = declare,
                                           .plan = plan,
                                           .forward = forward,

@@ -13,6 +13,7 @@
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/selective_scan_local/selective_scan_local.h"
 #include "kernels/tail/tail.h"
+#include "model/edges.h"
 #include "model/seams.h"
 
 enum norms { NORMS_NONE, NORMS_PLAIN, NORMS_LEARNED };
@@ -164,22 +165,22 @@ static struct tensor dnormed(const struct layer *l, const struct saved *v) {
     return v->slot[norms ? S_DNORMED : S_DDT_B_C].t;
 }
 
-/* The projection onto x (which 0) or z (1) alone: x is needed first. */
+/* The projection onto columns [begin, begin + n) of x | z alone: x is needed first, and of z one half stands in each of
+ * forward's exchanges. */
 static struct linear in_args(const struct step *s, const struct layer *l, const struct flow *f, const struct saved *v,
-                             int which) {
-    const int64_t D = ((const struct mamba1_config *)l->config)->inner, begin = which * D;
+                             int64_t begin, int64_t n) {
     struct linear a = {.x = f->h,
-                       .w = tensor_rows(layer_w(s, l, W_IN), begin, D),
+                       .w = tensor_rows(layer_w(s, l, W_IN), begin, n),
                        .b = layer_w(s, l, W_IN_BIAS),
-                       .y = tensor_cols(v->slot[S_XZ].t, begin, D),
-                       .dy = tensor_cols(v->slot[S_DXZ].t, begin, D),
+                       .y = tensor_cols(v->slot[S_XZ].t, begin, n),
+                       .dy = tensor_cols(v->slot[S_DXZ].t, begin, n),
                        .dx = f->dh,
-                       .dw = tensor_rows(layer_g(s, l, W_IN), begin, D),
+                       .dw = tensor_rows(layer_g(s, l, W_IN), begin, n),
                        .db = layer_g(s, l, W_IN_BIAS),
-                       .dx_add = which == 0};
+                       .dx_add = begin == 0};
     if (l->param[W_IN_BIAS] < 0) return a;
-    a.b = tensor_rows(a.b, begin, D);
-    a.db = tensor_rows(a.db, begin, D);
+    a.b = tensor_rows(a.b, begin, n);
+    a.db = tensor_rows(a.db, begin, n);
     return a;
 }
 
@@ -360,9 +361,8 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const struct ops *ops = p->ctx->ops;
     plan_slots(p, l);
     plan_norms(p, l);
-    const struct linear gemms[] = {in_args(p->step, l, p->flow, p->saved, 0), in_args(p->step, l, p->flow, p->saved, 1),
-                                   x_args(p->step, l, p->saved), dt_args(p->step, l, p->saved),
-                                   out_args(p->step, l, p->flow, p->saved)};
+    const struct linear gemms[] = {in_args(p->step, l, p->flow, p->saved, 0, c->inner), x_args(p->step, l, p->saved),
+                                   dt_args(p->step, l, p->saved), out_args(p->step, l, p->flow, p->saved)};
     for (size_t i = 0; i < sizeof gemms / sizeof *gemms; i++) plan_work(p, ops->linear_work(p->ctx, &gemms[i]));
     const struct tail tail = tail_args(p->flow, p->saved);
     const struct conv1d conv = conv_args(p->step, l, p->flow, p->saved);
@@ -410,7 +410,9 @@ static enum status steps_backward(struct step *s, const struct layer *l, struct 
 
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
-    const struct linear x = in_args(s, l, f, v, 0), z = in_args(s, l, f, v, 1), out = out_args(s, l, f, v);
+    const int64_t D = ((const struct mamba1_config *)l->config)->inner, half = D / 2;
+    const struct linear x = in_args(s, l, f, v, 0, D), out = out_args(s, l, f, v);
+    const struct linear z_first = in_args(s, l, f, v, D, half), z_last = in_args(s, l, f, v, D + half, D - half);
     const struct tail tail = tail_args(f, v);
     const struct conv1d conv = conv_args(s, l, f, v);
     const struct selective_scan_local local = local_args(s, l, f, v);
@@ -425,23 +427,25 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .entering = scan.s_in,
                           .log_rate = local.A_log};
     const bool project = !layer_has(s, v, S_XZ);
-    if (project) TRY(ops->linear_fwd(s->ctx, &x));
+    TRY(edge_h(s, f, &x, project));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
+    if (project) TRY(ops->linear_fwd(s->ctx, &z_first));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->conv1d_fwd(s->ctx, &conv));
     TRY(steps_forward(s, l, v));
     TRY(ops->selective_scan_local_fwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
-    if (project) TRY(ops->linear_fwd(s->ctx, &z));
+    if (project) TRY(ops->linear_fwd(s->ctx, &z_last));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->selective_scan_fwd(s->ctx, &scan));
-    return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
+    return edge_y(s, f, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
-    const struct linear x = in_args(s, l, f, v, 0), z = in_args(s, l, f, v, 1), out = out_args(s, l, f, v);
+    const int64_t D = ((const struct mamba1_config *)l->config)->inner;
+    const struct linear x = in_args(s, l, f, v, 0, D), z = in_args(s, l, f, v, D, D), out = out_args(s, l, f, v);
     const struct tail tail = tail_args(f, v);
     const struct conv1d conv = conv_args(s, l, f, v);
     const struct selective_scan_local local = local_args(s, l, f, v);
@@ -455,9 +459,9 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
                           .log_rate = local.A_log};
     struct carry before = {
         .op = CARRY_LAST, .to = CARRY_BACKWARD, .id = CARRY_CONV, .state = conv.dbefore, .entering = tail.dtail};
-    struct linear out_x = out, out_w = out; /* the gradient of the input first; the weight's can wait */
-    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
-    TRY(ops->linear_bwd(s->ctx, &out_x));
+    struct linear out_w = out; /* can wait */
+    out_w.dx = (struct tensor){0};
+    TRY(edge_dy(s, f, &out));
     TRY(ops->selective_scan_local_bwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
     TRY(ops->linear_bwd(s->ctx, &out_w));
@@ -469,7 +473,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(ops->linear_bwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->tail_bwd(s->ctx, &tail));
-    return ops->linear_bwd(s->ctx, &x);
+    return edge_dh(s, f, &x);
 }
 
 /* The scan's share, 7 inner N flops a token forward, counted as for Mamba-2. */
@@ -486,6 +490,7 @@ const struct mixer_kind mamba1_kind = {.name = "mamba1",
                                        .config_bytes = sizeof(struct mamba1_config),
                                        .check = check,
                                        .split = split,
+                                       .edges = true,
                                        .declare = declare,
                                        .plan = plan,
                                        .forward = forward,

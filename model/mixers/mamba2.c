@@ -12,6 +12,7 @@
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/tail/tail.h"
+#include "model/edges.h"
 #include "model/seams.h"
 
 struct mamba2_config {
@@ -426,7 +427,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
                           .entering = scan.s_in};
     const struct linear xbc = xbc_part(in, l->config), dt = dt_part(in, l->config), z = z_part(in, l->config);
     const bool project = !layer_has(s, v, S_ZXBCDT);
-    if (project) TRY(ops->linear_fwd(s->ctx, &xbc));
+    TRY(edge_h(s, f, &xbc, project));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     if (project) TRY(ops->linear_fwd(s->ctx, &dt));
@@ -438,7 +439,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->ssd_fwd(s->ctx, &scan));
     TRY(norm_pass(s, l, v, false));
-    return s->y_unused ? OK : ops->linear_fwd(s->ctx, &out);
+    return edge_y(s, f, &out);
 }
 
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
@@ -456,10 +457,10 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
                           .entering = scan.ds_out};
     struct carry before = {
         .op = CARRY_LAST, .to = CARRY_BACKWARD, .id = CARRY_CONV, .state = conv.dbefore, .entering = tail.dtail};
-    struct linear out_x = out, out_w = out; /* the gradient of the input first; the weight's can wait */
-    out_x.dw = out_x.db = out_w.dx = (struct tensor){0};
+    struct linear out_w = out; /* can wait */
+    out_w.dx = (struct tensor){0};
     const struct linear xbc = xbc_part(in, l->config), dt = dt_part(in, l->config), z = z_part(in, l->config);
-    TRY(ops->linear_bwd(s->ctx, &out_x));
+    TRY(edge_dy(s, f, &out));
     TRY(norm_pass(s, l, v, true));
     TRY(ops->ssd_local_bwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
@@ -472,7 +473,7 @@ static enum status backward(struct step *s, const struct layer *l, struct flow *
     TRY(ops->linear_bwd(s->ctx, &dt));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->tail_bwd(s->ctx, &tail));
-    return ops->linear_bwd(s->ctx, &xbc);
+    return edge_dh(s, f, &xbc);
 }
 
 /* The scan's share, 7 inner N flops a token forward: Megatron-LM's counting for hybrids. */
@@ -489,6 +490,7 @@ const struct mixer_kind mamba2_kind = {.name = "mamba2",
                                        .config_bytes = sizeof(struct mamba2_config),
                                        .check = check,
                                        .split = split,
+                                       .edges = true,
                                        .declare = declare,
                                        .plan = plan,
                                        .forward = forward,

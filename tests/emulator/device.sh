@@ -73,6 +73,8 @@ run data cuda mesh.data=2 mesh.attention=swap mesh.shard=gradients
 near data cuda 1e-5
 run tensor cuda mesh.seq=2 mesh.tensor=2 run.profile=1
 near tensor cuda 1e-5
+run parts cuda mesh.seq=2 mesh.tensor=2 mesh.tensor_part=1 train.keep=inputs train.keep_every=2
+[ "$(numbers parts)" = "$(numbers tensor)" ] || wrong "parts of outer products change numbers"
 grep -q "^ *seam leave .* ms .* calls" "$work/tensor.out" || wrong "no device time of the seam leave"
 for n in 1 2; do run "exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
 [ "$(bits exact1)" = "$(bits exact2)" ] || wrong "exact mode: two ranks have other bits than one"
@@ -102,6 +104,10 @@ near half full 3e-2
 for shard in none parameters; do run "half_$shard" cuda --ranks 2 mesh.shard=$shard; done
 [ "$(numbers half_none)" = "$(numbers half_parameters)" ] || wrong "BF16: slices change numbers"
 near half_none half 1e-3
+for part in 0 1; do
+    run "half_parts$part" cuda model.layers.M.heads=2 model.layers.M.groups=2 mesh.tensor=2 mesh.tensor_part=$part
+done
+[ "$(numbers half_parts0)" = "$(numbers half_parts1)" ] || wrong "BF16: parts of outer products change numbers"
 run straight cuda train.steps=3
 run half cuda train.steps=3
 [ "$(numbers half)" = "$(numbers straight)" ] || wrong "BF16: a continue has other numbers"
