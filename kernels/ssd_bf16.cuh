@@ -6,16 +6,27 @@
  * decays and every sum are F32.
  *
  * A block of threads owns a chunk and some heads of one group: tiles of B and C are loaded once for all of them, tiles
- * of x, dy and of states come one head ahead.  Bounds of exponents are in powers of 2: cum times log2 e. */
+ * of x, dy and of states come one head ahead.  Bounds of exponents are in powers of 2: cum times log2 e.
+ *
+ * A head of width 128 is two of width 64 that have the same time steps, A, B and C: kernels count halves as heads, and
+ * tensors (., H, P, N) are the same memory as (., 2 H, P / 2, N).  What they have in common is read at h >> shift, and
+ * gradients of it are sums over both. */
 #include "kernels/mma.cuh"
 #include "kernels/ssd_chunk.cuh"
 
 #define SSD_P      64 /* head width */
 #define LOG2_E     1.4426950408889634f
-#define SSD_SHAPES "head_width 64, state 64, 128 or 256, chunk 64 or 128"
+#define SSD_SHAPES "head_width 64, or 128 with chunk 128, state 64, 128 or 256, chunk 64 or 128"
 
 static inline bool ssd_has_shape(int64_t P, int64_t N, int64_t Q) {
-    return P == SSD_P && (N == 64 || N == 128 || N == 256) && (Q == 64 || Q == 128);
+    return (P == SSD_P || (P == 2 * SSD_P && Q == 128)) && (N == 64 || N == 128 || N == 256) && (Q == 64 || Q == 128);
+}
+static inline int ssd_shift(int64_t P) { return P > SSD_P ? 1 : 0; }
+/* (., H, P, N) as kernels count heads. */
+static inline struct tensor ssd_halves(struct tensor t) {
+    t.shape[1] *= t.shape[2] / SSD_P;
+    t.shape[2] = SSD_P;
+    return t;
 }
 
 /* Calls f<N, Q>(args): every pair of sizes that ssd_has_shape allows. */
@@ -54,9 +65,9 @@ struct place {
     int n;             /* rows of the chunk                                                        */
     int n_enter, last; /* rows of the document that enters; first row of the last row's document   */
 };
-static __device__ bool place_find(const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,
-                                  int64_t groups, int64_t per_group, int64_t heads, struct place *p) {
-    const int64_t parts = per_group / heads, item = blockIdx.x;
+static __device__ bool place_of(int64_t item, const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,
+                                int64_t groups, int64_t per_group, int64_t heads, struct place *p) {
+    const int64_t parts = per_group / heads;
     p->chunk = item / (groups * parts);
     p->g = item / parts % groups;
     p->h0 = p->g * per_group + item % parts * heads;
@@ -67,6 +78,10 @@ static __device__ bool place_find(const struct tensor &range, const struct tenso
     while (enter < p->n && long_at(pos, p->k.begin + enter) > enter) enter = p->k.through ? p->n : enter + 1;
     p->n_enter = enter;
     return true;
+}
+static __device__ bool place_find(const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,
+                                  int64_t groups, int64_t per_group, int64_t heads, struct place *p) {
+    return place_of(blockIdx.x, range, pos, chunk_rows, groups, per_group, heads, p);
 }
 
 /* The factor that a state keeps through each (chunk, head). */

@@ -12,7 +12,7 @@ __global__ static void segment_decays(const struct walk a, int64_t n_segments, f
         if (!span_find(a.range, a.pos, a.segment, item / a.heads, &k)) continue;
         double sum = 0.0;
         for (int64_t t = k.begin + threadIdx.x * a.chunk; t < k.end; t += WARP * a.chunk)
-            sum += (double)row(a.cum, least(t + a.chunk, k.end) - 1)[item % a.heads];
+            sum += (double)row(a.cum, least(t + a.chunk, k.end) - 1)[item % a.heads >> a.shift];
         sum = warp_sum(sum);
         if (threadIdx.x == 0) decays[item] = k.through ? (float)exp(sum) : 0.0f;
     }
@@ -54,35 +54,48 @@ template <bool up> __global__ static void join_segments(const struct walk a, con
             keep *= (double)decay;
         }
         if (j.last.data && (j.ends || n == 0)) ((float4 *)state_of(j.last, r, h))[e] = now;
-        if (j.range_decay.data && e == 0) row(j.range_decay, r)[h] = (float)keep;
+        if (j.range_decay.data && e == 0 && h >> a.shift << a.shift == h)
+            row(j.range_decay, r)[h >> a.shift] = (float)keep;
     }
 }
 
 /* ---- launches ---- */
 
+/* The walk of either half over X and Y. */
+template <typename op> static struct walk walk_of(const op *a, struct tensor X, struct tensor Y) {
+    struct walk w = {};
+    w.shift = ssd_shift(a->head_width), w.heads = a->heads << w.shift, w.groups = a->groups, w.state = a->state;
+    w.chunk = a->chunk, w.segment = ssd_segment(w.heads, a->chunk);
+    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
+    w.whole = rows_whole(X) && rows_whole(Y);
+    return w;
+}
+
 static inline int64_t segments_of(const struct walk *a) {
     return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->segment);
 }
-static inline int64_t segments_bytes(int64_t n, int64_t heads, int64_t N, int64_t bytes[2]) {
-    bytes[0] = n * heads * (int64_t)sizeof(float);
-    bytes[1] = n * heads * SSD_P * N * (int64_t)sizeof(float);
+static inline int64_t segments_bytes(const struct walk *a, int64_t bytes[2]) {
+    bytes[0] = segments_of(a) * a->heads * (int64_t)sizeof(float);
+    bytes[1] = bytes[0] * SSD_P * a->state;
     return arena_round(bytes[0]) + arena_round(bytes[1]);
 }
-static inline int64_t walk_work(struct tensor pos, struct tensor range, int64_t heads, int64_t N, int64_t chunk) {
+template <typename op> static int64_t walk_work(const op *a) {
     int64_t bytes[2];
-    const int64_t n = spans_max(pos.shape[0], range.shape[0] - 1, ssd_segment(heads, chunk));
-    return segments_bytes(n, heads, N, bytes);
+    const struct walk w = walk_of(a, (struct tensor){}, (struct tensor){});
+    return segments_bytes(&w, bytes);
 }
 
 template <int N, bool outputs, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
-    const int64_t blocks = segments_of(a) * (a->heads / WALK_HEADS), bytes = sizeof(walk_shared<N, outputs>);
-    static_assert(sizeof(walk_shared<N, outputs>) <= (outputs ? 227 : 113) * 1024, "a processor's shared memory");
-    if constexpr (outputs) LAUNCH_SHARED(walk_outputs<N>, blocks, 2 * WALK_THREADS, bytes, *a);
-    else LAUNCH_SHARED((walk_states<N, up>), blocks, WALK_THREADS, bytes, *a);
+    constexpr int cols = outputs ? N : walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols, outputs>);
+    const int64_t blocks = segments_of(a) * parts * (a->heads / walk_heads<N, outputs>);
+    static_assert(bytes <= (outputs ? 227 : 113) * 1024, "a processor's shared memory");
+    if constexpr (outputs) LAUNCH_SHARED(walk_outputs<N>, blocks, walk_threads<N>, bytes, *a);
+    else LAUNCH_SHARED((walk_states<cols, parts, up>), blocks, WALK_THREADS, bytes, *a);
     return OK;
 }
-template <bool outputs, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a, int64_t N) {
-    return N == 64 ? walk_launch<64, outputs, up>(c, a) : walk_launch<128, outputs, up>(c, a);
+template <bool outputs, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
+    if (a->state == 64) return walk_launch<64, outputs, up>(c, a);
+    return a->state == 128 ? walk_launch<128, outputs, up>(c, a) : walk_launch<256, outputs, up>(c, a);
 }
 
 /* The walk of ssd_local: from zero.  states: the slots. */
@@ -91,14 +104,14 @@ static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor st
                                   struct tensor range_state) {
     int64_t bytes[2];
     void *at[2];
-    segments_bytes(segments_of(&a), a.heads, states.shape[3], bytes);
+    segments_bytes(&a, bytes);
     for (int i = 0; i < 2; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
     struct join j = {};
     j.decays = (float *)at[0], j.ends = a.end = (float *)at[1];
-    j.states = states, j.last = range_state, j.range_decay = range_decay;
-    TRY((walk_shape<false, up>(c, &a, states.shape[3])));
+    j.states = ssd_halves(states), j.last = ssd_halves(range_state), j.range_decay = range_decay;
+    TRY((walk_shape<false, up>(c, &a)));
     LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * states.shape[3] / 4, a, j);
+    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
     return OK;
 }
 
@@ -108,14 +121,14 @@ static enum status walk_through(struct ctx *c, struct walk a, struct tensor stat
                                 struct tensor last) {
     int64_t bytes[2];
     void *at[2];
-    segments_bytes(segments_of(&a), a.heads, states.shape[3], bytes);
+    segments_bytes(&a, bytes);
     for (int i = 0; i < 2; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
     struct join j = {};
     j.decays = (float *)at[0], j.begin = (float *)at[1];
-    j.states = states, j.first = first, j.last = last;
-    a.begin = j.begin, a.states = states, a.range_end = last;
+    j.states = ssd_halves(states), j.first = ssd_halves(first), j.last = ssd_halves(last);
+    a.begin = j.begin, a.states = j.states, a.range_end = j.last;
     LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * states.shape[3] / 4, a, j);
-    return walk_shape<outputs, up>(c, &a, states.shape[3]);
+    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
+    return walk_shape<outputs, up>(c, &a);
 }
 #endif

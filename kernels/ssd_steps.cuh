@@ -3,8 +3,13 @@
 #define BATON_KERNELS_SSD_STEPS_CUH
 /* ssd_steps.cuh - the walk of ssd_walk.cuh with outputs: rows t, s of a step, M[t, s] = exp(cum_t - cum_s) (C_t . B_s)
  * dts_s,  y_t = exp(cum_t - cum_before) S C_t + sum_s M[t, s] x_s + D x_t.  A head has two warpgroups: one loads, makes
- * what hangs on decays and carries the state, one makes outputs with the copy of it, rounded, from the step before. */
+ * what hangs on decays and carries the state, one makes outputs with the copy of it, rounded, from the step before.  Of
+ * N 256 two carry a half of the columns each. */
 #include "kernels/ssd_walk.cuh"
+
+/* Warpgroups of a head, and threads of a block. */
+template <int N> constexpr int walk_sharers = 1 + N / walk_cols<N>;
+template <int N> constexpr int walk_threads = walk_heads<N, true> *walk_sharers<N> *GROUP;
 
 /* Rows of C B^T, and of C S^T, on their way. */
 template <int N>
@@ -75,7 +80,7 @@ static __device__ void step_weights(uint32_t (&M)[4][4], const float (&cb)[32], 
 static __device__ void step_outputs(const struct walk &a, int64_t b, int n, int64_t h, const float (&own)[32],
                                     const float (&entered)[32], const bf16_bits *x, const float *in, bf16_bits *out) {
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x % GROUP / WARP * 16, c = lane % 4 * 2;
-    const float D = ((const float *)a.x_D.data)[h];
+    const float D = ((const float *)a.x_D.data)[h >> a.shift];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int r = r0 + lane / 4 + 8 * half;
@@ -112,7 +117,7 @@ static __device__ void outputs_of(const struct walk &a, const struct walk_place 
     float cb[32], entered[32], own[32];
     uint32_t M[4][4];
     products_of_C<N>(cb, entered, &m->stage[at], m->S[i % 2][w]);
-    barrier_of(2 + w, 2 * GROUP);
+    barrier_of(2 + w, walk_sharers<N> * GROUP);
     wgmma_wait<1>();
     sums_ended(cb);
     step_weights(M, cb, raw, m->reach[w], m->from[w], through);
@@ -126,41 +131,47 @@ static __device__ void outputs_of(const struct walk &a, const struct walk_place 
     step_outputs(a, b, n, p.h0 + w, own, entered, m->stage[at].X[w], m->in[w], m->out[w]);
 }
 
+/* w: of the warpgroups that carry states. */
 template <int N>
 static __device__ void carry_state(const struct walk &a, const struct walk_place &p, int w, walk_shared<N, true> *m) {
-    struct state<N> s = {};
+    constexpr int heads = walk_heads<N, true>, cols = walk_cols<N>;
+    const int head = heads == 1 ? 0 : w, part = heads == 1 ? w : 0, panel = part * (cols / 64);
+    const int64_t h = p.h0 + head;
+    struct state<cols> s = {};
     step_fetch<N, true, false>(a, p, 0, m);
     cp_commit();
-    walk_begin<N>(a, p, w, &s);
-    state_round<N>(&s, m->S[0][w]);
+    walk_begin<cols>(a, p, h, part * cols, &s);
+    state_round<cols>(&s, m->S[0][head] + panel);
     for (int i = 0; i < p.steps; i++) {
         const int at = i % STAGES;
         const int64_t b = step_begin(p, i);
         const int n = step_rows(p, b);
-        const struct step_raw *raw = &m->raw[at][w];
+        const struct step_raw *raw = &m->raw[at][head];
         cp_wait<0>();
         shared_fence();
         __syncthreads();
-        step_make<false>(a, raw, b, n, m->pos[at], m->weight[w]);
-        outputs_make<N>(a, raw, b, n, m->pos[at] >= n, w, m);
-        barrier_of(2 + w, 2 * GROUP);
+        if (part == 0) {
+            step_make<false>(a, raw, b, n, m->pos[at], m->weight[head]);
+            outputs_make<N>(a, raw, b, n, m->pos[at] >= n, head, m);
+        }
+        barrier_of(2 + head, walk_sharers<N> * GROUP);
         step_fetch<N, true, false>(a, p, i + 1, m);
         cp_commit();
-        if (walk_keeps<false>(a, p, i)) state_keep<N>(m->S[i % 2][w], walk_kept(a, p, i, w));
-        walk_step<N>(raw, m->pos[at] >= n, m->stage[at].X[w], m->stage[at].Y, m->weight[w], &s);
-        state_round<N>(&s, m->S[(i + 1) % 2][w]);
+        if (walk_keeps<false>(a, p, i)) walk_keep<cols>(a, p, i, h, part * cols, m->S[i % 2][head] + panel);
+        walk_step<cols>(raw, m->pos[at] >= n, m->stage[at].X[head], m->stage[at].Y + panel, m->weight[head], &s);
+        state_round<cols>(&s, m->S[(i + 1) % 2][head] + panel);
     }
-    walk_end<N, false>(a, p, w, &s);
+    walk_end<cols, false>(a, p, h, part * cols, &s);
 }
 
-template <int N> __global__ __launch_bounds__(2 * WALK_THREADS) static void walk_outputs(const struct walk a) {
+template <int N> __global__ __launch_bounds__(walk_threads<N>) static void walk_outputs(const struct walk a) {
     DYNAMIC_PANELS(tiles);
     walk_shared<N, true> *m = (walk_shared<N, true> *)tiles;
     struct walk_place p;
-    if (!walk_find(a, &p)) return;
+    if (!walk_find<walk_heads<N, true>, 1>(a, &p)) return;
     const int w = warpgroup_of();
-    if (w >= WALK_HEADS) {
-        carry_state<N>(a, p, w - WALK_HEADS, m);
+    if (w >= walk_heads<N, true>) {
+        carry_state<N>(a, p, w - walk_heads<N, true>, m);
         return;
     }
     for (int i = 0; i < p.steps; i++) {

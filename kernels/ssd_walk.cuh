@@ -12,7 +12,9 @@
  *            zero and ends with what the segment adds, which it leaves, rounded, in the slot of the segment's first
  *            chunk (up: its last) of states (dstates); ssd joins them from what enters the range and walks again.  The
  *            length hangs on the shape alone, so that a range gives the same bits on every mesh.
- *   shapes   P 64, N 64 or 128, chunk 64 or 128, an even number of heads to a group: ssd_walks */
+ *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: without outputs a block owns a
+ *            half; with them one head, whose state two warpgroups carry
+ *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
@@ -40,13 +42,18 @@ static inline __device__ void product(float (&d)[32], const uint32_t (&a)[4], st
 }
 static inline __device__ void sums_ended(float (&d)[32]) { wgmma_settled<8>((float(*)[4])d); }
 
-static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t N) {
-    return (N == 64 || N == 128) && heads / groups % WALK_HEADS == 0;
+/* Columns of a state that a warpgroup carries, and heads of a block. */
+template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
+template <int N, bool outputs> constexpr int walk_heads = outputs &&N > 128 ? 1 : WALK_HEADS;
+
+static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) {
+    return heads * (P / SSD_P) / groups % WALK_HEADS == 0;
 }
 static inline int64_t ssd_segment(int64_t heads, int64_t chunk) { return ceil_div(32 * heads, chunk) * chunk; }
 
 struct walk {
-    int64_t heads, groups, chunk, segment;
+    int64_t heads, groups, state, chunk, segment;
+    int shift; /* ssd_bf16.cuh                                                               */
     struct tensor range, pos, cum, dts;
     struct tensor X, Y;      /* what a step adds to the state                                              */
     struct tensor Z, y, x_D; /* with outputs: C (T, G N), y (T, H P), D (H)                                */
@@ -62,29 +69,31 @@ struct step_raw {
     float cum[STEP], dts[STEP], before;
 };
 template <int N, bool outputs> struct walk_stage {
-    bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL], Z[outputs ? N / 64 : 1][outputs ? PANEL : 512];
+    bf16_bits X[walk_heads<N, outputs>][PANEL], Y[N / 64][PANEL], Z[outputs ? N / 64 : 1][outputs ? PANEL : 512];
 };
 enum { STAGES = 2 };
 /* With outputs S is double: what a step reads, and what the next one will. */
 template <int N, bool outputs> struct walk_shared {
+    enum { HEADS = walk_heads<N, outputs> };
     walk_stage<N, outputs> stage[STAGES];
-    bf16_bits S[outputs ? 2 : 1][WALK_HEADS][N / 64][PANEL], out[WALK_HEADS][outputs ? PANEL : 512];
-    struct step_raw raw[STAGES][WALK_HEADS];
-    float weight[WALK_HEADS][STEP], reach[WALK_HEADS][STEP], in[WALK_HEADS][STEP];
-    int from[WALK_HEADS][STEP];
+    bf16_bits S[outputs ? 2 : 1][HEADS][N / 64][PANEL], out[HEADS][outputs ? PANEL : 512];
+    struct step_raw raw[STAGES][HEADS];
+    float weight[HEADS][STEP], reach[HEADS][STEP], in[HEADS][STEP];
+    int from[HEADS][STEP];
     int64_t pos[STAGES]; /* of the step's last row */
 };
 
-/* A block's segment. */
+/* A block's segment, the first of its `heads` heads, and its part of `parts` parts of their states' columns. */
 struct walk_place {
     struct device_span k;
     int64_t h0, g, segment, range_begin, range_end, chunk; /* chunk: the segment's first */
-    int steps, more;                                       /* more: steps of a chunk but one */
+    int steps, more, col;                                  /* more: steps of a chunk but one; col: first column */
 };
-static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
-    const int64_t pairs = a.heads / WALK_HEADS;
-    p->segment = blockIdx.x / pairs;
-    p->h0 = blockIdx.x % pairs * WALK_HEADS;
+template <int heads, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
+    const int64_t n = a.heads / heads, item = blockIdx.x / parts;
+    p->col = (int)(blockIdx.x % parts) * 128;
+    p->segment = item / n;
+    p->h0 = item % n * heads;
     p->g = p->h0 / (a.heads / a.groups);
     if (!span_find(a.range, a.pos, a.segment, p->segment, &p->k)) return false;
     p->range_begin = long_at(a.range, p->k.range);
@@ -103,51 +112,57 @@ static inline __device__ int64_t step_begin(const struct walk_place &p, int step
 }
 static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
 
-/* 64 columns of `rows` rows, by so many threads from `from_thread` on; rows from n on become zero. */
-template <int rows, int threads, int from_thread = 0>
+/* 64 columns of `rows` rows, by so many threads from `from_thread` on; rows from n on become zero.  turned: rows 64-127
+ * lie in strips of 16 from the last up. */
+template <int rows, int threads, int from_thread = 0, bool turned = false>
 static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
+    static_assert(!turned || each == 16, "a thread has one row of every strip");
     const int first = (threadIdx.x - from_thread) / 8, col = threadIdx.x % 8 * 8;
     to = tile_piece<64>(to, first, col);
     from += first * pitch + col;
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
-            if (rows % each == 0 || first + r < rows) cp_async16_or_zero(to + r * 64, from + r * pitch, first + r < n);
+            if (rows % each == 0 || first + r < rows)
+                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + r * pitch, first + r < n);
     } else {
 #pragma unroll 1
         for (int r = 0; r < rows - first; r += each)
 #pragma unroll 1
-            for (int e = 0; e < 8; e++) to[r * 64 + e] = first + r < n ? from[r * pitch + e] : (bf16_bits)0;
+            for (int e = 0; e < 8; e++)
+                to[(turned && r >= 64 ? r ^ 48 : r) * 64 + e] = first + r < n ? from[r * pitch + e] : (bf16_bits)0;
     }
 }
 
+/* N: columns of the block's states. */
 template <int N, bool outputs, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N, outputs> *m) {
-    constexpr int skip = outputs ? WALK_THREADS : 0; /* with outputs by the warpgroups that carry states */
+    constexpr int heads = walk_heads<N, outputs>;
+    constexpr int skip = outputs ? heads * GROUP : 0; /* with outputs by the warpgroups that carry states */
     if (i >= p.steps) return;
     const int at = i % STAGES, w = (threadIdx.x - skip) / GROUP, t = threadIdx.x % STEP, step = step_at<up>(p, i);
-    const int64_t b = step_begin(p, step), col = p.g * N;
+    const int64_t b = step_begin(p, step), col = p.g * a.state + p.col, h = (p.h0 + w) >> a.shift;
     const int n = step_rows(p, b);
     walk_stage<N, outputs> *s = &m->stage[at];
-    for (int k = 0; k < WALK_HEADS; k++)
+    for (int k = 0; k < heads; k++)
         panel_fetch<STEP, WALK_THREADS, skip>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
     for (int k = 0; k < N / 64; k++) {
         const int64_t at_k = col + 64 * k;
         panel_fetch<STEP, WALK_THREADS, skip>(s->Y[k], row16(a.Y, b) + at_k, a.Y.pitch, n, a.whole);
         if (outputs) panel_fetch<STEP, WALK_THREADS, skip>(s->Z[k], row16(a.Z, b) + at_k, a.Z.pitch, n, a.whole);
     }
-    struct step_raw *raw = &m->raw[at][w];
-    const int64_t r = b + (t < n ? t : n - 1);
-    if (threadIdx.x % GROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[p.h0 + w]);
-    else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[p.h0 + w]);
-    if (threadIdx.x % GROUP == 0) {
-        if ((step & p.more) == 0) raw->before = 0.0f;
-        else cp_async4(&raw->before, &row(a.cum, b - 1)[p.h0 + w]);
-    }
     const int *pos = (const int *)((const int64_t *)a.pos.data + b + n - 1);
     if (threadIdx.x - skip < 2) cp_async4((int *)&m->pos[at] + threadIdx.x - skip, pos + threadIdx.x - skip);
+    if (w >= heads) return;
+    struct step_raw *raw = &m->raw[at][w];
+    const int64_t r = b + (t < n ? t : n - 1);
+    if (threadIdx.x % GROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[h]);
+    else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[h]);
+    if (threadIdx.x % GROUP > 0) return;
+    if ((step & p.more) == 0) raw->before = 0.0f;
+    else cp_async4(&raw->before, &row(a.cum, b - 1)[h]);
 }
 
 /* exp of a sum of decays, which rounding may leave above 0. */
@@ -173,18 +188,19 @@ static __device__ void step_make(const struct walk &a, const struct step_raw *ra
     }
 }
 
-/* ---- the state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2 (l % 4) ----
- */
+/* ---- N columns of a state: warp w of a warpgroup, lane l: rows p = 16 w + l / 4 and 8 below, columns 64 k + 8 j + 2
+ * (l % 4) ---- */
 
 template <int N> struct state { float d[N / 64][32]; };
 
-template <int N, bool store> static __device__ void state_move(struct state<N> *s, float *at) {
+/* From or to memory, `pitch` columns from row to row. */
+template <int N, bool store> static __device__ void state_move(struct state<N> *s, float *at, int64_t pitch) {
     const int lane = threadIdx.x % WARP, p = threadIdx.x % GROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
 #pragma unroll
     for (int k = 0; k < N / 64; k++)
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-            float2 *to = (float2 *)(at + (p + i % 2 * 8) * N + 64 * k + i / 2 * 8 + c);
+            float2 *to = (float2 *)(at + (p + i % 2 * 8) * pitch + 64 * k + i / 2 * 8 + c);
             float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
             if (store) *to = make_float2(d[0], d[1]);
             else {
@@ -204,10 +220,10 @@ template <int N> static __device__ void state_round(const struct state<N> *s, bf
             *(uint32_t *)(tile_piece<64>(to[k], p + i % 2 * 8, i / 2 * 8) + c) = pack(d[0], d[1]);
         }
 }
-template <int N> static __device__ void state_keep(const bf16_bits (*from)[PANEL], bf16_bits *to) {
+template <int N> static __device__ void state_keep(const bf16_bits (*from)[PANEL], bf16_bits *to, int64_t pitch) {
     for (int i = threadIdx.x % GROUP; i < SSD_P * N / 8; i += GROUP) {
         const int p = i / (N / 8), n = i % (N / 8) * 8;
-        *(uint4 *)(to + p * N + n) = *(const uint4 *)tile_piece<64>((bf16_bits *)from[n / 64], p, n % 64);
+        *(uint4 *)(to + p * pitch + n) = *(const uint4 *)tile_piece<64>((bf16_bits *)from[n / 64], p, n % 64);
     }
 }
 
@@ -238,19 +254,27 @@ template <bool up> static __device__ bool walk_keeps(const struct walk &a, const
     if (!a.states.data) return false;
     return up ? ((step + 1) & p.more) == 0 || step_begin(p, step + 1) >= p.range_end : (step & p.more) == 0;
 }
-static __device__ bf16_bits *walk_kept(const struct walk &a, const struct walk_place &p, int step, int w) {
-    return state16(a.states, p.chunk + (p.more ? step / 2 : step), p.h0 + w);
+/* h: the head; col: the first of N columns. */
+template <int N>
+static __device__ void walk_keep(const struct walk &a, const struct walk_place &p, int step, int64_t h, int col,
+                                 const bf16_bits (*from)[PANEL]) {
+    bf16_bits *to = state16(a.states, p.chunk + (p.more ? step / 2 : step), h) + col;
+    state_keep<N>(from, to, a.state);
 }
-
+static __device__ float *walk_at(const struct walk &a, const struct walk_place &p, float *segments, int64_t h) {
+    return segments + (p.segment * a.heads + h) * SSD_P * a.state;
+}
 template <int N, bool up>
-static __device__ void walk_end(const struct walk &a, const struct walk_place &p, int w, struct state<N> *s) {
+static __device__ void walk_end(const struct walk &a, const struct walk_place &p, int64_t h, int col,
+                                struct state<N> *s) {
     const bool last = up ? p.k.begin == p.range_begin : p.k.end == p.range_end;
-    if (a.end) state_move<N, true>(s, a.end + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
-    if (a.range_end.data && last) state_move<N, true>(s, state_of(a.range_end, p.k.range, p.h0 + w));
+    if (a.end) state_move<N, true>(s, walk_at(a, p, a.end, h) + col, a.state);
+    if (a.range_end.data && last) state_move<N, true>(s, state_of(a.range_end, p.k.range, h) + col, a.state);
 }
 template <int N>
-static __device__ void walk_begin(const struct walk &a, const struct walk_place &p, int w, struct state<N> *s) {
-    if (a.begin) state_move<N, false>(s, (float *)a.begin + (p.segment * a.heads + p.h0 + w) * SSD_P * N);
+static __device__ void walk_begin(const struct walk &a, const struct walk_place &p, int64_t h, int col,
+                                  struct state<N> *s) {
+    if (a.begin) state_move<N, false>(s, walk_at(a, p, (float *)a.begin, h) + col, a.state);
 }
 
 /* One step of the state, its products ended. */
@@ -268,17 +292,18 @@ static __device__ void walk_step(const struct step_raw *raw, bool through, const
     for (int k = 0; k < N / 64; k++) sums_ended(s->d[k]);
 }
 
-/* The walk without outputs; two blocks to a processor. */
-template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
+/* The walk without outputs over N columns of states, of `parts` times as many; two blocks to a processor. */
+template <int N, int parts, bool up>
+__global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
     DYNAMIC_PANELS(tiles);
     walk_shared<N, false> *m = (walk_shared<N, false> *)tiles;
     struct walk_place p;
-    if (!walk_find(a, &p)) return;
+    if (!walk_find<WALK_HEADS, parts>(a, &p)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
     step_fetch<N, false, up>(a, p, 0, m);
     cp_commit();
-    walk_begin<N>(a, p, w, &s);
+    walk_begin<N>(a, p, p.h0 + w, p.col, &s);
     for (int i = 0; i < p.steps; i++) {
         const int step = step_at<up>(p, i), at = i % STAGES;
         const int64_t b = step_begin(p, step);
@@ -291,12 +316,12 @@ template <int N, bool up> __global__ __launch_bounds__(WALK_THREADS, 2) static v
         if (walk_keeps<up>(a, p, step)) {
             state_round<N>(&s, m->S[0][w]);
             barrier_of(2 + w, GROUP);
-            state_keep<N>(m->S[0][w], walk_kept(a, p, step, w));
+            walk_keep<N>(a, p, step, p.h0 + w, p.col, m->S[0][w]);
         }
         step_make<up>(a, &m->raw[at][w], b, n, m->pos[at], m->weight[w]);
         barrier_of(2 + w, GROUP);
         walk_step<N>(&m->raw[at][w], m->pos[at] >= n, m->stage[at].X[w], m->stage[at].Y, m->weight[w], &s);
     }
-    walk_end<N, up>(a, p, w, &s);
+    walk_end<N, up>(a, p, p.h0 + w, p.col, &s);
 }
 #endif

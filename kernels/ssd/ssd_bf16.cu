@@ -204,8 +204,8 @@ static enum status check(struct ctx *c, const struct ssd *a) {
 }
 
 static enum status walk_and_chunks(struct ctx *c, const struct ssd *a, int64_t n, float *decays) {
-    if (ssd_walks(a->heads, a->groups, a->state)) {
-        struct walk w = ssd_walk_of(a, a->x, a->B);
+    if (ssd_walks(a->heads, a->groups, a->head_width)) {
+        struct walk w = walk_of(a, a->x, a->B);
         w.Z = a->C, w.y = a->y, w.x_D = a->D;
         w.whole = w.whole && rows_whole(a->C);
         w.whole_y = rows_whole(a->y);

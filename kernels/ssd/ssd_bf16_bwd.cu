@@ -7,7 +7,7 @@
  *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
  *   backward_steps   a block owns a chunk and 32 heads: da, ddt, and what sums over tokens
  *
- * Chunks of 128 tokens with N 64 or 128 have both by warpgroups: ssd_wide.cuh, ssd_wide_rows.cuh.
+ * Chunks of 128 tokens have both by warpgroups: ssd_wide.cuh, ssd_wide_rows.cuh.
  *
  * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
@@ -32,7 +32,19 @@ static __device__ double parts_sum(double (*room)[WARP], double own, int first, 
     return sum;
 }
 
+/* What a head's halves left, and of N 256 those of its columns, `next` behind each other: summed. */
+template <int halves, int parts> static __device__ float halves_sum(const float *x, int64_t i, int64_t next) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < halves * parts; k++) {
+        const float own = x[k / halves * next + i * halves + k % halves];
+        sum = k ? sum + own : own;
+    }
+    return sum;
+}
+
 /* 32 heads of one chunk, a thread for an eighth of a head's rows. */
+template <int halves, int parts>
 __global__ __launch_bounds__(THREADS) static void backward_steps(const struct ssd a, const struct scratch w) {
     constexpr int MOST = 128 / WARPS;
     __shared__ double room[WARPS][WARP];
@@ -47,12 +59,13 @@ __global__ __launch_bounds__(THREADS) static void backward_steps(const struct ss
     double sums[N_SUMS] = {}, own_u = 0.0, own_v = 0.0;
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        u[i] = i < n ? w.u[(begin + i) * H + h] : 0.0f;
-        v[i] = i < n ? w.v[(begin + i) * H + h] : 0.0f;
+        u[i] = i < n ? halves_sum<halves, parts>(w.u, (begin + i) * H + h, a.pos.shape[0] * H * halves) : 0.0f;
+        v[i] = i < n ? halves_sum<halves, 1>(w.v, (begin + i) * H + h, 0) : 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < MOST; i++) own_u += (double)u[i], own_v += (double)v[i];
-    double after = (double)w.products[chunk * H + h] * (double)w.decays[chunk * H + h];
+    const float product = halves_sum<halves, parts>(w.products, chunk * H + h, w.n_chunks * H * halves);
+    double after = (double)product * (double)w.decays[chunk * H + h];
     after += parts_sum(room, own_u, (int)threadIdx.y + 1, WARPS);
     double before = parts_sum(room, own_v, 0, (int)threadIdx.y);
 #pragma unroll
@@ -61,14 +74,14 @@ __global__ __launch_bounds__(THREADS) static void backward_steps(const struct ss
     for (int i = 0; i < MOST; i++) {
         const int64_t t = begin + i;
         if (i >= n) continue;
-        const double da = (double)(w.da[t * H + h] + u[i]) + before;
+        const double da = (double)(halves_sum<halves, 1>(w.da, t * H + h, 0) + u[i]) + before;
         before += (double)v[i];
         const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
-        const double ddt = (A * da + (double)w.xq[t * H + h]) * (double)slope;
+        const double ddt = (A * da + (double)halves_sum<halves, 1>(w.xq, t * H + h, 0)) * (double)slope;
         row16(a.ddt, t)[h] = bf16_of((float)ddt);
         sums[SUM_A_LOG] += da * A * (double)row(a.dts, t)[h];
         sums[SUM_DT_BIAS] += ddt;
-        sums[SUM_D] += (double)w.xdy[t * H + h];
+        sums[SUM_D] += (double)halves_sum<halves, 1>(w.xdy, t * H + h, 0);
     }
     for (int i = 0; i < N_SUMS; i++) {
         const double sum = parts_sum(room, sums[i], 0, WARPS);
@@ -98,22 +111,38 @@ static enum status check(struct ctx *c, const struct ssd *a) {
     return OK;
 }
 
+/* As kernels count heads. */
+static struct ssd by_halves(const struct ssd *a) {
+    struct ssd k = *a;
+    k.heads <<= ssd_shift(a->head_width), k.head_width = SSD_P;
+    k.states = ssd_halves(a->states), k.dstates = ssd_halves(a->dstates);
+    return k;
+}
 static int64_t chunks_of(const struct ssd *a) { return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk); }
 static int64_t heads_of(const struct ssd *a) { return heads_of_block(a->heads / a->groups, 16); }
+static bool by_warpgroups(const struct ssd *a) { return a->chunk == WIDE_ROWS; }
+static int64_t column_parts(const struct ssd *a) { return by_warpgroups(a) && a->state > 128 ? 2 : 1; }
 
 /* Bytes of each member of the scratch, in its order. */
 enum { N_SCRATCH = 9 };
 static void scratch_bytes(const struct ssd *a, int64_t bytes[N_SCRATCH]) {
-    const int64_t n = chunks_of(a), H = a->heads, rows = a->pos.shape[0] * H * (int64_t)sizeof(float);
-    const int64_t K = a->heads / a->groups / heads_of(a) * n * a->groups * a->chunk * a->chunk * 2;
-    const int64_t each[N_SCRATCH] = {
-        rows, rows, rows, rows, rows, n * H * 4, n * H * 4, K, n * H * N_SUMS * (int64_t)sizeof(double)};
+    const struct ssd k = by_halves(a);
+    const int64_t n = chunks_of(a), rows = a->pos.shape[0] * k.heads * (int64_t)sizeof(float), cols = column_parts(a);
+    const int64_t K = k.heads / k.groups / heads_of(&k) * n * a->groups * a->chunk * a->chunk * 2;
+    const int64_t each[N_SCRATCH] = {rows,
+                                     rows * cols,
+                                     rows,
+                                     rows,
+                                     rows,
+                                     n * a->heads * 4,
+                                     n * k.heads * cols * 4,
+                                     K,
+                                     n * a->heads * N_SUMS * (int64_t)sizeof(double)};
     for (int i = 0; i < N_SCRATCH; i++) bytes[i] = each[i];
 }
 
-template <int N, int Q>
-static enum status backward_chunks(struct ctx *c, const struct ssd *a, const struct scratch *w) {
-    constexpr int NB = N > 128 ? 128 : N, STAGES = sizeof(heads_shared<N, Q, 2>) <= 227 * 1024 ? 2 : 1;
+template <int N> static enum status backward_chunks(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    constexpr int Q = 64, NB = N > 128 ? 128 : N, STAGES = 2;
     const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
     static_assert(sizeof(heads_shared<N, Q, STAGES>) <= 227 * 1024 && sizeof(rows_shared<NB, Q>) <= 227 * 1024,
@@ -126,18 +155,35 @@ static enum status backward_chunks(struct ctx *c, const struct ssd *a, const str
 }
 
 template <int N> static enum status backward_wide(struct ctx *c, const struct ssd *a, const struct scratch *w) {
-    const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
+    constexpr int cols = N > 128 ? 128 : N, parts = N / cols;
+    const int64_t heads = heads_of(a), items = w->n_chunks * a->groups * parts;
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
-    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<N>) <= 227 * 1024,
+    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<cols>) <= 227 * 1024,
                   "the tiles fit into a processor's shared memory");
     LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
                   heads, whole, rows_whole(a->dx));
-    LAUNCH_SHARED((wide_rows<N, true>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
-    LAUNCH_SHARED((wide_rows<N, false>), items, ROWS_THREADS, sizeof(wide_rows_shared<N>), *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts, true>), items, ROWS_THREADS, sizeof(wide_rows_shared<cols>), *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts, false>), items, ROWS_THREADS, sizeof(wide_rows_shared<cols>), *a, *w, whole);
+    return OK;
+}
+
+template <int N> static enum status backward_state(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    return by_warpgroups(a) ? backward_wide<N>(c, a, w) : backward_chunks<N>(c, a, w);
+}
+
+/* da, ddt and sums of them: `a` with its own heads. */
+static enum status backward_times(struct ctx *c, const struct ssd *a, const struct scratch *w) {
+    const dim3 grid((unsigned)(w->n_chunks * ceil_div(a->heads, WARP))), block(WARP, WARPS);
+    if (w->shift && column_parts(a) > 1) LAUNCH((backward_steps<2, 2>), grid, block, *a, *w);
+    else if (w->shift) LAUNCH((backward_steps<2, 1>), grid, block, *a, *w);
+    else if (column_parts(a) > 1) LAUNCH((backward_steps<1, 2>), grid, block, *a, *w);
+    else LAUNCH((backward_steps<1, 1>), grid, block, *a, *w);
+    LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w->sums);
     return OK;
 }
 
 static enum status backward(struct ctx *c, const struct ssd *a) {
+    const struct ssd k = by_halves(a);
     int64_t bytes[N_SCRATCH];
     void *at[N_SCRATCH];
     scratch_bytes(a, bytes);
@@ -152,19 +198,18 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               (bf16_bits *)at[7],
                               (double *)at[8],
                               least(chunks_of(a), a->states.shape[0]),
-                              a->heads / a->groups / heads_of(a)};
+                              k.heads / k.groups / heads_of(&k),
+                              ssd_shift(a->head_width)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
-    if (ssd_walks(a->heads, a->groups, a->state))
-        TRY((walk_through<false, true>(c, ssd_walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
+    if (ssd_walks(a->heads, a->groups, a->head_width))
+        TRY((walk_through<false, true>(c, walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
     else
         LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                      a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
-    if (a->chunk == WIDE_ROWS && a->state == 64) TRY(backward_wide<64>(c, a, &w));
-    else if (a->chunk == WIDE_ROWS && a->state == 128) TRY(backward_wide<128>(c, a, &w));
-    else SSD_FOR_SHAPE(a->state, a->chunk, backward_chunks, c, a, &w);
-    LAUNCH(backward_steps, dim3((unsigned)(w.n_chunks * ceil_div(a->heads, WARP))), dim3(WARP, WARPS), *a, w);
-    LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w.sums);
-    return OK;
+    if (a->state == 64) TRY(backward_state<64>(c, &k, &w));
+    else if (a->state == 128) TRY(backward_state<128>(c, &k, &w));
+    else TRY(backward_state<256>(c, &k, &w));
+    return backward_times(c, a, &w);
 }
 
 enum status ssd_bwd_bf16(struct ctx *c, const struct ssd *a) {
@@ -179,6 +224,6 @@ int64_t ssd_work_bf16(const struct ssd *a) {
     int64_t bytes[N_SCRATCH], sum = 0;
     scratch_bytes(a, bytes);
     for (int i = 0; i < N_SCRATCH; i++) sum += arena_round(bytes[i]);
-    if (ssd_walks(a->heads, a->groups, a->state)) sum += walk_work(a->pos, a->range, a->heads, a->state, a->chunk);
+    if (ssd_walks(a->heads, a->groups, a->head_width)) sum += walk_work(a);
     return sum;
 }

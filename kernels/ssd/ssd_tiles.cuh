@@ -6,21 +6,15 @@
 #include "kernels/ssd/ssd_bf16.h"
 #include "kernels/ssd_join.cuh"
 
-static inline struct walk ssd_walk_of(const struct ssd *a, struct tensor X, struct tensor Y) {
-    struct walk w = {};
-    w.heads = a->heads, w.groups = a->groups, w.chunk = a->chunk, w.segment = ssd_segment(a->heads, a->chunk);
-    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
-    w.whole = rows_whole(X) && rows_whole(Y);
-    return w;
-}
-
-/* Workspace of backward: (T, H) each, but decays, products (c, H), K (parts, c, G, Q, Q) BF16 as [s][t], sums (c, H,
- * N_SUMS). */
+/* Workspace of backward: (T, H) each; decays and products (c, H); K (parts, c, G, Q, Q) BF16 as [s][t]; sums (c, H,
+ * N_SUMS).  Heads are of width 64 but in decays and sums; of N 256 u and products are there twice, once for each half
+ * of the columns. */
 struct scratch {
     float *da, *u, *v, *xq, *xdy, *decays, *products;
     bf16_bits *K;
     double *sums;
     int64_t n_chunks, parts;
+    int shift; /* ssd_bf16.cuh */
 };
 static __device__ bf16_bits *weights_at(const struct ssd &a, const struct scratch &w, int64_t part, int64_t chunk,
                                         int64_t g) {

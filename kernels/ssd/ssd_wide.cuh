@@ -4,12 +4,17 @@
 /* ssd_wide.cuh - backward_heads of ssd_bf16_bwd.cu by warpgroups, for chunks of 128 tokens.  Of the four blocks of 64 x
  * 64 of K, L and C B^T a block of threads owns the three that are not zero, a warpgroup each:
  *
- *   warpgroup   rows s    columns t   and of its rows
- *   0           0-63      0-63        dx
- *   1           0-63      64-127      w G B; da of all rows
- *   2           64-127    64-127      w G B and dx
+ *   warpgroup   rows s    columns t
+ *   0           0-63      0-63        and dx of its rows
+ *   1           0-63      64-127      and da of all rows; its M = L C B^T goes to warpgroup 0 through shared memory
+ *   2           64-127    64-127      and dx of its rows
  *
- * A warp has 16 rows s, a thread rows s and s + 8 of them.  v comes for nothing: v_s = dts_s x_s . (w_s G B_s). */
+ * A warp has a strip of 16 rows s, a thread rows s and s + 8 of it.  Warps k of all warpgroups run on one scheduler,
+ * and those of 0 and 2 have the less to do the later their strip: so warpgroup 2 has its strips from the last up, as
+ * tiles of x and B have rows 64-127.
+ *
+ * What sums over p comes for nothing: x_s . dy_s is on the diagonal of x dy^T, and with q = M dy + w G B
+ *   x_s . q_s = sum over t of M[s, t] (x_s . dy_t) + w_s x_s . (G B_s),   v_s = dts_s times its second term */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * GROUP, WIDE_PANEL = WIDE_ROWS * 64 };
@@ -21,31 +26,34 @@ struct wide_sums {
 struct wide_steps {
     float cum[WIDE_ROWS], dts[WIDE_ROWS];
 };
+/* on: of every warp, decays from `middle` to its columns; xq: of rows 0-63, the part of warpgroup 1. */
 template <int N> struct wide_shared {
-    bf16_bits C[N / 64][WIDE_PANEL], B[N / 64][WIDE_PANEL];
+    bf16_bits B[N / 64][WIDE_PANEL];
     struct {
         bf16_bits x[WIDE_PANEL], dy[WIDE_PANEL], G[N / 64][PANEL];
-    } head[2];
-    bf16_bits out[WIDE_PANEL];
-    float part[32][GROUP]; /* of q, from warpgroup 1 to 0 */
+    } head[2]; /* the second holds C at first */
+    bf16_bits M[PANEL];
     struct wide_sums w;
     struct wide_steps steps[2];
+    float on[WIDE_THREADS / WARP][64], xq[64];
     int from[WIDE_ROWS];
 };
 
 /* Where a thread is. */
 struct wide_place {
-    int group, half_s, half_t, strip, s,
-        c; /* strip: of 16 rows, of eight; s: its first row; c: its first column of 8 */
+    int group, half_s, half_t;
+    int strip, s, c; /* strip: of 16 rows, of eight; s: its first row; c: its first column of 8 */
+    int at;          /* where row s lies in tiles of x and B */
 };
 static inline __device__ struct wide_place wide_find() {
     struct wide_place i;
-    const int lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % WARP, warp = warp_of() % 4;
     i.group = warpgroup_of();
     i.half_s = i.group == 2, i.half_t = i.group > 0;
-    i.strip = 4 * i.half_s + warp_of() % 4;
+    i.strip = i.half_s ? 7 - warp : warp;
     i.s = 16 * i.strip + lane / 4;
     i.c = lane % 4 * 2;
+    i.at = 64 * i.half_s + 16 * warp + lane / 4;
     return i;
 }
 
@@ -55,14 +63,20 @@ static __device__ void steps_fetch(const struct ssd &a, const struct place &p, i
     if (threadIdx.x < WIDE_ROWS) cp_async4(&to->cum[t], &row(a.cum, r)[h]);
     else if (threadIdx.x < 2 * WIDE_ROWS) cp_async4(&to->dts[t], &row(a.dts, r)[h]);
 }
+/* A head's tiles, one to a warpgroup. */
 template <int N>
-static __device__ void wide_fetch(const struct ssd &a, const struct place &p, int64_t h, int at, wide_shared<N> *m,
-                                  bool whole) {
-    panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
-    panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n, whole);
-    for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P, WIDE_THREADS>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P, true);
-    steps_fetch(a, p, h, &m->steps[at]);
+static __device__ void wide_fetch(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
+                                  int at, int group, wide_shared<N> *m, bool whole) {
+    if (group == 0)
+        panel_fetch<WIDE_ROWS, GROUP, 0, true>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
+    else if (group == 1)
+        panel_fetch<WIDE_ROWS, GROUP, GROUP>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n,
+                                             whole);
+    else
+        for (int k = 0; k < N / 64; k++)
+            panel_fetch<SSD_P, GROUP, 2 * GROUP>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P,
+                                                 true);
+    steps_fetch(a, p, h >> sc.shift, &m->steps[at]);
 }
 
 /* Sums over lanes that differ in bits half, half / 2 .. last: of 2 k values a lane keeps k, its upper ones where its
@@ -80,50 +94,77 @@ template <int k, int half, int last> static inline __device__ void scatter_sum(f
     }
 }
 
-/* From x dy^T, 16 rows s of 64 columns t: K joins the sum over heads, W its sums; M = L C B^T, rounded. */
-static __device__ void wide_weights(const struct wide_place &i, const struct wide_steps *steps, const int *from,
-                                    bool through, const float (&xdy)[32], const float (&bc)[32], float (&K)[32],
-                                    uint32_t (&M)[4][4], struct wide_sums *w) {
-    const float *cum = steps->cum, dts[2] = {steps->dts[i.s], steps->dts[i.s + 8]};
-    const float cum_s[2] = {cum[i.s], cum[i.s + 8]}, middle = cum[i.group == 1 ? 63 : 16 * i.strip + 15];
-    const float f[2] = {step_exp(middle - cum_s[0]), step_exp(middle - cum_s[1])};
-    float col[16], later[2] = {0.0f, 0.0f};
+/* A choice that the compiler knows. */
+template <bool x> struct choice {
+    enum { yes = x };
+};
+
+/* A thread's two rows s: what decays are made of (f: to `middle`), and sums of M (x dy^T) over blocks of later columns
+ * and over its own block. */
+struct wide_two {
+    float cum[2], dts[2], f[2], later[2], own[2];
+};
+static __device__ struct wide_two wide_begin(const struct wide_place &i, const struct wide_steps *steps, float *on) {
+    const int lane = threadIdx.x % WARP;
+    const float middle = steps->cum[i.group == 1 ? 63 : 16 * i.strip + 15];
+    const float2 cum = *(const float2 *)(steps->cum + 64 * i.half_t + 2 * lane);
+    struct wide_two two = {};
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        const int block = 4 * i.half_t + j / 2, t = 64 * i.half_t + 8 * j + i.c;
-        col[2 * j] = col[2 * j + 1] = 0.0f;
-        M[j / 2][j % 2 * 2] = M[j / 2][j % 2 * 2 + 1] = 0;
-        if (block < i.strip) continue;
-        const bool plain = through && block > i.strip; /* all rows t see all s: the decay goes over `middle` */
-        float W[4], m[4], on[2] = {0.0f, 0.0f};
-        if (plain) on[0] = step_exp(cum[t] - middle), on[1] = step_exp(cum[t + 1] - middle);
+    for (int half = 0; half < 2; half++) {
+        two.cum[half] = steps->cum[i.s + 8 * half];
+        two.dts[half] = steps->dts[i.s + 8 * half];
+        two.f[half] = step_exp(middle - two.cum[half]);
+    }
+    *(float2 *)(on + 2 * lane) = make_float2(step_exp(cum.x - middle), step_exp(cum.y - middle));
+    __syncwarp();
+    return two;
+}
+
+/* 16 x 16 of x dy^T and B C^T (8 numbers of a thread, the first at row s, column t): K joins the sum over heads, M = L
+ * C B^T, rounded, and col, W summed over the rows, or W itself on the diagonal.  plain: all t see all s, and the decay
+ * goes over `middle`. */
+template <bool plain, bool diagonal>
+static __device__ void wide_block(int s, int t, const float *cum, const int *from, const float *on, const float *xdy,
+                                  const float *bc, float *K, uint32_t *M, float *col, float (*W)[17],
+                                  struct wide_two *two) {
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        float m[4];
+        float2 o;
+        if (plain) o = *(const float2 *)(on + 8 * j);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const int s = i.s + e / 2 * 8, te = t + e % 2;
-            float L = on[e % 2] * f[e / 2];
-            if (!plain) L = s <= te && s >= from[te] ? step_exp(cum[te] - cum_s[e / 2]) : 0.0f;
-            const float own = L * dts[e / 2] * xdy[4 * j + e];
-            K[4 * j + e] += own;
-            W[e] = own * bc[4 * j + e];
+            const int half = e / 2, se = s + 8 * half, te = t + 8 * j + e % 2;
+            const float x = xdy[4 * j + e], y = two->dts[half] * x;
+            float L;
+            if (plain) L = (e % 2 ? o.y : o.x) * two->f[half];
+            else L = se >= from[te] && (!diagonal || se <= te) ? step_exp(cum[te] - two->cum[half]) : 0.0f;
             m[e] = L * bc[4 * j + e];
+            K[4 * j + e] = fmaf(L, y, K[4 * j + e]);
+            if (diagonal) {
+                two->own[half] = fmaf(x, m[e], two->own[half]);
+                W[se % 16][te % 16] = y * m[e];
+            } else {
+                two->later[half] = fmaf(x, m[e], two->later[half]);
+                col[2 * j + e % 2] = fmaf(y, m[e], col[2 * j + e % 2]);
+            }
         }
-        M[j / 2][j % 2 * 2] = pack(m[0], m[1]);
-        M[j / 2][j % 2 * 2 + 1] = pack(m[2], m[3]);
-        if (block > i.strip) {
-            col[2 * j] = W[0] + W[2], col[2 * j + 1] = W[1] + W[3];
-            later[0] += W[0] + W[1], later[1] += W[2] + W[3];
-            continue;
-        }
-        float(*to)[17] = &w->diagonal[i.strip][i.s % 16];
-        to[0][t % 16] = W[0], to[0][t % 16 + 1] = W[1];
-        to[8][t % 16] = W[2], to[8][t % 16 + 1] = W[3];
+        M[2 * j] = pack(m[0], m[1]);
+        M[2 * j + 1] = pack(m[2], m[3]);
     }
+}
+
+/* Sums over the columns and rows of a warp go to wide_sums; two->later and own are whole afterwards. */
+static __device__ void wide_sum(const struct wide_place &i, float (&col)[16], struct wide_two *two,
+                                struct wide_sums *w) {
     scatter_sum<8, 16, 4>(col); /* over a warp's rows: two columns to a lane */
     *(float2 *)(w->earlier[i.strip] + 64 * i.half_t + threadIdx.x % WARP / 4 * 8 + i.c) = make_float2(col[0], col[1]);
-    later[0] = quad_sum(later[0]), later[1] = quad_sum(later[1]);
-    if (i.c > 0) return;
-    w->later[i.half_t - i.half_s][i.s] = later[0];
-    w->later[i.half_t - i.half_s][i.s + 8] = later[1];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        two->later[half] = quad_sum(two->later[half]);
+        if (i.group != 1) two->own[half] = quad_sum(two->own[half]);
+        if (i.c == 0) w->later[i.half_t - i.half_s][i.s + 8 * half] = two->dts[half] * two->later[half];
+    }
 }
 
 /* The double sum of da inside the 16 x 16 blocks on the diagonal: by a warp, two of them, a lane for a column t, then
@@ -176,56 +217,47 @@ static __device__ void store_da(const struct ssd &a, const struct scratch &sc, c
     if (t < p.n) sc.da[(p.k.begin + t) * a.heads + h] = da;
 }
 
-/* q += w G B, and v, of a thread's two rows. */
+/* v of a thread's two rows, which x . q takes in; q becomes w q. */
 static __device__ void add_later(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
                                  const struct wide_place &i, const struct wide_steps *steps, const bf16_bits *x,
-                                 const float (&gb)[32], float (&q)[32]) {
+                                 float (&q)[32], struct wide_two *two) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int s = i.s + 8 * half;
-        const float out = s >= p.last && s < p.n ? step_exp(steps->cum[WIDE_ROWS - 1] - steps->cum[s]) : 0.0f;
+        const float out = s >= p.last && s < p.n ? step_exp(steps->cum[WIDE_ROWS - 1] - two->cum[half]) : 0.0f;
         float v = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t xs = tile_pair<64>(x, s, 8 * j + i.c);
-            const float q0 = out * gb[4 * j + 2 * half], q1 = out * gb[4 * j + 2 * half + 1];
-            v = fmaf(low_half(xs), q0, fmaf(high_half(xs), q1, v));
-            q[4 * j + 2 * half] += q0, q[4 * j + 2 * half + 1] += q1;
+            const uint32_t xs = tile_pair<64>(x, i.at + 8 * half, 8 * j + i.c);
+            float *to = q + 4 * j + 2 * half;
+            v = fmaf(low_half(xs), to[0], fmaf(high_half(xs), to[1], v));
+            to[0] *= out, to[1] *= out;
         }
-        v = quad_sum(v);
-        if (i.c == 0 && s < p.n) sc.v[(p.k.begin + s) * a.heads + h] = steps->dts[s] * v;
+        v = out * quad_sum(v);
+        two->own[half] += v;
+        if (i.c == 0 && s < p.n) sc.v[(p.k.begin + s) * a.heads + h] = two->dts[half] * v;
     }
 }
 
-/* dx = dts q + D dy in whole rows, x . q and x . dy of a warp's 16 rows. */
-static __device__ void wide_dx(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                               const struct wide_place &i, const float *dts, const bf16_bits *x, const bf16_bits *dy,
-                               const float (&q)[32], bf16_bits *out, bool whole) {
+/* dx = dts q + D dy in whole rows, which go through x's own tile. */
+static __device__ void wide_dx(const struct ssd &a, const struct place &p, int64_t h, const struct wide_place &i,
+                               float D, const float (&dts)[2], const bf16_bits *dy, const float (&q)[32],
+                               bf16_bits *tile_at, bool whole) {
     const int lane = threadIdx.x % WARP;
-    const float D = ((const float *)a.D.data)[h];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int s = i.s + 8 * half;
-        float xq = 0.0f, xdy = 0.0f;
+    for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t xs = tile_pair<64>(x, s, 8 * j + i.c), dys = tile_pair<64>(dy, s, 8 * j + i.c);
-            const float q0 = q[4 * j + 2 * half], q1 = q[4 * j + 2 * half + 1];
-            xq = fmaf(low_half(xs), q0, fmaf(high_half(xs), q1, xq));
-            xdy = fmaf(low_half(xs), low_half(dys), fmaf(high_half(xs), high_half(dys), xdy));
-            *(uint32_t *)(tile_piece<64>(out, s, 8 * j) + i.c) =
-                pack(dts[s] * q0 + D * low_half(dys), dts[s] * q1 + D * high_half(dys));
+            const uint32_t dys = tile_pair<64>(dy, i.s + 8 * half, 8 * j + i.c);
+            const float *own = q + 4 * j + 2 * half;
+            *(uint32_t *)(tile_piece<64>(tile_at, i.at + 8 * half, 8 * j) + i.c) =
+                pack(fmaf(dts[half], own[0], D * low_half(dys)), fmaf(dts[half], own[1], D * high_half(dys)));
         }
-        xq = quad_sum(xq), xdy = quad_sum(xdy);
-        if (i.c || s >= p.n) continue;
-        sc.xq[(p.k.begin + s) * a.heads + h] = xq;
-        sc.xdy[(p.k.begin + s) * a.heads + h] = xdy;
-    }
     __syncwarp();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        const int s = 16 * i.strip + 4 * k + lane / 8, col = lane % 8 * 8;
-        const bf16_bits *piece = tile_piece<64>(out, s, col);
+        const int r = 4 * k + lane / 8 - lane / 4, s = i.s + r, col = lane % 8 * 8;
+        const bf16_bits *piece = tile_piece<64>(tile_at, i.at + r, col);
         bf16_bits *to = row16(a.dx, p.k.begin + s) + h * SSD_P + col;
         if (s >= p.n) continue;
         if (whole) *(uint4 *)to = *(const uint4 *)piece;
@@ -234,21 +266,175 @@ static __device__ void wide_dx(const struct ssd &a, const struct scratch &sc, co
     }
 }
 
+/* x dy^T of a warpgroup's block, on its way. */
+template <int N>
+static __device__ void product_xdy(const struct wide_place &i, const wide_shared<N> *m, int at, float (&xdy)[32]) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < SSD_P / 16; k++)
+        product<false, false>(xdy, panel_rows(m->head[at].x, 64 * i.half_s, 16 * k),
+                              panel_rows(m->head[at].dy, 64 * i.half_t, 16 * k), k > 0);
+    wgmma_commit();
+}
+
+/* A head's tiles are there, and nobody reads those of the one before. */
+template <int N>
+static __device__ void wide_turn(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
+                                 bool more, int at, int group, wide_shared<N> *m, bool whole) {
+    cp_wait<0>();
+    shared_fence();
+    __syncthreads();
+    if (more) wide_fetch<N>(a, sc, p, h + 1, 1 - at, group, m, whole);
+    cp_commit();
+}
+
+/* Warpgroup 1. */
+template <int N>
+static __device__ void across_heads(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t heads,
+                                    const struct wide_place &i, wide_shared<N> *m, const float (&bc)[32],
+                                    float (&K)[32], bool whole) {
+    float *on = m->on[warp_of()];
+    for (int64_t head = 0; head < heads; head++) {
+        const int at = (int)(head & 1);
+        const struct wide_steps *steps = &m->steps[at];
+        float xdy[32], col[16] = {};
+        uint32_t M[4][4];
+        wide_turn<N>(a, sc, p, p.h0 + head, head + 1 < heads, at, 1, m, whole);
+        product_xdy<N>(i, m, at, xdy);
+        struct wide_two two = wide_begin(i, steps, on);
+        wgmma_wait<0>();
+        sums_ended(xdy);
+        const auto blocks = [&](auto plain) {
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                wide_block<decltype(plain)::yes, false>(i.s, 64 + 16 * k + i.c, steps->cum, m->from, on + 16 * k + i.c,
+                                                        xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, NULL,
+                                                        &two);
+        };
+        if (p.k.through) blocks(choice<true>());
+        else blocks(choice<false>());
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            *(uint32_t *)(tile_piece<64>(m->M, i.s + j % 2 * 8, j / 2 * 8) + i.c) = M[j / 4][j % 4];
+        wide_sum(i, col, &two, &m->w);
+        if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
+        shared_fence();
+        barrier_of(3, 2 * GROUP); /* M and xq are there */
+        barrier_wait<WIDE_THREADS>();
+        store_da(a, sc, p, p.h0 + head, &m->w);
+    }
+}
+
+/* The four blocks of a strip's 16 rows, from the diagonal on. */
+static __device__ void strip_blocks(const struct wide_place &i, const struct wide_steps *steps, const int *from,
+                                    const float *on, bool through, const float (&xdy)[32], const float (&bc)[32],
+                                    float (&K)[32], uint32_t (&M)[4][4], float (&col)[16], struct wide_sums *w,
+                                    struct wide_two *two) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const int t = 64 * i.half_t + 16 * k + i.c, block = 4 * i.half_t + k;
+        const auto run = [&](auto plain, auto diagonal) {
+            wide_block<decltype(plain)::yes, decltype(diagonal)::yes>(i.s, t, steps->cum, from, on + 16 * k + i.c,
+                                                                      xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k],
+                                                                      col + 4 * k, w->diagonal[i.strip], two);
+        };
+        if (block < i.strip) M[k][0] = M[k][1] = M[k][2] = M[k][3] = 0;
+        else if (block == i.strip) run(choice<false>(), choice<true>());
+        else if (through) run(choice<true>(), choice<false>());
+        else run(choice<false>(), choice<false>());
+    }
+}
+
+/* x_s . dy_s of a warp's 16 rows, from the block on the diagonal. */
+static __device__ void store_xdy(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
+                                 const struct wide_place &i, const float (&xdy)[32]) {
+    const int lane = threadIdx.x % WARP;
+    const bool odd = lane / 4 % 2;
+    float x[2] = {};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        if (4 * i.half_t + k != i.strip) continue;
+        x[0] = odd ? xdy[8 * k + 1] : xdy[8 * k];
+        x[1] = odd ? xdy[8 * k + 7] : xdy[8 * k + 6];
+    }
+    if (lane / 8 != lane % 4) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        if (i.s + 8 * half < p.n) sc.xdy[(p.k.begin + i.s + 8 * half) * a.heads + h] = x[half];
+}
+
+/* Warpgroups 0 and 2. */
+template <int N>
+static __device__ void diagonal_heads(const struct ssd &a, const struct scratch &sc, const struct place &p,
+                                      int64_t heads, const struct wide_place &i, wide_shared<N> *m,
+                                      const float (&bc)[32], float (&K)[32], bool whole, bool whole_dx) {
+    float *on = m->on[warp_of()];
+    for (int64_t head = 0; head < heads; head++) {
+        const int at = (int)(head & 1);
+        const int64_t h = p.h0 + head;
+        const struct wide_steps *steps = &m->steps[at];
+        float xdy[32], q[32], col[16] = {};
+        uint32_t M[4][4];
+        wide_turn<N>(a, sc, p, h, head + 1 < heads, at, i.group, m, whole);
+        product_xdy<N>(i, m, at, xdy);
+#pragma unroll
+        for (int k = 0; k < N / 16; k++)
+            product<false, false>(q, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
+                                  panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
+        wgmma_commit();
+        struct wide_two two = wide_begin(i, steps, on);
+        wgmma_wait<1>();
+        sums_ended(xdy);
+        store_xdy(a, sc, p, h, i, xdy);
+        strip_blocks(i, steps, m->from, on, p.k.through, xdy, bc, K, M, col, &m->w, &two);
+        wide_sum(i, col, &two, &m->w);
+        wgmma_wait<0>();
+        sums_ended(q);
+        add_later(a, sc, p, h, i, steps, m->head[at].x, q, &two);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++) product<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), true);
+        if (i.group == 0) {
+            barrier_of(3, 2 * GROUP);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                product<false, true>(q, panel_rows(m->M, 0, 16 * k), panel_cols(m->head[at].dy, 64 + 16 * k), true);
+        }
+        wgmma_commit();
+        barrier_arrive<WIDE_THREADS>(); /* the sums of da are there */
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int s = i.s + 8 * half;
+            const float xq = two.later[half] + two.own[half] + (i.group == 0 ? m->xq[s % 64] : 0.0f);
+            if (i.c == 0 && s < p.n) sc.xq[(p.k.begin + s) * a.heads + h] = xq;
+        }
+        wgmma_wait<0>();
+        sums_ended(q);
+        wide_dx(a, p, h, i, ((const float *)a.D.data)[h >> sc.shift], two.dts, m->head[at].dy, q, m->head[at].x,
+                whole_dx);
+    }
+}
+
 template <int N>
 __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct ssd a, const struct scratch sc,
                                                                   int64_t heads, bool whole, bool whole_dx) {
     DYNAMIC_PANELS(tiles);
     wide_shared<N> *m = (wide_shared<N> *)tiles;
+    bf16_bits(*C)[WIDE_PANEL] = (bf16_bits(*)[WIDE_PANEL]) & m->head[1];
+    static_assert(sizeof m->head[1] >= N / 64 * sizeof *C, "C fits into it");
     const int64_t per_group = a.heads / a.groups;
     const struct wide_place i = wide_find();
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
     for (int k = 0; k < N / 64; k++) {
-        panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->C[k], row16(a.C, p.k.begin) + p.g * N + 64 * k, a.C.pitch, p.n, whole);
-        panel_fetch<WIDE_ROWS, WIDE_THREADS>(m->B[k], row16(a.B, p.k.begin) + p.g * N + 64 * k, a.B.pitch, p.n, whole);
+        const int64_t col = p.g * N + 64 * k;
+        if (i.group == 0)
+            panel_fetch<WIDE_ROWS, GROUP, 0, true>(m->B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
+        if (i.group == 1)
+            panel_fetch<WIDE_ROWS, GROUP, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
     }
     first_seen(a.pos, p, WIDE_ROWS, m->from);
-    wide_fetch<N>(a, p, p.h0, 0, m, whole);
+    wide_fetch<N>(a, sc, p, p.h0, 0, i.group, m, whole);
     cp_commit();
     cp_wait<0>();
     shared_fence();
@@ -258,58 +444,12 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
 #pragma unroll
     for (int k = 0; k < N / 16; k++)
         product<false, false>(bc, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
-                              panel_rows(m->C[k / 4], 64 * i.half_t, k % 4 * 16), k > 0);
+                              panel_rows(C[k / 4], 64 * i.half_t, k % 4 * 16), k > 0);
     wgmma_commit();
     wgmma_wait<0>();
     sums_ended(bc);
-    for (int64_t head = 0; head < heads; head++) {
-        const int at = (int)(head & 1);
-        const int64_t h = p.h0 + head;
-        const struct wide_steps *steps = &m->steps[at];
-        float xdy[32], q[32], gb[32];
-        uint32_t M[4][4];
-        cp_wait<0>();
-        shared_fence();
-        __syncthreads();
-        if (head + 1 < heads) wide_fetch<N>(a, p, h + 1, 1 - at, m, whole);
-        cp_commit();
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < SSD_P / 16; k++)
-            product<false, false>(xdy, panel_rows(m->head[at].x, 64 * i.half_s, 16 * k),
-                                  panel_rows(m->head[at].dy, 64 * i.half_t, 16 * k), k > 0);
-        wgmma_commit();
-        wgmma_wait<0>();
-        sums_ended(xdy);
-        wide_weights(i, steps, m->from, p.k.through, xdy, bc, K, M, &m->w);
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < 4; k++) product<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), k > 0);
-        if (i.group > 0) {
-#pragma unroll
-            for (int k = 0; k < N / 16; k++)
-                product<false, false>(gb, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
-                                      panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
-        }
-        wgmma_commit();
-        wgmma_wait<0>();
-        sums_ended(q);
-        if (i.group > 0) {
-            sums_ended(gb);
-            add_later(a, sc, p, h, i, steps, m->head[at].x, gb, q);
-        }
-        float *part = &m->part[0][threadIdx.x % GROUP];
-        if (i.group == 1)
-            for (int e = 0; e < 32; e++) part[e * GROUP] = q[e];
-        __syncthreads();
-        if (i.group == 1) {
-            store_da(a, sc, p, h, &m->w);
-            continue;
-        }
-        if (i.group == 0)
-            for (int e = 0; e < 32; e++) q[e] += part[e * GROUP];
-        wide_dx(a, sc, p, h, i, steps->dts, m->head[at].x, m->head[at].dy, q, m->out, whole_dx);
-    }
+    if (i.group == 1) across_heads<N>(a, sc, p, heads, i, m, bc, K, whole);
+    else diagonal_heads<N>(a, sc, p, heads, i, m, bc, K, whole, whole_dx);
     bf16_bits *to =
         weights_at(a, sc, (p.h0 - p.g * per_group) / heads, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
 #pragma unroll

@@ -191,14 +191,7 @@ template <int N, int Q> static enum status backward_states(struct ctx *c, const 
     return OK;
 }
 
-static bool walks(const struct ssd_local *a) { return ssd_walks(a->heads, a->groups, a->state); }
-static struct walk walk_of(const struct ssd_local *a, struct tensor X, struct tensor Y) {
-    struct walk w = {};
-    w.heads = a->heads, w.groups = a->groups, w.chunk = a->chunk, w.segment = ssd_segment(a->heads, a->chunk);
-    w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
-    w.whole = rows_whole(X) && rows_whole(Y);
-    return w;
-}
+static bool walks(const struct ssd_local *a) { return ssd_walks(a->heads, a->groups, a->head_width); }
 
 static enum status forward(struct ctx *c, const struct ssd_local *a, float *decays) {
     const int64_t n = least(a->states.shape[0], chunks_of(a)), H = a->heads, R = a->range.shape[0] - 1;
@@ -245,6 +238,6 @@ enum status ssd_local_bwd_bf16(struct ctx *c, const struct ssd_local *a) {
 }
 
 int64_t ssd_local_work_bf16(const struct ssd_local *a) {
-    const int64_t walk = walks(a) ? walk_work(a->pos, a->range, a->heads, a->state, a->chunk) : 0;
+    const int64_t walk = walks(a) ? walk_work(a) : 0;
     return decays_bytes(chunks_of(a), a->heads) + walk;
 }
