@@ -140,18 +140,6 @@ static __device__ void leave_marks(const struct selective_scan &a, const struct 
     }
 }
 
-/* Sums over the lanes that differ in the bits of `bits`, each step halving what a lane holds: lane l ends with the part
- * of v that its bits, highest first, choose. */
-template <int count, int mask, int last> static __device__ void halve(float *v) {
-    const bool upper = threadIdx.x & mask;
-#pragma unroll
-    for (int i = 0; i < count / 2; i++) {
-        const float give = upper ? v[i] : v[i + count / 2], stay = upper ? v[i + count / 2] : v[i];
-        v[i] = stay + __shfl_xor_sync(0xffffffffu, give, mask);
-    }
-    if constexpr (mask > last) halve<count / 2, mask / 2, last>(v);
-}
-
 enum { SUM_Y, SUM_GB, SUM_RATE, SUMS };
 struct gradient {
     float g[OWN];
