@@ -23,7 +23,7 @@ BEGIN {
     third("mpi.h nccl.h", "dist")
     third("pcre2.h", "data")
     third("yaml.h pmix nvml.h", "launch")
-    third("cmocka.h", "tests")
+    third("cmocka.h tuple type_traits", "tests")
     third("cuda_runtime", "*")
     third("cuda.h", "kernels")
     system_headers("assert complex ctype dirent dlfcn errno fcntl fenv float fnmatch ftw glob inttypes libgen limits")

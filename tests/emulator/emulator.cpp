@@ -23,6 +23,8 @@ struct fiber {
     unsigned long seen;
     int n_copies, n_groups, ends[GROUPS]; // copies [0, ends[0]) are of the oldest open group
     struct copy copies[COPIES];
+    int n_unfenced; // what has arrived since this thread's last shared_fence
+    struct copy unfenced[COPIES];
 };
 struct warp {
     char in[32][32], out[2][32][32];
@@ -77,12 +79,27 @@ int emulated_lane(void) { return (int)(now->id % 32); }
 unsigned thread_index(void) { return now->id; }
 char *thread_stack_end(void) { return stacks + (size_t)(now->id + 1) * STACK; }
 
-void emulated_shared_fence(void) { fenced = true; }
-// The last one has come to a barrier: what was written before a fence before it is there for products.  Whose fence
-// it was is not known: where some threads that write fence and others do not, nothing shows.
+void emulated_shared_fence(void) {
+    fenced = true;
+    now->n_unfenced = 0;
+}
+
+// Unless somebody has written there since, it is not what products see.
+static void unsee(const struct copy *c) {
+    const size_t at = (size_t)((unsigned char *)c->to - shared_memory);
+    if (at >= shared_bytes || memcmp(c->to, c->from, c->n) != 0) return;
+    for (size_t i = 0; i < c->n; i++) seen_memory[at + i] = (unsigned char)~shared_memory[at + i];
+}
+
+// The last one has come to a barrier: what was written before a fence before it is there for products.  Of copies it
+// is known whose fence that must be; of plain stores it is not: where some threads that write fence and others do not,
+// nothing shows.
 static void arrive() {
-    if (fenced) memcpy(seen_memory, shared_memory, shared_bytes);
+    if (!fenced) return;
     fenced = false;
+    memcpy(seen_memory, shared_memory, shared_bytes);
+    for (unsigned i = 0; i < n_threads; i++)
+        for (int k = 0; k < fibers[i].n_unfenced; k++) unsee(&fibers[i].unfenced[k]);
 }
 
 void emulated_barrier(void) {
@@ -137,6 +154,9 @@ void emulated_commit(void) {
 void emulated_wait(int n_open) {
     const int done = now->n_groups > n_open ? now->n_groups - n_open : 0, n = done > 0 ? now->ends[done - 1] : 0;
     for (int i = 0; i < n; i++) memcpy(now->copies[i].to, now->copies[i].from, now->copies[i].n);
+    if (now->n_unfenced + n > COPIES) now->n_unfenced = 0; // a kernel without such fences
+    memcpy(now->unfenced + now->n_unfenced, now->copies, (size_t)n * sizeof *now->copies);
+    now->n_unfenced += n;
     now->n_copies -= n;
     now->n_groups -= done;
     memmove(now->copies, now->copies + n, (size_t)now->n_copies * sizeof *now->copies);
@@ -171,7 +191,7 @@ static void start_threads() {
         f->id = i;
         f->begun = f->ended = false;
         f->watched = NULL;
-        f->n_copies = f->n_groups = 0;
+        f->n_copies = f->n_groups = f->n_unfenced = 0;
     }
 }
 

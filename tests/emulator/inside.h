@@ -22,8 +22,9 @@ void memory_open(void); /* to kernels and copies; to nobody after memory_close *
 void memory_close(void);
 bool memory_of_device(const void *p);
 bool memory_pinned(const void *p);
-/* A copy out of pinned memory is enqueued; runs; the host has waited for those of a stream up to a number. */
-void sends_note(const void *from, size_t n, cudaStream_t stream);
+/* A copy out of pinned memory is enqueued and gets a number, or 0: nothing to check; it runs; the host has waited for
+ * those of a stream up to a number. */
+unsigned long sends_note(const void *from, size_t n, cudaStream_t stream);
 void sends_check(unsigned long number);
 void sends_settle(cudaStream_t stream, unsigned long number);
 unsigned long sends_number(void); /* of the last one */

@@ -9,7 +9,8 @@
 enum { REGIONS = 4096, PINNED = 256, SENDS = 4096 };
 struct region {
     char *base;
-    size_t bytes; // of the device: whole pages
+    size_t bytes;     // of the device: whole pages
+    bool from_copies; // pinned, and written by copies alone
 };
 static struct region regions[REGIONS], pinned[PINNED];
 static int n_regions;
@@ -22,13 +23,13 @@ static void protect_all(int protection) {
 void memory_open(void) { protect_all(PROT_READ | PROT_WRITE); }
 void memory_close(void) { protect_all(PROT_NONE); }
 
-static bool has(const struct region *r, int n, const void *p) {
+static const struct region *find(const struct region *r, int n, const void *p) {
     for (int i = 0; i < n; i++)
-        if (r[i].base && (const char *)p >= r[i].base && (const char *)p < r[i].base + r[i].bytes) return true;
-    return false;
+        if (r[i].base && (const char *)p >= r[i].base && (const char *)p < r[i].base + r[i].bytes) return &r[i];
+    return NULL;
 }
-bool memory_of_device(const void *p) { return has(regions, n_regions, p); }
-bool memory_pinned(const void *p) { return has(pinned, PINNED, p); }
+bool memory_of_device(const void *p) { return find(regions, n_regions, p) != NULL; }
+bool memory_pinned(const void *p) { return find(pinned, PINNED, p) != NULL; }
 
 static size_t device_bytes() {
     const char *gib = getenv("EMULATED_GIB");
@@ -44,7 +45,7 @@ static cudaError_t take_region(void **out, size_t bytes) {
     if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
     memset(base, 0xff, bytes < (1 << 20) ? bytes : 1 << 20); // what is read before it is written is NaN
     mprotect(base, bytes, PROT_NONE);
-    regions[i] = {(char *)base, bytes};
+    regions[i] = {(char *)base, bytes, false};
     if (i == n_regions) n_regions++;
     n_taken += bytes;
     *out = base;
@@ -56,7 +57,7 @@ static void drop_region(void *p) {
         if (regions[i].base != p) continue;
         munmap(p, regions[i].bytes);
         n_taken -= regions[i].bytes;
-        regions[i] = {NULL, 0};
+        regions[i] = {NULL, 0, false};
         return;
     }
     ASSERT(!"memory that is not the device's was given back to it");
@@ -75,21 +76,23 @@ cudaError_t cudaFree(void *p) {
     device_unlock();
     return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **out, size_t bytes) {
+static cudaError_t take_pinned(void **out, size_t bytes, bool from_copies) {
     int i = 0;
     if (mem_take((int64_t)bytes, out) != OK) return cudaErrorMemoryAllocation;
     device_lock();
     while (i < PINNED && pinned[i].base) i++;
     ASSERT(i < PINNED);
-    pinned[i] = {(char *)*out, bytes};
+    pinned[i] = {(char *)*out, bytes, from_copies};
     device_unlock();
     return cudaSuccess;
 }
+cudaError_t cudaMallocHost(void **out, size_t bytes) { return take_pinned(out, bytes, false); }
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) { return take_pinned(out, bytes, true); }
 cudaError_t cudaFreeHost(void *p) {
     device_lock();
     streams_finish();
     for (int i = 0; i < PINNED; i++)
-        if (pinned[i].base == p) pinned[i] = {NULL, 0};
+        if (pinned[i].base == p) pinned[i] = {NULL, 0, false};
     device_unlock();
     return mem_free(p), cudaSuccess;
 }
@@ -130,13 +133,14 @@ void sends_check(unsigned long number) {
         if (sends[i].number == number) check_send(&sends[i]);
 }
 
-void sends_note(const void *from, size_t n, cudaStream_t stream) {
-    if (n == 0) return;
+unsigned long sends_note(const void *from, size_t n, cudaStream_t stream) {
+    if (find(pinned, PINNED, from)->from_copies) return 0; // streams put in order who writes it
     ASSERT(n_sends < SENDS);
     struct send *s = &sends[n_sends++];
     *s = {from, mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), n, stream, ++n_numbers};
     ASSERT(s->was != MAP_FAILED);
     memcpy(s->was, from, n);
+    return s->number;
 }
 
 void sends_settle(cudaStream_t stream, unsigned long number) {

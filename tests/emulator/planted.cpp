@@ -23,6 +23,7 @@ enum mistake {
     A_BEHIND_FENCE,
     A_UNDER_WAY,
     NO_SHARED_FENCE,
+    NO_FENCE_OF_ONE,
     OPERAND_UNDER_WAY,
     OPERAND_LATE,
     NO_STREAM_WAIT,
@@ -52,10 +53,12 @@ __global__ static void twice(const uint32_t *a, const uint32_t *b, float *out, e
     struct fragment f;
     for (int i = threadIdx.x; i < SIDE * SIDE / 2; i += GROUP) {
         const int r = i / (SIDE / 2), col = i % (SIDE / 2) * 2;
-        *(uint32_t *)(tile_piece<64>(A, r, col) + col % 8) = a[i];
+        cp_async4(tile_piece<64>(A, r, col) + col % 8, a + i);
         if (m != OPERAND_LATE || i >= GROUP) *(uint32_t *)(tile_piece<64>(B, r, col) + col % 8) = b[i];
     }
-    if (m != NO_SHARED_FENCE) shared_fence();
+    cp_commit();
+    cp_wait<0>();
+    if (m != NO_SHARED_FENCE && (m != NO_FENCE_OF_ONE || threadIdx.x != 77)) shared_fence();
     __syncthreads();
     for (int k = 0; k < SIDE / 16; k++)
         for (int i = 0; i < 4; i++) f.a[k][i] = tile_pair<64>(A, row + i % 2 * 8, 16 * k + i / 2 * 8 + c);
@@ -194,7 +197,8 @@ static const struct planted list[] = {
     {"sums are written between products", products, SUMS_UNDER_WAY, "sums are written while", DICE},
     {"A is written after the fence", products, A_BEHIND_FENCE, "A are written behind wgmma_fence", DICE},
     {"A is written before the wait", products, A_UNDER_WAY, "registers of A change while", DICE},
-    {"plain stores without a fence", products, NO_SHARED_FENCE, "no shared_fence", DICE},
+    {"stores and copies without a fence", products, NO_SHARED_FENCE, "no shared_fence", DICE},
+    {"one thread's copies without a fence", products, NO_FENCE_OF_ONE, "no shared_fence", DICE},
     {"an operand is overwritten before the wait", products, OPERAND_UNDER_WAY, "shared memory", DICE},
     {"an operand is written after the product began", products, OPERAND_LATE, "shared memory", DICE},
     {"streams as they should be", streams, NONE, NULL, DICE},

@@ -181,8 +181,7 @@ static void run_fill(void *arg) {
 static void copy(void *to, const void *from, size_t n, cudaStream_t stream) {
     if (n == 0) return;
     const bool from_host = !memory_of_device(from), staged = from_host && !memory_pinned(from);
-    if (from_host && !staged) sends_note(from, n, stream);
-    const struct copy c = {to, staged ? NULL : from, n, from_host && !staged ? sends_number() : 0};
+    const struct copy c = {to, staged ? NULL : from, n, from_host && !staged ? sends_note(from, n, stream) : 0};
     struct op *op = enqueue(stream, run_copy, &c, sizeof c, staged ? n : 0);
     if (staged) memcpy(op->arg + sizeof c, from, n);
     if (!memory_of_device(to) && !memory_pinned(to)) finish(of(stream));

@@ -5,8 +5,8 @@
  * batch: sums are NaN until wgmma_settled behind that, and operands are read at the wait.  The program ends where
  *   sums, registers of A or shared memory of an operand change meanwhile, or a thread ends
  *   no wgmma_fence stands before a product on new sums, or A or what is added to was written behind it
- *   an operand was written by plain stores or cp.async, and no shared_fence and no barrier behind it came since (by
- *   whom is not known: one thread's fence stands for all)
+ *   an operand was written by plain stores or cp.async, and no shared_fence and no barrier behind it came since: of
+ *   the thread that copied; of any thread for stores, which are not seen one by one
  * A wait is a whole warp's, as on the hardware: none of its lanes frees a stage that another one still reads. */
 
 #ifdef __cplusplus
