@@ -87,6 +87,18 @@ static __device__ float chunks_walk(const struct tensor &states, const struct te
     }
     return now;
 }
+/* Sums over the lanes that differ in the bits of `bits`, each step halving what a lane holds: lane l ends with the part
+ * of v that its bits, highest first, choose. */
+template <int count, int mask, int last> static __device__ void halve(float *v) {
+    const bool upper = threadIdx.x & mask;
+#pragma unroll
+    for (int i = 0; i < count / 2; i++) {
+        const float give = upper ? v[i] : v[i + count / 2], stay = upper ? v[i + count / 2] : v[i];
+        v[i] = stay + __shfl_xor_sync(0xffffffffu, give, mask);
+    }
+    if constexpr (mask > last) halve<count / 2, mask / 2, last>(v);
+}
+
 static inline dim3 selective_grid(int64_t n_chunks, int64_t D, int64_t groups) {
     return dim3((unsigned)ceil_div(D, CHANNELS), (unsigned)least(n_chunks, 32768), (unsigned)groups);
 }

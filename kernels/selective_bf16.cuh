@@ -73,10 +73,12 @@ static inline __device__ float softplus_fast(float v, float *e) {
 
 /* Rows [t, t + TILE_ROWS) of B or C, zeros from `end` on; the block calls. */
 static inline __device__ void tile_rows(float4 (*to)[QUADS], const struct tensor &from, int64_t t, int64_t end) {
-    for (int i = threadIdx.x; i < TILE_ROWS * STATES; i += PAIRS) {
-        const int64_t at = t + i / STATES, n = i % STATES;
-        ((float *)to)[i] = at < end && n < from.shape[1] ? bf16_float(row16(from, at)[n]) : 0.0f;
-    }
+    const int first = threadIdx.x / STATES, n = threadIdx.x % STATES, rows = (int)least(end - t, TILE_ROWS);
+    const bf16_bits *at = row16(from, t + first) + n;
+    const bool is = n < from.shape[1];
+#pragma unroll
+    for (int r = 0; r < TILE_ROWS; r += PAIRS / STATES)
+        ((float *)to)[(first + r) * STATES + n] = is && first + r < rows ? bf16_float(at[r * (int)from.pitch]) : 0.0f;
 }
 
 /* A pair of channels: rates times log2(e), biases.  Channels and states that are not there have rate 0. */

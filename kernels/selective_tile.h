@@ -72,6 +72,34 @@ static inline void tile_step(real *__restrict h, const real *__restrict A, const
             h[n * TILE + w] = real_exp(dts[w] * A[n * TILE + w]) * h[n * TILE + w] + dtx[w] * B[n];
 }
 
+/* y += sum_n C h */
+static inline void tile_read(real *__restrict y, const real *__restrict h, const real *__restrict C, int64_t N) {
+    for (int64_t n = 0; n < N; n++)
+        for (int w = 0; w < TILE; w++) y[w] += C[n] * h[n * TILE + w];
+}
+
+/* Tokens [begin, end) of a tile from the state h on, which becomes the one behind them; time += their dts. */
+struct tile_walk {
+    struct tensor x, z, dt, B, C, out, pos;
+    int64_t N;
+    struct tile k;
+    const real *A, *bias, *D;
+};
+static inline void tile_tokens(const struct tile_walk *w, int64_t begin, int64_t end, real *h, double *time) {
+    real x[TILE], z[TILE], dts[TILE], y[TILE];
+    for (int64_t t = begin; t < end; t++) {
+        if (((const int64_t *)w->pos.data)[t] == 0) memset(h, 0, (size_t)(w->N * TILE) * sizeof(real));
+        tile_load(w->x, t, w->k, x);
+        tile_load(w->z, t, w->k, z);
+        tile_steps(w->dt, t, w->k, w->bias, dts);
+        tile_step(h, w->A, dts, x, row(w->B, t), w->N);
+        for (int i = 0; i < TILE; i++) y[i] = w->D[i] * x[i], time[i] += (double)dts[i];
+        tile_read(y, h, row(w->C, t), w->N);
+        for (int i = 0; i < TILE; i++) y[i] *= real_silu(z[i]);
+        tile_store(w->out, t, w->k, y);
+    }
+}
+
 /* acc = exp(A time) acc + own: a whole chunk or range at once; all but time [N][TILE]. */
 static inline void tile_fold(real *__restrict acc, const real *__restrict A, const real *__restrict time,
                              const real *__restrict own, int64_t N) {

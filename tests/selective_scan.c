@@ -222,6 +222,8 @@ static struct pair make_pair(const struct problem *p) {
                                            .B = s.B,
                                            .A_log = s.A_log,
                                            .dt_bias = s.dt_bias,
+                                           .D = s.D,
+                                           .out = s.out,
                                            .states = s.states,
                                            .chunk_time = s.chunk_time,
                                            .range_time = view(take(R * wide, NAN), R, wide),

@@ -81,6 +81,8 @@ static void open_scan(struct scan *s, struct device *d, int64_t T, int64_t D, in
                                              .B = a->B,
                                              .A_log = a->A_log,
                                              .dt_bias = a->dt_bias,
+                                             .D = a->D,
+                                             .out = a->out,
                                              .states = a->states,
                                              .chunk_time = a->chunk_time,
                                              .z = a->z,

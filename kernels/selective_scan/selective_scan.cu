@@ -1,76 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Forward: as in the first half, a thread owns a channel of a chunk with up to 16 states in registers, and y is its own
- * sum.  Backward: four lanes own a channel, four states each, and go through a chunk twice: forward to leave the state
- * before every segment of four tokens in ctx->work, then segment by segment from the end: states and decays of its
- * tokens again, then gradients.  Lane q of a channel does what is once a token - softplus, gate, stores - for token q
- * of the segment.  dB and dC are summed over the eight channels of a warp with each lane keeping half of what it had at
- * each step, seven exchanges a token in place of 24, then over warps, blocks of channels and strips, all in fixed
- * order.
+/* Forward: what s_in adds to the states that enter chunks; where it adds, out again.  Backward: four lanes own a
+ * channel, four states each, and go through a chunk twice: forward to leave the state before every segment of four
+ * tokens in ctx->work, then segment by segment from the end: states and decays of its tokens again, then gradients.
+ * Lane q of a channel does what is once a token - softplus, gate, stores - for token q of the segment.  dB and dC are
+ * summed over the eight channels of a warp with each lane keeping half of what it had at each step, seven exchanges a
+ * token in place of 24, then over warps, blocks of channels and strips, all in fixed order.
  *
- * Per token and channel, F32, the states kept apart: forward reads x, z, dt and writes out, 16 bytes, N exponentials,
- * 6 N flops; backward reads x, z, dt, dout, writes dx, dz, ddt, twice over x and dt, 36 bytes and 2 N more of ctx->work
- * out of the L2 cache, 2 N exponentials, 18 N flops.  At D 8,192, N 16 the exponentials need 35 and 71 ns a token of an
- * H200's special-function units, the bytes 27 and 61 ns of 4.8 TB/s. */
+ * Per token and channel, F32, the states kept apart: backward reads x, z, dt, dout, writes dx, dz, ddt, twice over x
+ * and dt, 36 bytes and 2 N more of ctx->work out of the L2 cache, 2 N exponentials, 18 N flops.  At D 8,192, N 16 the
+ * exponentials need 71 ns a token of an H200's special-function units, the bytes 61 ns of 4.8 TB/s. */
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/selective_scan/selective_scan_bf16.h"
 #include "kernels/selective_scan/selective_sums.cuh"
+#include "kernels/selective_out.cuh"
 
 /* ---- forward ---- */
 
-/* Own end states become entering ones; backward what is asked of the entering becomes what is asked of the end. */
-template <bool forward> __global__ static void ranges(const struct selective_scan a) {
+__global__ static void reach(const struct selective_scan a, const struct reached reached) {
     const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1;
-    const struct tensor &states = forward ? a.states : a.dstates, &from = forward ? a.s_in : a.ds_out;
-    const struct tensor &to = forward ? a.s_out : a.ds_in;
+    FOR_CELLS(r, e, R, D * N) {
+        const int64_t first = spans_before(a.range, r, a.chunk);
+        const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
+        const float A = -expf(row(a.A_log, e / N)[e % N]), in = row(a.s_in, r)[e];
+        chunks_reach(a.states, a.chunk_time, first, n, e / N, e, A, in, reached);
+        if (a.s_out.data && n > 0) reached_mark(reached, first + n - 1, e / N);
+        if (a.s_out.data && n == 0) row(a.s_out, r)[e] = in;
+    }
+}
+
+/* ---- backward ---- */
+
+/* What is asked of the entering state becomes what is asked of the end. */
+__global__ static void ranges(const struct selective_scan a) {
+    const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1;
     FOR_CELLS(r, e, R, D * N) {
         const int64_t d = e / N, first = spans_before(a.range, r, a.chunk);
         const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
         const float A = -expf(row(a.A_log, d)[e % N]);
         double time;
-        const float now = chunks_walk<!forward, true>(states, a.chunk_time, first, n, d, e, A,
-                                                      from.data ? row(from, r)[e] : 0.0f, &time);
-        if (to.data) row(to, r)[e] = now;
+        const float now = chunks_walk<true, true>(a.dstates, a.chunk_time, first, n, d, e, A,
+                                                  a.ds_out.data ? row(a.ds_out, r)[e] : 0.0f, &time);
+        if (a.ds_in.data) row(a.ds_in, r)[e] = now;
     }
 }
-
-/* States [n0, n0 + STATES) of one chunk; out holds y until the last of them is in. */
-static __device__ void forward_states(const struct selective_scan &a, const struct device_span &k, int64_t chunk,
-                                      int64_t d, int64_t n0, float (*B)[STATES], float (*C)[STATES]) {
-    const bool live = d < a.A_log.shape[0], last = n0 + STATES >= a.state;
-    float A[STATES], h[STATES];
-    for (int s = 0; s < STATES; s++) A[s] = rate_at(a.A_log, d, n0 + s);
-    state_fetch(h, a.states, chunk, d, n0);
-    for (int64_t t0 = k.begin; t0 < k.end; t0 += ROWS) {
-        __syncthreads();
-        rows_fetch(B, a.B, t0, k.end, n0);
-        rows_fetch(C, a.C, t0, k.end, n0);
-        __syncthreads();
-        for (int64_t t = t0; live && t < least(k.end, t0 + ROWS); t++) {
-            const float x = row(a.x, t)[d], dts = softplus(row(a.dt, t)[d] + vector_at(a.dt_bias, d)), dtx = dts * x;
-            float y = n0 == 0 ? vector_at(a.D, d) * x : row(a.out, t)[d];
-            if (long_at(a.pos, t) == 0)
-                for (int s = 0; s < STATES; s++) h[s] = 0.0f;
-#pragma unroll
-            for (int s = 0; s < STATES; s++) {
-                h[s] = fmaf(exp2_fast(dts * A[s]), h[s], dtx * B[t - t0][s]);
-                y = fmaf(C[t - t0][s], h[s], y);
-            }
-            row(a.out, t)[d] = last ? y * silu(row(a.z, t)[d]) : y;
-        }
-    }
-}
-
-__global__ static void __launch_bounds__(CHANNELS) forward_chunks(const struct selective_scan a, int64_t n_chunks) {
-    __shared__ float B[ROWS][STATES], C[ROWS][STATES];
-    const int64_t d = (int64_t)blockIdx.x * CHANNELS + threadIdx.x;
-    struct device_span k;
-    for (int64_t chunk = blockIdx.y; chunk < n_chunks; chunk += gridDim.y) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
-        for (int64_t n0 = 0; n0 < a.state; n0 += STATES) forward_states(a, k, chunk, d, n0, B, C);
-    }
-}
-
-/* ---- backward ---- */
 
 enum { OWN = 4, LANES = STATES / OWN, SEGMENT = 4, BLOCK = THREADS / LANES, BLOCKS_MAX = 528 };
 /* OWN states of a lane, LANES lanes of a channel, SEGMENT tokens at a time, BLOCK channels to a block of threads. */
@@ -336,24 +308,34 @@ static int64_t marks_bytes(const struct selective_scan *a) {
 
 extern "C" int64_t selective_scan_work_cuda(const struct ctx *c, const struct selective_scan *a) {
     if (!has_kernel(c, a)) return -1;
-    if (REAL == BF16) return selective_scan_work_bf16(a, chunks_of(a));
-    return arena_round(marks_bytes(a)) + sums_bytes(a, chunks_of(a), strips_of(a, BLOCK));
+    const int64_t forward = reached_bytes(a->A_log.shape[0], chunks_of(a));
+    if (REAL == BF16) return most(forward, selective_scan_work_bf16(a, chunks_of(a)));
+    return most(forward, arena_round(marks_bytes(a)) + sums_bytes(a, chunks_of(a), strips_of(a, BLOCK)));
+}
+
+static enum status forward(struct ctx *c, const struct selective_scan *a) {
+    const int64_t n = chunks_of(a), D = a->A_log.shape[0];
+    struct reached reached;
+    TRY(reached_open(&reached, c, D, n));
+    LAUNCH_CELLS(reach, a->range.shape[0] - 1, D * a->state, *a, reached);
+    if (REAL == BF16) return selective_scan_fwd_bf16(c, a, &reached, n);
+    LAUNCH(out_chunks<struct selective_scan>, selective_grid(n, D, 1), CHANNELS, *a, reached, a->s_out, n);
+    return OK;
 }
 
 extern "C" enum status selective_scan_fwd_cuda(struct ctx *c, const struct selective_scan *a) {
     TRY(check(c, a, false));
-    const int64_t n = chunks_of(a), D = a->A_log.shape[0];
-    LAUNCH_CELLS(ranges<true>, a->range.shape[0] - 1, D * a->state, *a);
-    if (REAL == BF16) return selective_scan_fwd_bf16(c, a, n);
-    LAUNCH(forward_chunks, selective_grid(n, D, 1), CHANNELS, *a, n);
-    return OK;
+    const int64_t mark = arena_mark(c->work);
+    const enum status st = forward(c, a);
+    arena_release(c->work, mark);
+    return st;
 }
 
 static enum status backward(struct ctx *c, const struct selective_scan *a) {
     const int64_t n = chunks_of(a);
     struct room w = {NULL, segments_of(a), {}};
     void *at;
-    LAUNCH_CELLS(ranges<false>, a->range.shape[0] - 1, a->A_log.shape[0] * a->state, *a);
+    LAUNCH_CELLS(ranges, a->range.shape[0] - 1, a->A_log.shape[0] * a->state, *a);
     if (REAL == BF16) return selective_scan_bwd_bf16(c, a, n);
     TRY(arena_take(c->work, marks_bytes(a), &at));
     w.marks = (float *)at;

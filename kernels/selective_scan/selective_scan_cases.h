@@ -15,7 +15,7 @@ static inline struct selective_scan_local *selective_first_half(struct trial *t)
     struct selective_scan_local *l = (struct selective_scan_local *)t->user;
     l->range = a->range, l->pos = a->pos, l->x = a->x, l->dt = a->dt, l->B = a->B, l->C = a->C, l->z = a->z;
     l->A_log = a->A_log, l->dt_bias = a->dt_bias, l->states = a->states, l->chunk_time = a->chunk_time;
-    l->dout = a->dout, l->dstates = a->dstates;
+    l->dout = a->dout, l->dstates = a->dstates, l->D = a->D, l->out = a->out;
     return l;
 }
 static inline enum status selective_before_forward(struct ctx *c, struct trial *t) {
@@ -63,7 +63,7 @@ static inline void selective_scan_build(struct trial *t, struct selective_scan *
     WIDES(chunk_time, IN, UNIFORM(0.1, 1.0), n, D);
     WIDES(s_in, F_IN, NORMAL(1.0), R, D, 1, N);
     WIDES(s_out, F_OUT | OPTIONAL, NORMAL(1.0), R, D, 1, N);
-    REALS(out, F_OUT, NORMAL(1.0), T, D)->gap = k->gap;
+    REALS(out, F_ADD, NORMAL(1.0), T, D)->gap = k->gap;
     REALS(dout, B_IN, NORMAL(1.0), T, D)->gap = k->gap;
     WIDES(ds_out, B_IN | OPTIONAL, NORMAL(1.0), R, D, 1, N);
     WIDES(dstates, B_ADD, NORMAL(1.0), n, D, 1, N)->gradient = "";

@@ -16,7 +16,7 @@
 
 enum { STRIPS = 4 }; /* at most: parts of the channels that sum dB and dC apart */
 
-/* Items: (range, tile), (chunk, tile); of backward (some chunks, strip of tiles), which sum into lines of their own. */
+/* Items: (range, tile); of backward (some chunks, strip of tiles), which sum into lines of their own. */
 struct job {
     const struct selective_scan *a;
     struct span *chunk;
@@ -66,48 +66,30 @@ static struct item item_open(const struct job *j, int64_t tile, int worker) {
 
 /* ---- forward ---- */
 
-/* Own end states become entering ones. */
+/* From s_in on until the state is the one that stands there, to the bit: from there on nothing changes. */
 static void fwd_range(void *arg, int64_t item, int worker) {
     const struct job *j = arg;
     const struct selective_scan *a = j->a;
     const struct item it = item_open(j, item % j->tiles, worker);
-    const int64_t r = item / j->tiles, N = a->state;
-    real time[TILE];
+    const int64_t r = item / j->tiles, N = a->state, end = j->first[r + 1];
+    const size_t bytes = (size_t)(N * TILE) * sizeof(real);
+    const struct tile_walk w = {a->x, a->z, a->dt, a->B, a->C, a->out, a->pos, N, it.k, it.A, it.bias, it.D};
+    double time[TILE] = {0};
+    bool met = false;
     tile_load_state(state_of(a->s_in, r), N, it.k, it.h);
-    for (int64_t i = j->first[r]; i < j->first[r + 1]; i++) {
-        tile_load(a->chunk_time, i, it.k, time);
+    for (int64_t i = j->first[r]; i < end && !met; i++) {
         tile_load_state(state_of(a->states, i), N, it.k, it.g);
+        met = memcmp(it.g, it.h, bytes) == 0;
+        if (met) break;
         tile_store_state(state_of(a->states, i), N, it.k, it.h);
-        tile_fold(it.h, it.A, time, it.g, N);
+        tile_tokens(&w, j->chunk[i].begin, j->chunk[i].end, it.h, time);
     }
-    if (tensor_has(a->s_out)) tile_store_state(state_of(a->s_out, r), N, it.k, it.h);
-}
-
-/* y += sum_n C h */
-static inline void read_state(real *restrict y, const real *restrict h, const real *restrict C, int64_t N) {
-    for (int64_t n = 0; n < N; n++)
-        for (int w = 0; w < TILE; w++) y[w] += C[n] * h[n * TILE + w];
-}
-
-static void fwd_chunk(void *arg, int64_t item, int worker) {
-    const struct job *j = arg;
-    const struct selective_scan *a = j->a;
-    const struct item it = item_open(j, item % j->tiles, worker);
-    const struct span *s = &j->chunk[item / j->tiles];
-    const int64_t *pos = a->pos.data;
-    real x[TILE], z[TILE], dts[TILE], y[TILE];
-    tile_load_state(state_of(a->states, item / j->tiles), a->state, it.k, it.h);
-    for (int64_t t = s->begin; t < s->end; t++) {
-        if (pos[t] == 0) memset(it.h, 0, (size_t)(a->state * TILE) * sizeof(real));
-        tile_load(a->x, t, it.k, x);
-        tile_load(a->z, t, it.k, z);
-        tile_steps(a->dt, t, it.k, it.bias, dts);
-        tile_step(it.h, it.A, dts, x, row(a->B, t), a->state);
-        for (int w = 0; w < TILE; w++) y[w] = it.D[w] * x[w];
-        read_state(y, it.h, row(a->C, t), a->state);
-        for (int w = 0; w < TILE; w++) y[w] *= real_silu(z[w]);
-        tile_store(a->out, t, it.k, y);
+    if (!tensor_has(a->s_out)) return;
+    if (met) { /* what leaves the range, from its last chunk */
+        tile_load_state(state_of(a->states, end - 1), N, it.k, it.h);
+        tile_tokens(&w, j->chunk[end - 1].begin, j->chunk[end - 1].end, it.h, time);
     }
+    tile_store_state(state_of(a->s_out, r), N, it.k, it.h);
 }
 
 /* ---- backward ---- */
@@ -212,7 +194,7 @@ static void bwd_token(struct item *it, int64_t t, int64_t i, double *bc) {
     tile_load(a->dt, t, it->k, dt);
     tile_load(a->dout, t, it->k, dout);
     for (int w = 0; w < TILE; w++) y[w] = it->D[w] * x[w];
-    read_state(y, before + size, row(a->C, t), a->state);
+    tile_read(y, before + size, row(a->C, t), a->state);
     for (int w = 0; w < TILE; w++) {
         v.dy[w] = dout[w] * real_silu(z[w]);
         dz[w] = dout[w] * y[w] * real_dsilu(z[w]);
@@ -384,7 +366,6 @@ enum status REF(selective_scan_fwd)(struct ctx *c, const struct selective_scan *
     const int64_t mark = arena_mark(c->work);
     TRY_OUT(job_open(&j, c, a));
     pool_run(c->pool, (a->range.shape[0] - 1) * j.tiles, fwd_range, &j);
-    pool_run(c->pool, j.n_chunks * j.tiles, fwd_chunk, &j);
 out:
     arena_release(c->work, mark);
     return st;

@@ -15,18 +15,6 @@ struct sums {
     int64_t strips;
 };
 
-/* Sums over the lanes that differ in the bits of `bits`, each step halving what a lane holds: lane l ends with the part
- * of v that its bits, highest first, choose. */
-template <int count, int mask, int last> static __device__ void halve(float *v) {
-    const bool upper = threadIdx.x & mask;
-#pragma unroll
-    for (int i = 0; i < count / 2; i++) {
-        const float give = upper ? v[i] : v[i + count / 2], stay = upper ? v[i + count / 2] : v[i];
-        v[i] = stay + __shfl_xor_sync(0xffffffffu, give, mask);
-    }
-    if constexpr (mask > last) halve<count / 2, mask / 2, last>(v);
-}
-
 /* dB and dC: the strips in order. */
 template <typename real> __global__ static void strips_add(const struct selective_scan a, const struct sums w) {
     const int64_t T = a.pos.shape[0], N = a.state;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A thread owns a channel of a chunk and walks its tokens with up to 16 states in registers: lanes are channels, so
  * that nothing is exchanged between threads, loads of x and dt are whole lines, and rows of B or C come out of shared
- * memory as broadcasts.  Then threads own a state of a range and walk its chunks.
+ * memory as broadcasts.  Then threads own a state of a range and walk its chunks.  Forward
+ * walks the tokens once more, for out.
  *
  * Per token and channel, F32: forward reads 8 bytes, backward 12, and 4 N / chunk more for the states written; N
  * exponentials, 4 N flops.  At D 8,192, N 16 the exponentials need 35 ns a token of an H200's special-function units,
  * the bytes 14 and 20 ns of 4.8 TB/s. */
 #include "kernels/selective_scan_local/selective_scan_local.h"
-#include "kernels/selective.cuh"
+#include "kernels/selective_out.cuh"
 #include "kernels/selective_scan_local/selective_scan_local_bf16.h"
 
 /* Forward: h = exp(dts A) h + dts x B over the chunk's last document, and the sum of dts. */
@@ -68,6 +69,7 @@ __global__ static void __launch_bounds__(CHANNELS)
     }
 }
 
+/* Forward: own end states become entering ones. */
 template <bool forward> __global__ static void ranges(const struct selective_scan_local a) {
     const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1;
     FOR_CELLS(r, e, R, D * N) {
@@ -75,8 +77,8 @@ template <bool forward> __global__ static void ranges(const struct selective_sca
         const int64_t n = ceil_div(long_at(a.range, r + 1) - long_at(a.range, r), a.chunk);
         const float A = -expf(row(a.A_log, d)[e % N]);
         double time;
-        const float sum =
-            chunks_walk<!forward, false>(forward ? a.states : a.dstates, a.chunk_time, first, n, d, e, A, 0.0f, &time);
+        const float sum = chunks_walk<!forward, forward>(forward ? a.states : a.dstates, a.chunk_time, first, n, d, e,
+                                                         A, 0.0f, &time);
         row(forward ? a.range_state : a.range_dstate, r)[e] = sum;
         if (forward && e % N == 0) row(a.range_time, r)[d] = (float)time;
     }
@@ -99,9 +101,9 @@ static enum status check(struct ctx *c, const struct selective_scan_local *a, bo
     CHECK_SHAPE(selective_scan_local, A_log, WIDE, D, N);
     CHECK_SHAPE(selective_scan_local, dt_bias, WIDE, D);
     CHECK_SHAPE(selective_scan_local, chunk_time, WIDE, n, D);
+    CHECK_SHAPE(selective_scan_local, z, REAL, T, D);
+    CHECK_SHAPE(selective_scan_local, C, REAL, T, N);
     if (backward) {
-        CHECK_SHAPE(selective_scan_local, z, REAL, T, D);
-        CHECK_SHAPE(selective_scan_local, C, REAL, T, N);
         CHECK_SHAPE(selective_scan_local, dout, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, dstates, WIDE, n, D, 1, N);
         CHECK_SHAPE(selective_scan_local, range_dstate, WIDE, R, D, 1, N);
@@ -109,6 +111,8 @@ static enum status check(struct ctx *c, const struct selective_scan_local *a, bo
         CHECK_SHAPE(selective_scan_local, x, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, B, REAL, T, N);
         CHECK_SHAPE(selective_scan_local, states, WIDE, n, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, D, WIDE, D);
+        CHECK_SHAPE(selective_scan_local, out, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, range_time, WIDE, R, D);
         CHECK_SHAPE(selective_scan_local, range_state, WIDE, R, D, 1, N);
     }
@@ -123,9 +127,12 @@ static int64_t chunks_of(const struct selective_scan_local *a, struct tensor sta
 extern "C" enum status selective_scan_local_fwd_cuda(struct ctx *c, const struct selective_scan_local *a) {
     TRY(check(c, a, false));
     const int64_t n = chunks_of(a, a->states), D = a->A_log.shape[0], N = a->state;
-    if (REAL == BF16) TRY(selective_scan_local_fwd_bf16(c, a, n));
-    else LAUNCH(forward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
+    const struct reached all = {};
+    const struct tensor none = {};
+    if (REAL == BF16) return selective_scan_local_fwd_bf16(c, a, n);
+    LAUNCH(forward_chunks, selective_grid(n, D, ceil_div(N, STATES)), CHANNELS, *a, n);
     LAUNCH_CELLS(ranges<true>, a->range.shape[0] - 1, D * N, *a);
+    LAUNCH(out_chunks<struct selective_scan_local>, selective_grid(n, D, 1), CHANNELS, *a, all, none, n);
     return OK;
 }
 
@@ -138,5 +145,6 @@ extern "C" enum status selective_scan_local_bwd_cuda(struct ctx *c, const struct
     return OK;
 }
 extern "C" int64_t selective_scan_local_work_cuda(const struct ctx *c, const struct selective_scan_local *a) {
-    return has_kernel(c, a) ? 0 : -1;
+    if (!has_kernel(c, a)) return -1;
+    return REAL == BF16 ? selective_scan_local_work_bf16(a, chunks_of(a, a->states)) : 0;
 }

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The chunks of the first half in BF16: a thread owns two channels with 16 states each.
+/* Backward of the first half in BF16: a thread owns two channels of a chunk with 16 states each.
  *
- * Per token and channel: forward reads x and dt, 4 bytes, backward z, dt, dout, 6 bytes; 4 N / chunk more for the
- * state; N + 2 and N + 4 special functions, 4 N flops.  At D 8,192, N 16, 1.755 GHz the special functions of an H200
- * need 40 and 44 ns a token, the bytes 9 and 12 ns of 4.8 TB/s; three exponentials of sixteen on the FMA units leave 33
- * and 38 ns.  Measured, T 65,536 in chunks of 64: 60 and 70 ns at 1.49 GHz under ncu, which is 51 and 59 at 1.755. */
+ * Per token and channel: reads z, dt, dout, 6 bytes; 4 N / chunk more for the state; N + 4 special functions, 4 N
+ * flops. At D 8,192, N 16, 1.755 GHz the special functions of an H200 need 44 ns a token, the bytes 12 ns of 4.8 TB/s;
+ * three exponentials of sixteen on the FMA units leave 38 ns.  Measured, T 65,536 in chunks of 64: 70 ns at 1.49 GHz
+ * under ncu, which is 59 at 1.755. */
 #include "kernels/selective_scan_local/selective_scan_local_bf16.h"
 #include "kernels/selective_bf16.cuh"
 
 enum { BY_FMA = 3 };
 
 struct tokens {
-    uint32_t dt[STEP], x[STEP], z[STEP]; /* backward: x is dout */
+    uint32_t dt[STEP], x[STEP], z[STEP]; /* x: of dout */
 };
 struct columns {
     struct column dt, x, z;
@@ -22,18 +22,18 @@ static __device__ struct columns columns_open(const struct selective_scan_local 
 }
 
 /* Rows [from, to) of the STEP at the columns' places, which then move `by` rows. */
-template <bool whole, bool gate>
+template <bool whole>
 static __device__ void tokens_fetch(struct tokens *k, struct columns *c, int from, int to, int by) {
 #pragma unroll
     for (int i = 0; i < STEP; i++) {
         if (i < from || i >= to) continue;
         k->dt[i] = column_get<whole>(c->dt, i);
         k->x[i] = column_get<whole>(c->x, i);
-        if (gate) k->z[i] = column_get<whole>(c->z, i);
+        k->z[i] = column_get<whole>(c->z, i);
     }
     column_move(&c->dt, by);
     column_move(&c->x, by);
-    if (gate) column_move(&c->z, by);
+    column_move(&c->z, by);
 }
 
 static __device__ void pair_store(const struct tensor &to, int64_t chunk, const struct pair &p,
@@ -52,64 +52,6 @@ static __device__ void pair_store(const struct tensor &to, int64_t chunk, const 
             for (int s = 0; s < STATES; s++)
                 if (s < N) at[s] = h[i][s];
         }
-    }
-}
-
-/* h = exp(dts A) h + dts x B; returns dts. */
-static __device__ float token_forward(float dt, float x, float bias, const float *A, float *h, const float4 *B) {
-    float e;
-    const float dts = softplus_fast(dt + bias, &e), dtx = dts * x;
-#pragma unroll
-    for (int q = 0; q < QUADS; q++) {
-        const float4 quad = B[q];
-        const float b[4] = {quad.x, quad.y, quad.z, quad.w};
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int s = 4 * q + k;
-            h[s] = fmaf(decay_of<BY_FMA>(s, dts * A[s]), h[s], dtx * b[k]);
-        }
-    }
-    return dts;
-}
-
-/* Over the chunk's last document. */
-template <bool whole>
-__global__ static void __launch_bounds__(PAIRS, 4)
-    forward_chunks(const struct selective_scan_local a, int64_t n_chunks) {
-    __shared__ float4 B[TILE_ROWS][QUADS];
-    const struct pair p = pair_open(a.A_log, a.dt_bias);
-    struct device_span k;
-    struct tokens next = {};
-    for (int64_t chunk = blockIdx.y; chunk < n_chunks; chunk += gridDim.y) {
-        if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
-        float h[2][STATES] = {};
-        double time[2] = {0.0, 0.0};
-        const int n = (int)(k.end - k.last);
-        struct columns c = columns_open(a, a.x, k.last, p.d);
-        tokens_fetch<whole, false>(&next, &c, 0, p.live ? n : 0, STEP);
-        for (int t0 = 0; t0 < n; t0 += TILE_ROWS) {
-            __syncthreads();
-            tile_rows(B, a.B, k.last + t0, k.end);
-            __syncthreads();
-            for (int r = 0; p.live && r < TILE_ROWS && t0 + r < n; r += STEP) {
-                const struct tokens now = next;
-                float sum[2] = {0.0f, 0.0f};
-                tokens_fetch<whole, false>(&next, &c, 0, n - t0 - r - STEP, STEP);
-#pragma unroll
-                for (int j = 0; j < STEP; j++) {
-                    if (t0 + r + j >= n) continue;
-#pragma unroll
-                    for (int i = 0; i < 2; i++)
-                        sum[i] += token_forward(half_of(now.dt[j], i), half_of(now.x[j], i), p.bias[i], p.A[i], h[i],
-                                                B[r + j]);
-                }
-                time[0] += (double)sum[0], time[1] += (double)sum[1];
-            }
-        }
-        pair_store(a.states, chunk, p, h);
-        for (int i = 0; i < 2; i++)
-            if (p.d + i < a.A_log.shape[0])
-                row(a.chunk_time, chunk)[p.d + i] = k.through ? (float)time[i] : (float)AFFINE_FOREVER;
     }
 }
 
@@ -145,7 +87,7 @@ __global__ static void __launch_bounds__(PAIRS, 4)
         float g[2][STATES] = {};
         const int n = (int)(end - k.begin);
         struct columns c = columns_open(a, a.dout, end - STEP, p.d);
-        tokens_fetch<whole, true>(&next, &c, p.live ? STEP - n : STEP, STEP, -STEP);
+        tokens_fetch<whole>(&next, &c, p.live ? STEP - n : STEP, STEP, -STEP);
         for (int t1 = n; t1 > 0; t1 -= TILE_ROWS) {
             const int t0 = t1 < TILE_ROWS ? 0 : t1 - TILE_ROWS;
             __syncthreads();
@@ -154,7 +96,7 @@ __global__ static void __launch_bounds__(PAIRS, 4)
             for (int t = t1 - STEP; p.live && t > t0 - STEP;
                  t -= STEP) { /* t may be below 0: rows that are not there */
                 const struct tokens now = next;
-                tokens_fetch<whole, true>(&next, &c, STEP - t, STEP, -STEP);
+                tokens_fetch<whole>(&next, &c, STEP - t, STEP, -STEP);
 #pragma unroll
                 for (int j = STEP - 1; j >= 0; j--) {
                     if (t + j < 0) continue;
@@ -169,12 +111,6 @@ __global__ static void __launch_bounds__(PAIRS, 4)
     }
 }
 
-enum status selective_scan_local_fwd_bf16(struct ctx *c, const struct selective_scan_local *a, int64_t n_chunks) {
-    const dim3 grid = pairs_grid(n_chunks, a->A_log.shape[0]);
-    if (rows_in_pairs(a->x) && rows_in_pairs(a->dt)) LAUNCH(forward_chunks<true>, grid, PAIRS, *a, n_chunks);
-    else LAUNCH(forward_chunks<false>, grid, PAIRS, *a, n_chunks);
-    return OK;
-}
 enum status selective_scan_local_bwd_bf16(struct ctx *c, const struct selective_scan_local *a, int64_t n_chunks) {
     const dim3 grid = pairs_grid(n_chunks, a->A_log.shape[0]);
     const bool whole = rows_in_pairs(a->z) && rows_in_pairs(a->dt) && rows_in_pairs(a->dout);

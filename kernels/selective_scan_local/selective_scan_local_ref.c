@@ -2,7 +2,7 @@
 #include "kernels/selective_scan_local/selective_scan_local.h"
 #include "kernels/selective_tile.h"
 
-/* An item of the pool is one (chunk, tile of channels), then one (range, tile): each writes its own states. */
+/* An item of the pool is one (range, tile of channels); of backward one (chunk, tile), then one (range, tile). */
 struct job {
     const struct selective_scan_local *a;
     struct span *chunk;
@@ -21,9 +21,9 @@ static enum status check(struct ctx *c, const struct selective_scan_local *a, bo
     CHECK_SHAPE(selective_scan_local, A_log, REAL, D, N);
     CHECK_SHAPE(selective_scan_local, dt_bias, REAL, D);
     CHECK_SHAPE(selective_scan_local, chunk_time, REAL, n, D);
+    CHECK_SHAPE(selective_scan_local, z, REAL, T, D);
+    CHECK_SHAPE(selective_scan_local, C, REAL, T, N);
     if (backward) {
-        CHECK_SHAPE(selective_scan_local, z, REAL, T, D);
-        CHECK_SHAPE(selective_scan_local, C, REAL, T, N);
         CHECK_SHAPE(selective_scan_local, dout, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, dstates, REAL, n, D, 1, N);
         CHECK_SHAPE(selective_scan_local, range_dstate, REAL, R, D, 1, N);
@@ -31,6 +31,8 @@ static enum status check(struct ctx *c, const struct selective_scan_local *a, bo
         CHECK_SHAPE(selective_scan_local, x, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, B, REAL, T, N);
         CHECK_SHAPE(selective_scan_local, states, REAL, n, D, 1, N);
+        CHECK_SHAPE(selective_scan_local, D, REAL, D);
+        CHECK_SHAPE(selective_scan_local, out, REAL, T, D);
         CHECK_SHAPE(selective_scan_local, range_time, REAL, R, D);
         CHECK_SHAPE(selective_scan_local, range_state, REAL, R, D, 1, N);
     }
@@ -71,7 +73,7 @@ struct item {
     const struct selective_scan_local *a;
     struct tile k;
     real *A, *state, *other;
-    real bias[TILE];
+    real bias[TILE], D[TILE];
 };
 
 static struct item item_open(const struct job *j, int64_t tile, int worker) {
@@ -83,43 +85,30 @@ static struct item item_open(const struct job *j, int64_t tile, int worker) {
     it.other = it.state + size;
     tile_rates(a->A_log, a->state, it.k, it.A);
     tile_load(tensor_2d(a->dt_bias.data, REAL, 1, a->A_log.shape[0]), 0, it.k, it.bias);
+    if (tensor_has(a->D)) tile_load(tensor_2d(a->D.data, REAL, 1, a->A_log.shape[0]), 0, it.k, it.D);
     memset(it.state, 0, (size_t)size * sizeof(real));
     return it;
-}
-
-static void fwd_chunk(void *arg, int64_t item, int worker) {
-    const struct job *j = arg;
-    const struct selective_scan_local *a = j->a;
-    const struct item it = item_open(j, item % j->tiles, worker);
-    const struct span *s = &j->chunk[item / j->tiles];
-    real x[TILE], dts[TILE], time[TILE];
-    double sum[TILE] = {0};
-    for (int64_t t = s->begin + s->last; t < s->end; t++) {
-        tile_load(a->x, t, it.k, x);
-        tile_steps(a->dt, t, it.k, it.bias, dts);
-        tile_step(it.state, it.A, dts, x, row(a->B, t), a->state);
-        for (int w = 0; w < TILE; w++) sum[w] += (double)dts[w];
-    }
-    const bool starts = s->enter < s->end - s->begin;
-    for (int w = 0; w < TILE; w++) time[w] = starts ? (real)AFFINE_FOREVER : (real)sum[w];
-    tile_store(a->chunk_time, item / j->tiles, it.k, time);
-    tile_store_state(state_of(a->states, item / j->tiles), a->state, it.k, it.state);
 }
 
 static void fwd_range(void *arg, int64_t item, int worker) {
     const struct job *j = arg;
     const struct selective_scan_local *a = j->a;
     const struct item it = item_open(j, item % j->tiles, worker);
+    const struct tile_walk w = {a->x, a->z, a->dt, a->B, a->C, a->out, a->pos, a->state, it.k, it.A, it.bias, it.D};
     const int64_t r = item / j->tiles;
+    double all[TILE] = {0};
     real time[TILE];
-    double sum[TILE] = {0};
     for (int64_t i = j->first[r]; i < j->first[r + 1]; i++) {
-        tile_load(a->chunk_time, i, it.k, time);
-        tile_load_state(state_of(a->states, i), a->state, it.k, it.other);
-        tile_fold(it.state, it.A, time, it.other, a->state);
-        for (int w = 0; w < TILE; w++) sum[w] += (double)time[w];
+        const struct span *s = &j->chunk[i];
+        const bool starts = s->enter < s->end - s->begin;
+        double sum[TILE] = {0};
+        tile_store_state(state_of(a->states, i), a->state, it.k, it.state);
+        tile_tokens(&w, s->begin, s->end, it.state, sum);
+        for (int k = 0; k < TILE; k++) time[k] = starts ? (real)AFFINE_FOREVER : (real)sum[k];
+        for (int k = 0; k < TILE; k++) all[k] += (double)time[k];
+        tile_store(a->chunk_time, i, it.k, time);
     }
-    for (int w = 0; w < TILE; w++) time[w] = (real)sum[w];
+    for (int k = 0; k < TILE; k++) time[k] = (real)all[k];
     tile_store(a->range_time, r, it.k, time);
     tile_store_state(state_of(a->range_state, r), a->state, it.k, it.state);
 }
@@ -131,7 +120,6 @@ enum status REF(selective_scan_local_fwd)(struct ctx *c, const struct selective_
     TRY(check(c, a, false));
     const int64_t mark = arena_mark(c->work);
     TRY_OUT(job_open(&j, c, a, &n_chunks));
-    pool_run(c->pool, n_chunks * j.tiles, fwd_chunk, &j);
     pool_run(c->pool, (a->range.shape[0] - 1) * j.tiles, fwd_range, &j);
 out:
     arena_release(c->work, mark);

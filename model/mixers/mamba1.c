@@ -3,8 +3,9 @@
  * dt_proj, selective scan with its gate, out_proj.
  *
  * Two carries cross range edges: the last K-1 rows before the convolution, and the scan's state, D heads of width 1 to
- * the affine carry, whose decays are sums of time.  The local half of the scan stands before begin of the second, the
- * projection to z between its begin and end; forward runs left to right, backward right to left. */
+ * the affine carry, whose decays are sums of time.  The projection to z stands between begin and end of the first; the
+ * local half of the scan walks every token, and what the second's state adds is little, so nothing need hide it.
+ * Forward runs left to right, backward right to left. */
 #include <string.h>
 #include "kernels/conv1d/conv1d.h"
 #include "kernels/linear/linear.h"
@@ -252,6 +253,8 @@ static struct selective_scan_local local_args(const struct step *s, const struct
                                          .B = part_of(l, normed(l, v), PART_B),
                                          .A_log = layer_w(s, l, W_A_LOG),
                                          .dt_bias = layer_w(s, l, W_DT_BIAS),
+                                         .D = layer_w(s, l, W_D),
+                                         .out = v->slot[S_OUT].t,
                                          .states = v->slot[S_STATES].t,
                                          .chunk_time = v->slot[S_TIME].t,
                                          .range_time = v->slot[S_RANGE_TIME].t,
@@ -431,6 +434,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     if (project) TRY(ops->linear_fwd(s->ctx, &z_first));
+    if (project) TRY(ops->linear_fwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->conv1d_fwd(s->ctx, &conv));
     TRY(steps_forward(s, l, v));
