@@ -22,6 +22,7 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     const enum status st = runner_init(&r, &j->config->model, &spec, true);
     if (st == OK) {
         j->out->ledger = r.ledger;
+        j->out->beside = r.beside;
         memcpy(j->out->refused, r.paper.refused, sizeof j->out->refused);
         runner_term(&r);
     }
@@ -182,7 +183,8 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
     TRY(print_model(c, out));
     for (int i = 0; i < COLUMNS; i++)
         if (i == 0 || ranks[i] != ranks[i - 1]) TRY(plan_rank(c, cuda, true, ranks[i], &p[n++]));
-    TRY(ledger_print(&p[0].ledger, 1, out));
+    TRY(ledger_print(&p[0].ledger, "memory plan", 1, out));
+    TRY(ledger_print(&p[0].beside, "memory of the host beside it", 1, out));
     if (p[0].refused[0])
         TRY(text_print(out, "without workspace of ops: %s of this program would be refused: %s\n",
                        cuda ? "a run on a GPU" : "a run", p[0].refused));
@@ -194,13 +196,16 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
 struct way {
     int keep;
     int64_t every;
+    double offload; /* of a GPU alone */
     const char *text;
 };
-static const struct way ways[] = {{POLICY_ALL, 1, "train.keep=all"},
-                                  {POLICY_GEMM, 1, "train.keep=gemm"},
-                                  {POLICY_INPUTS, 1, "train.keep=inputs"},
-                                  {POLICY_INPUTS, 2, "train.keep=inputs train.keep_every=2"},
-                                  {POLICY_INPUTS, 4, "train.keep=inputs train.keep_every=4"}};
+static const struct way ways[] = {{POLICY_ALL, 1, 0.0, "train.keep=all"},
+                                  {POLICY_GEMM, 1, 0.0, "train.keep=gemm"},
+                                  {POLICY_INPUTS, 1, 0.0, "train.keep=inputs"},
+                                  {POLICY_INPUTS, 1, 0.5, "train.keep=inputs train.offload=0.5"},
+                                  {POLICY_INPUTS, 1, 1.0, "train.keep=inputs train.offload=1"},
+                                  {POLICY_INPUTS, 2, 0.0, "train.keep=inputs train.keep_every=2"},
+                                  {POLICY_INPUTS, 4, 0.0, "train.keep=inputs train.keep_every=4"}};
 enum { N_WAYS = sizeof ways / sizeof *ways, DOUBLINGS = 8 };
 
 /* Bytes of the fullest of the ranks that are looked at; a mesh that cannot be has no bytes. */
@@ -221,8 +226,10 @@ static enum status try_ways(const struct config *c, bool cuda, int64_t bytes, st
     int64_t need = 0;
     for (int i = 0; i < N_WAYS; i++) {
         if (ways[i].keep < c->train.keep || ways[i].every < c->train.keep_every) continue;
+        if (ways[i].offload > 0.0 && !cuda) continue;
         try.train.keep = ways[i].keep;
         try.train.keep_every = ways[i].every;
+        try.train.offload = ways[i].offload;
         TRY(need_of(&try, cuda, &need));
         if (need > bytes) continue;
         return text_print(out, "%s mesh.seq=%" PRId64 "%s would fit: %.1f MiB a rank\n", ways[i].text, c->mesh.seq,

@@ -11,7 +11,7 @@
 
 struct rank_plan {
     int rank;
-    struct ledger ledger;
+    struct ledger ledger, beside;         /* beside: of the host, of a GPU's rank */
     struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
     bool sliced;       /* gradients leave in slices */

@@ -417,6 +417,10 @@ cudaError_t cudaMallocHost(void **out, size_t bytes) {
     pthread_mutex_unlock(&device_lock);
     return cudaSuccess;
 }
+// Not among `pinned`: the host never writes it, and copies are in the order of their streams' events.
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
+    return mem_take((int64_t)bytes, out) == OK ? cudaSuccess : cudaErrorMemoryAllocation;
+}
 cudaError_t cudaFreeHost(void *p) {
     pthread_mutex_lock(&device_lock);
     for (int i = 0; i < PINNED; i++)
