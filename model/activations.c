@@ -165,7 +165,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
 static void place(struct saved *v, char *const homes[N_HOMES]) {
     for (int i = 0; i < SAVED_MAX; i++) {
         struct saved_slot *s = &v->slot[i];
-        const enum home home = saved_home(v, s->tag);
+        const enum home home = saved_home(v, s->at);
         if (s->name) s->t.data = homes[home] + s->offset + (home == HOME_SHARED ? v->shared_at : 0);
     }
 }

@@ -92,7 +92,7 @@ static void spoil(struct watched *w, enum home home) {
     for (int i = 0; i < w->r.act.n_layers; i++) {
         struct saved *v = &w->r.act.layers[i];
         for (int k = 0; k < SAVED_MAX; k++)
-            if (v->slot[k].name && saved_home(v, v->slot[k].tag) == home)
+            if (v->slot[k].name && saved_home(v, v->slot[k].at) == home)
                 memset(v->slot[k].t.data, 0xff, (size_t)tensor_bytes(v->slot[k].t));
     }
 }
@@ -409,7 +409,7 @@ static enum status planted_plan(struct plan *p, const struct layer *l) {
     for (int i = 0; i < SAVED_MAX; i++) {
         struct saved_slot *s = &v->slot[i];
         if (!s->name || strcmp(s->name, plant.slot) != 0) continue;
-        s->tag = plant.tag; /* its old place stays empty */
+        s->tag = s->at = plant.tag; /* its old place stays empty */
         s->offset = saved_bytes(v, saved_home(v, plant.tag));
         v->bytes[plant.tag] += arena_round(tensor_bytes(s->t));
         return OK;
