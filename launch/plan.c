@@ -208,8 +208,8 @@ static const struct way ways[] = {{POLICY_ALL, 1, 0.0, "train.keep=all"},
                                   {POLICY_INPUTS, 4, 0.0, "train.keep=inputs train.keep_every=4"}};
 enum { N_WAYS = sizeof ways / sizeof *ways, DOUBLINGS = 8 };
 
-/* Bytes of the fullest of the ranks that are looked at; a mesh that cannot be has no bytes. */
-static enum status need_of(const struct config *c, bool cuda, int64_t *need) {
+/* Bytes of a rank, and of the host beside it; a mesh that cannot be has no bytes. */
+static enum status need_of(const struct config *c, bool cuda, int64_t *need, int64_t *beside) {
     struct rank_plan p;
     *need = INT64_MAX;
     if (n_ranks(c) > 4096) return OK;
@@ -217,31 +217,34 @@ static enum status need_of(const struct config *c, bool cuda, int64_t *need) {
     if (st == ERR_CONFIG) status_clear();
     if (st != OK) return st == ERR_CONFIG ? OK : st;
     *need = ledger_total(&p.ledger);
+    *beside = ledger_total(&p.beside);
     return OK;
 }
 
 /* Of one mesh, the first way that fits. */
 static enum status try_ways(const struct config *c, bool cuda, int64_t bytes, struct text *out) {
     struct config try = *c;
-    int64_t need = 0;
+    int64_t need = 0, beside = 0;
     for (int i = 0; i < N_WAYS; i++) {
         if (ways[i].keep < c->train.keep || ways[i].every < c->train.keep_every) continue;
         if (ways[i].offload > 0.0 && !cuda) continue;
         try.train.keep = ways[i].keep;
         try.train.keep_every = ways[i].every;
         try.train.offload = ways[i].offload;
-        TRY(need_of(&try, cuda, &need));
+        TRY(need_of(&try, cuda, &need, &beside));
         if (need > bytes) continue;
-        return text_print(out, "%s mesh.seq=%" PRId64 "%s would fit: %.1f MiB a rank\n", ways[i].text, c->mesh.seq,
-                          c->mesh.shard == SHARDING_PARAMETERS ? " mesh.shard=parameters" : "", mib(need));
+        TRY(text_print(out, "%s mesh.seq=%" PRId64 "%s would fit: %.1f MiB a rank", ways[i].text, c->mesh.seq,
+                       c->mesh.shard == SHARDING_PARAMETERS ? " mesh.shard=parameters" : "", mib(need)));
+        if (ways[i].offload > 0.0) TRY(text_print(out, ", and %.1f MiB of the host", mib(beside)));
+        return text_print(out, "\n");
     }
     return OK;
 }
 
 enum status plan_print_fit(const struct config *c, bool cuda, int64_t bytes, struct text *out) {
     struct config try = *c;
-    int64_t need = 0;
-    TRY(need_of(c, cuda, &need));
+    int64_t need = 0, beside = 0;
+    TRY(need_of(c, cuda, &need, &beside));
     if (need <= bytes)
         return text_print(out, "fits: %.1f MiB of %.1f MiB a rank, %.1f MiB are left\n", mib(need), mib(bytes),
                           mib(bytes - need));

@@ -24,7 +24,7 @@ enum status plan_print_model(const struct config *c, const struct model *m, stru
 /* All of it, for the first rank, one in the middle and the last. */
 enum status plan_print(const struct config *c, bool cuda, struct text *out);
 /* Whether `bytes` of memory are enough for each rank, and else the nearest settings that would fit, the cheapest first:
- * activations computed again, parameters in slices, more ranks a sequence. */
+ * activations computed again or in the host's memory, parameters in slices, more ranks a sequence. */
 enum status plan_print_fit(const struct config *c, bool cuda, int64_t bytes, struct text *out);
 
 #endif
