@@ -109,8 +109,8 @@ void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum 
     add_slot(p, slot, (struct saved_slot){.name = name, .tag = tag, .t = tensor_2d(NULL, type, d0, d1)});
 }
 
-void plan_over(struct plan *p, int slot, const char *name, int first, int last, int64_t d0, int64_t d1, int64_t d2,
-               int64_t d3) {
+void plan_reuse(struct plan *p, int slot, const char *name, int first, int last, int64_t d0, int64_t d1, int64_t d2,
+                int64_t d3) {
     plan_slot(p, slot, name, KEEP_SCRATCH, d0, d1, d2, d3);
     struct saved_slot *s = &p->saved->slot[slot];
     const struct saved_slot *from = &p->saved->slot[first], *to = &p->saved->slot[last];

@@ -82,7 +82,7 @@ struct activations {
     struct routed_most routed;
     int64_t by_keep[N_KEEPS];
     struct away away; /* what is kept in the host's memory */
-    void *region; /* all its memory: nothing is kept in it between passes */
+    void *region;     /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;
     int64_t tile;
     bool forward_only;

@@ -293,7 +293,9 @@ long() {
 }
 
 # One number of the last step of run NAME: number NAME KEY FACTOR
-number() { tail -n 1 "$work/$1/metrics.jsonl" | sed -n "s/.*\"$2\": \([^,}]*\).*/\1/p" | awk -v f="$3" '{ print $1 * f }'; }
+number() {
+    tail -n 1 "$work/$1/metrics.jsonl" | sed -n "s/.*\"$2\": \([^,}]*\).*/\1/p" | awk -v f="$3" '{ print $1 * f }'
+}
 
 steps_of() { cat "$work/$1/metrics.jsonl" 2>/dev/null | wc -l; }
 
@@ -310,7 +312,8 @@ steps_8b() {
     { kill -KILL $pid; wait $pid; } 2>/dev/null
     [ "$(steps_of "$name")" -ge 3 ] || { fail "$name: $*" "$(tail -n 3 "$work/$name.out")"; return; }
     row "$name" "$(number "$name" tokens_per_s 0.5) tokens/s/GPU, MFU $(number "$name" mfu 100) %, $(
-        number "$name" step_ms 0.001) s a step, loss $(number "$name" loss 1), $(number "$name" bytes_peak 9.3132e-10) GiB"
+        number "$name" step_ms 0.001) s a step, loss $(number "$name" loss 1), $(
+        number "$name" bytes_peak 9.3132e-10) GiB"
     row "$name" "$(grep -o 'memory of the GPU: .*' "$work/$name.out")"
     row "$name" "$(grep -o "activations: in the host's memory.*" "$work/$name.out")"
 }

@@ -103,7 +103,7 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_slot(p, S_UP, "up", KEEP_GEMM, T, U, 1, 1);
     plan_slot(p, S_ACT, "act", KEEP_CHEAP, T, F, 1, 1);
     plan_slot(p, S_DUP, "dup", KEEP_SCRATCH, T, U, 1, 1);
-    plan_over(p, S_DACT, "dact", S_ACT, S_ACT, T, F, 1, 1);
+    plan_reuse(p, S_DACT, "dact", S_ACT, S_ACT, T, F, 1, 1);
     const struct linear up = up_args(p->step, l, p->flow, p->saved), down = down_args(p->step, l, p->flow, p->saved);
     const struct activation act = act_args(c, p->saved);
     plan_work(p, p->ctx->ops->linear_work(p->ctx, &up));

@@ -336,9 +336,9 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_wide(p, S_STATE, "state", KEEP_SCRATCH, R, H, P, N);
     plan_slot(p, S_DU, "du", KEEP_SCRATCH, T, inner(c), 1, 1);
     plan_slot(p, S_DY, "dy", KEEP_SCRATCH, T, inner(c), 1, 1);
-    plan_over(p, S_DCONV, "dconv", S_Y, S_U, T, C, 1, 1);
+    plan_reuse(p, S_DCONV, "dconv", S_Y, S_U, T, C, 1, 1);
     plan_slot(p, S_DZXBCDT, "dzxBCdt", KEEP_SCRATCH, T, in_width(c), 1, 1);
-    plan_over(p, S_DSTATES, "dstates", S_DU, S_DU, chunks, H, P, N);
+    plan_reuse(p, S_DSTATES, "dstates", S_DU, S_DU, chunks, H, P, N);
     plan_wide(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, H, P, N);
     plan_wide(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, H, P, N);
     plan_wide(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, H, P, N);
