@@ -102,8 +102,8 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const int64_t T = p->n_tokens, F = c->hidden, U = up_rows(c);
     plan_slot(p, S_UP, "up", KEEP_GEMM, T, U, 1, 1);
     plan_slot(p, S_ACT, "act", KEEP_CHEAP, T, F, 1, 1);
-    plan_slot(p, S_DUP, "dup", KEEP_SCRATCH, T, U, 1, 1);
-    plan_reuse(p, S_DACT, "dact", S_ACT, S_ACT, T, F, 1, 1);
+    plan_reuse(p, S_DUP, "dup", S_ACT, S_ACT, T, U, 1, 1);
+    plan_slot(p, S_DACT, "dact", KEEP_SCRATCH, T, F, 1, 1);
     const struct linear up = up_args(p->step, l, p->flow, p->saved), down = down_args(p->step, l, p->flow, p->saved);
     const struct activation act = act_args(c, p->saved);
     plan_work(p, p->ctx->ops->linear_work(p->ctx, &up));
@@ -123,10 +123,7 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
 static enum status backward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct linear up = up_args(s, l, f, v), down = down_args(s, l, f, v);
     const struct activation act = act_args(l->config, v);
-    struct linear down_x = down, down_w = down; /* dact lies over act */
-    down_x.dw = down_x.db = down_w.dx = (struct tensor){0};
-    TRY(s->ctx->ops->linear_bwd(s->ctx, &down_w));
-    TRY(s->ctx->ops->linear_bwd(s->ctx, &down_x));
+    TRY(s->ctx->ops->linear_bwd(s->ctx, &down));
     TRY(s->ctx->ops->activation_bwd(s->ctx, &act));
     return s->ctx->ops->linear_bwd(s->ctx, &up);
 }
