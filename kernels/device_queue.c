@@ -36,12 +36,21 @@ enum status device_settle(struct device *d) {
     return OK;
 }
 
-enum status device_pinned_take(int64_t bytes, void **out) {
-    *out = NULL;
-    const cudaError_t e = mem_call() ? cudaErrorMemoryAllocation : cudaMallocHost(out, bytes ? (size_t)bytes : 1);
+static enum status pinned(cudaError_t e, int64_t bytes) {
     FAIL_UNLESS(e == cudaSuccess, ERR_OOM, "cannot pin %" PRId64 " bytes of this machine's memory: %s", bytes,
                 cudaGetErrorString(e));
     return OK;
+}
+
+enum status device_pinned_take(int64_t bytes, void **out) {
+    *out = NULL;
+    return pinned(mem_call() ? cudaErrorMemoryAllocation : cudaMallocHost(out, bytes ? (size_t)bytes : 1), bytes);
+}
+
+enum status device_store_take(int64_t bytes, void **out) {
+    *out = NULL;
+    return pinned(mem_call() ? cudaErrorMemoryAllocation : cudaHostAlloc(out, (size_t)bytes, cudaHostAllocDefault),
+                  bytes);
 }
 
 void device_pinned_free(void *p) {
@@ -148,6 +157,7 @@ enum status device_pinned_take(int64_t bytes, void **out) {
     *out = NULL;
     NONE();
 }
+enum status device_store_take(int64_t bytes, void **out) { return device_pinned_take(bytes, out); }
 void device_pinned_free(void *p) { ASSERT(!p); }
 enum status device_usable(void) { NONE(); }
 bool device_compiled(void) { return false; }

@@ -16,15 +16,20 @@ void space_arena_term(const struct ctx *c, struct arena *a) {
     else arena_term(a);
 }
 
-enum status space_host_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes) {
-    if (!far(c) || c->paper) return arena_init(a, name, bytes);
+static enum status pinned_init(struct arena *a, const char *name, int64_t bytes,
+                               enum status (*take)(int64_t bytes, void **out)) {
     void *base = NULL;
     *a = (struct arena){.name = name};
     if (bytes == 0) return OK;
-    TRY(device_pinned_take(arena_round(bytes), &base));
+    TRY(take(arena_round(bytes), &base));
     a->base = base;
     a->size = arena_round(bytes);
     return OK;
+}
+
+enum status space_host_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes) {
+    if (!far(c) || c->paper) return arena_init(a, name, bytes);
+    return pinned_init(a, name, bytes, device_pinned_take);
 }
 
 void space_host_term(const struct ctx *c, struct arena *a) {
@@ -34,6 +39,16 @@ void space_host_term(const struct ctx *c, struct arena *a) {
     }
     device_pinned_free(a->base);
     *a = (struct arena){0};
+}
+
+enum status space_store_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes) {
+    if (c->paper) return arena_reserve(a, name, bytes);
+    return far(c) ? pinned_init(a, name, bytes, device_store_take) : arena_init(a, name, bytes);
+}
+
+void space_store_term(const struct ctx *c, struct arena *a) {
+    if (c->paper) arena_unreserve(a);
+    else space_host_term(c, a);
 }
 
 enum status space_send(struct ctx *c, void *to, const void *from, int64_t bytes) {

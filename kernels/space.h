@@ -16,6 +16,9 @@ enum status space_arena_init(const struct ctx *c, struct arena *a, const char *n
 void space_arena_term(const struct ctx *c, struct arena *a);
 enum status space_host_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes);
 void space_host_term(const struct ctx *c, struct arena *a);
+/* Memory of the host that ferry.h alone touches; on paper addresses alone. */
+enum status space_store_init(const struct ctx *c, struct arena *a, const char *name, int64_t bytes);
+void space_store_term(const struct ctx *c, struct arena *a);
 
 /* Host to ops' memory; on a GPU the copy is only enqueued: `from` must not change before a mark behind it is reached.
  * to == from: nothing to do, for on the CPU the two may be one. */

@@ -201,6 +201,7 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
                                  .gradients = true,
                                  .policy = (enum policy)p->config->train.keep,
                                  .keep_every = p->config->train.keep_every,
+                                 .offload = p->config->train.offload,
                                  .logits = true,
                                  .exact = p->config->numerics == NUMERICS_RANK_INVARIANT,
                                  .team = &p->team,

@@ -35,7 +35,9 @@ static enum status read_config(struct config *c, const struct command_line *line
 static enum status print_plan(const struct config *c, const struct runner *r) {
     struct text out = {0};
     enum status st = plan_print_model(c, &r->model, &out);
-    if (st == OK) st = ledger_print(&r->ledger, rank_on_host(r->spec.team->rank), &out);
+    const int ranks = rank_on_host(r->spec.team->rank);
+    if (st == OK) st = ledger_print(&r->ledger, "memory plan", ranks, &out);
+    if (st == OK && runner_apart(r)) st = ledger_print(&r->beside, "memory of the host beside it", ranks, &out);
     if (st == OK) log_note("%s", out.s);
     text_term(&out);
     return st;

@@ -41,6 +41,7 @@ struct train_config {
     int64_t threads; /* host threads; 0: all cores this process may use    */
     int keep;        /* enum policy: activations that stay for backward    */
     int64_t keep_every;
+    double offload; /* share of what they keep that waits in the host's memory */
 };
 struct optimizer_config {
     int kind; /* adamw */

@@ -59,6 +59,8 @@ static const struct field train_fields[] = {
      "activations kept for backward; the others are computed again", FREE},
     {"keep_every", FIELD_INT, AT(keep_every), "1", 1, LAYERS_MAX, NULL,
      "with keep: inputs, layers whose input is kept: every one, every second, ...", FREE},
+    {"offload", FIELD_REAL, AT(offload), "0", 0, 1, NULL,
+     "share of the layers whose kept activations wait in the host's memory until backward; the last three stay", FREE},
     FIELDS_END};
 #undef AT
 

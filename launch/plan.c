@@ -22,6 +22,7 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     const enum status st = runner_init(&r, &j->config->model, &spec, true);
     if (st == OK) {
         j->out->ledger = r.ledger;
+        j->out->beside = r.beside;
         memcpy(j->out->refused, r.paper.refused, sizeof j->out->refused);
         runner_term(&r);
     }
@@ -182,7 +183,8 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
     TRY(print_model(c, out));
     for (int i = 0; i < COLUMNS; i++)
         if (i == 0 || ranks[i] != ranks[i - 1]) TRY(plan_rank(c, cuda, true, ranks[i], &p[n++]));
-    TRY(ledger_print(&p[0].ledger, 1, out));
+    TRY(ledger_print(&p[0].ledger, "memory plan", 1, out));
+    TRY(ledger_print(&p[0].beside, "memory of the host beside it", 1, out));
     if (p[0].refused[0])
         TRY(text_print(out, "without workspace of ops: %s of this program would be refused: %s\n",
                        cuda ? "a run on a GPU" : "a run", p[0].refused));
@@ -194,17 +196,20 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
 struct way {
     int keep;
     int64_t every;
+    double offload; /* of a GPU alone */
     const char *text;
 };
-static const struct way ways[] = {{POLICY_ALL, 1, "train.keep=all"},
-                                  {POLICY_GEMM, 1, "train.keep=gemm"},
-                                  {POLICY_INPUTS, 1, "train.keep=inputs"},
-                                  {POLICY_INPUTS, 2, "train.keep=inputs train.keep_every=2"},
-                                  {POLICY_INPUTS, 4, "train.keep=inputs train.keep_every=4"}};
+static const struct way ways[] = {{POLICY_ALL, 1, 0.0, "train.keep=all"},
+                                  {POLICY_GEMM, 1, 0.0, "train.keep=gemm"},
+                                  {POLICY_INPUTS, 1, 0.0, "train.keep=inputs"},
+                                  {POLICY_INPUTS, 1, 0.5, "train.keep=inputs train.offload=0.5"},
+                                  {POLICY_INPUTS, 1, 1.0, "train.keep=inputs train.offload=1"},
+                                  {POLICY_INPUTS, 2, 0.0, "train.keep=inputs train.keep_every=2"},
+                                  {POLICY_INPUTS, 4, 0.0, "train.keep=inputs train.keep_every=4"}};
 enum { N_WAYS = sizeof ways / sizeof *ways, DOUBLINGS = 8 };
 
-/* Bytes of the fullest of the ranks that are looked at; a mesh that cannot be has no bytes. */
-static enum status need_of(const struct config *c, bool cuda, int64_t *need) {
+/* Bytes of a rank, and of the host beside it; a mesh that cannot be has no bytes. */
+static enum status need_of(const struct config *c, bool cuda, int64_t *need, int64_t *beside) {
     struct rank_plan p;
     *need = INT64_MAX;
     if (n_ranks(c) > 4096) return OK;
@@ -212,29 +217,34 @@ static enum status need_of(const struct config *c, bool cuda, int64_t *need) {
     if (st == ERR_CONFIG) status_clear();
     if (st != OK) return st == ERR_CONFIG ? OK : st;
     *need = ledger_total(&p.ledger);
+    *beside = ledger_total(&p.beside);
     return OK;
 }
 
 /* Of one mesh, the first way that fits. */
 static enum status try_ways(const struct config *c, bool cuda, int64_t bytes, struct text *out) {
     struct config try = *c;
-    int64_t need = 0;
+    int64_t need = 0, beside = 0;
     for (int i = 0; i < N_WAYS; i++) {
         if (ways[i].keep < c->train.keep || ways[i].every < c->train.keep_every) continue;
+        if (ways[i].offload > 0.0 && !cuda) continue;
         try.train.keep = ways[i].keep;
         try.train.keep_every = ways[i].every;
-        TRY(need_of(&try, cuda, &need));
+        try.train.offload = ways[i].offload;
+        TRY(need_of(&try, cuda, &need, &beside));
         if (need > bytes) continue;
-        return text_print(out, "%s mesh.seq=%" PRId64 "%s would fit: %.1f MiB a rank\n", ways[i].text, c->mesh.seq,
-                          c->mesh.shard == SHARDING_PARAMETERS ? " mesh.shard=parameters" : "", mib(need));
+        TRY(text_print(out, "%s mesh.seq=%" PRId64 "%s would fit: %.1f MiB a rank", ways[i].text, c->mesh.seq,
+                       c->mesh.shard == SHARDING_PARAMETERS ? " mesh.shard=parameters" : "", mib(need)));
+        if (ways[i].offload > 0.0) TRY(text_print(out, ", and %.1f MiB of the host", mib(beside)));
+        return text_print(out, "\n");
     }
     return OK;
 }
 
 enum status plan_print_fit(const struct config *c, bool cuda, int64_t bytes, struct text *out) {
     struct config try = *c;
-    int64_t need = 0;
-    TRY(need_of(c, cuda, &need));
+    int64_t need = 0, beside = 0;
+    TRY(need_of(c, cuda, &need, &beside));
     if (need <= bytes)
         return text_print(out, "fits: %.1f MiB of %.1f MiB a rank, %.1f MiB are left\n", mib(need), mib(bytes),
                           mib(bytes - need));

@@ -11,7 +11,7 @@
 
 struct rank_plan {
     int rank;
-    struct ledger ledger;
+    struct ledger ledger, beside;         /* beside: of the host, of a GPU's rank */
     struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
     bool sliced;       /* gradients leave in slices */
@@ -24,7 +24,7 @@ enum status plan_print_model(const struct config *c, const struct model *m, stru
 /* All of it, for the first rank, one in the middle and the last. */
 enum status plan_print(const struct config *c, bool cuda, struct text *out);
 /* Whether `bytes` of memory are enough for each rank, and else the nearest settings that would fit, the cheapest first:
- * activations computed again, parameters in slices, more ranks a sequence. */
+ * activations computed again or in the host's memory, parameters in slices, more ranks a sequence. */
 enum status plan_print_fit(const struct config *c, bool cuda, int64_t bytes, struct text *out);
 
 #endif

@@ -55,12 +55,15 @@ static void plan_ledger(struct runner *r) {
     ledger_add(l, "activations: outputs of products", r->act.by_keep[KEEP_GEMM]);
     ledger_add(l, "activations: cheap ones", r->act.by_keep[KEEP_CHEAP]);
     ledger_add(l, "activations: boundaries", r->act.by_keep[KEEP_BOUNDARY]);
+    ledger_add(l, "activations: leaving and coming", r->act.away.window_bytes);
+    ledger_add(runner_apart(r) ? &r->beside : l, "activations: in the host's memory", r->act.away.store_bytes);
     ledger_add(l, "activations: shared by layers", r->act.shared_bytes);
     ledger_add(l, "scratch of layers", r->act.scratch_bytes);
     runner_plan_batch(r);
     if (!runner_apart(r)) ledger_add(l, "tokens of a step", r->spec.step_bytes);
     ledger_add(l, "exchanges between ranks", mesh.ops + (runner_apart(r) ? 0 : mesh.host));
     if (runner_apart(r)) r->host_bytes += mesh.host + runner_load_bytes(r);
+    if (runner_apart(r)) ledger_add(&r->beside, "tokens and numbers", r->host_bytes);
     ledger_add(l, "gradients on their way", shards.exchanges);
     ledger_add(l, "loads of experts", runner_load_bytes(r));
     ledger_add(l, "workspace of ops", r->act.work_bytes);
@@ -75,10 +78,12 @@ static enum status place_params(struct runner *r) {
 }
 
 static enum status take_memory(struct runner *r) {
-    const int64_t beside = runner_apart(r) ? 0 : r->spec.step_bytes, work = r->act.work_bytes;
+    const int64_t store = r->act.away.store_bytes, work = r->act.work_bytes;
+    const int64_t beside = runner_apart(r) ? 0 : r->spec.step_bytes + store;
     const int64_t all = ledger_total(&r->ledger) - beside;
     TRY(space_arena_init(&r->ctx, &r->memory, "the run's memory", all - work));
     TRY(space_arena_init(&r->ctx, &r->work, "workspace of ops", work));
+    TRY(space_store_init(&r->ctx, &r->store, "activations in the host's memory", store));
     return runner_apart(r) ? space_host_init(&r->ctx, &r->host, "the host's side of the run", r->host_bytes) : OK;
 }
 
@@ -86,7 +91,7 @@ static enum status allocate(struct runner *r) {
     TRY(runner_check_memory(r));
     TRY(take_memory(r));
     TRY(place_params(r));
-    TRY(activations_place(&r->act, &r->memory));
+    TRY(activations_place(&r->act, &r->ctx, &r->memory, &r->store));
     TRY(runner_place_batch(r));
     TRY(runner_place_numbers(r));
     if (r->spec.cache_tokens > 0)
@@ -105,7 +110,7 @@ static enum status allocate(struct runner *r) {
     return OK;
 }
 
-enum status runner_plan_activations(struct runner *r, enum policy policy, int64_t keep_every, struct activations *out) {
+enum status runner_plan_activations(struct runner *r, const struct keep_spec *keep, struct activations *out) {
     const struct runner_spec *s = &r->spec;
     const int64_t R = my_ranges(r);
     void *mem = NULL;
@@ -123,8 +128,9 @@ enum status runner_plan_activations(struct runner *r, enum policy policy, int64_
                                    .guests = r->guests.n_ranks > 1 ? &r->guests : NULL,
                                    .tile = s->exact ? r->map.spec.grid : s->tile,
                                    .forward_only = !s->training && !s->gradients,
-                                   .policy = policy,
-                                   .keep_every = keep_every};
+                                   .policy = keep->policy,
+                                   .keep_every = keep->every,
+                                   .offload = keep->offload};
     const enum status st = activations_plan(out, &r->model, &r->ctx, &size);
     mem_free(range);
     return st;
@@ -137,7 +143,8 @@ static enum status plan(struct runner *r) {
         r->ctx.exact = &r->exact;
         r->ctx.ops = &r->exact.table;
     }
-    return runner_plan_activations(r, s->policy, s->keep_every, &r->act);
+    const struct keep_spec keep = {.policy = s->policy, .every = s->keep_every, .offload = s->offload};
+    return runner_plan_activations(r, &keep, &r->act);
 }
 
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry) {
@@ -169,6 +176,7 @@ void runner_term(struct runner *r) {
     space_arena_term(&r->ctx, &r->memory);
     space_arena_term(&r->ctx, &r->work);
     space_host_term(&r->ctx, &r->host);
+    space_store_term(&r->ctx, &r->store);
     traced_term(&r->traced);
     pool_term(r->pool);
     *r = (struct runner){0};

@@ -31,6 +31,7 @@ struct runner_spec {
     bool logits;           /* keep logits whole: out.logits                                      */
     enum policy policy;    /* what activations stay (model.h)                                    */
     int64_t keep_every;
+    double offload;                  /* share of what they keep that waits in the host's memory */
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
@@ -84,6 +85,7 @@ struct runner {
     struct pool *pool;
     struct arena memory, work; /* of ops                                        */
     struct arena host;         /* beside a GPU; on the cpu it is `memory`       */
+    struct arena store;        /* activations in the host's memory              */
     struct model model;
     struct activations act;
     struct step step;
@@ -106,7 +108,8 @@ struct runner {
     struct runner_numbers numbers;
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
     struct ledger ledger; /* of the ops' memory, and on the cpu of all */
-    int64_t host_bytes;   /* beside a GPU                              */
+    struct ledger beside; /* of the host, beside a GPU                 */
+    int64_t host_bytes;   /* of it, what is not the store's            */
     int64_t baseline,
         free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */
 };
@@ -127,7 +130,12 @@ enum status runner_pass(struct runner *r, bool backward);
  * settings would fit.  What a GPU says of its memory after some steps, beside the plan. */
 enum status runner_check_memory(struct runner *r);
 enum status runner_print_memory(const struct runner *r, struct text *out);
-enum status runner_plan_activations(struct runner *r, enum policy policy, int64_t keep_every, struct activations *out);
+struct keep_spec { /* train.keep, keep_every, offload */
+    enum policy policy;
+    int64_t every;
+    double offload;
+};
+enum status runner_plan_activations(struct runner *r, const struct keep_spec *keep, struct activations *out);
 /* Most memory in use so far, where the ops are: a GPU's baseline (what its context takes before any plan) and arenas,
  * or the process. */
 int64_t runner_bytes_peak(const struct runner *r);

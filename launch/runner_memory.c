@@ -15,18 +15,19 @@ static int64_t bytes_of(const struct activations *a) {
  * alone. */
 static enum status find_policy(struct runner *r, int64_t room, struct text *out) {
     static const struct {
-        enum policy policy;
-        int64_t every;
+        struct keep_spec keep;
         const char *text;
-    } ways[] = {{POLICY_GEMM, 0, "train.keep=gemm"},
-                {POLICY_INPUTS, 0, "train.keep=inputs"},
-                {POLICY_INPUTS, 2, "train.keep=inputs train.keep_every=2"},
-                {POLICY_INPUTS, 4, "train.keep=inputs train.keep_every=4"}};
+    } ways[] = {{{POLICY_GEMM, 1, 0.0}, "train.keep=gemm"},
+                {{POLICY_INPUTS, 1, 0.0}, "train.keep=inputs"},
+                {{POLICY_INPUTS, 1, 0.5}, "train.keep=inputs train.offload=0.5"},
+                {{POLICY_INPUTS, 1, 1.0}, "train.keep=inputs train.offload=1"},
+                {{POLICY_INPUTS, 2, 0.0}, "train.keep=inputs train.keep_every=2"},
+                {{POLICY_INPUTS, 4, 0.0}, "train.keep=inputs train.keep_every=4"}};
     const int64_t others = ledger_total(&r->ledger) - bytes_of(&r->act);
     if (!r->spec.training && !r->spec.gradients) return OK;
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct activations a = {0};
-        enum status st = runner_plan_activations(r, ways[i].policy, ways[i].every, &a);
+        enum status st = runner_plan_activations(r, &ways[i].keep, &a);
         const int64_t need = others + bytes_of(&a);
         activations_term(&a);
         TRY(st);
@@ -50,8 +51,9 @@ static enum status advise(struct runner *r, int64_t room, struct text *out) {
 
 /* The ranks of a host share its memory: none takes any before all have looked. */
 static enum status check_host(const struct runner *r) {
-    if (!r->spec.team) return ledger_check_host(&r->ledger, 1);
-    TRY(ledger_check_host(&r->ledger, rank_on_host(r->spec.team->rank)));
+    const struct ledger *l = runner_apart(r) ? &r->beside : &r->ledger;
+    if (!r->spec.team) return ledger_check_host(l, 1);
+    TRY(ledger_check_host(l, rank_on_host(r->spec.team->rank)));
     return barrier(&r->spec.team->world);
 }
 
@@ -60,7 +62,8 @@ enum status runner_check_memory(struct runner *r) {
     struct text advice = {0};
     int64_t unused = 0, all = 0;
     if (r->ctx.paper) return OK;
-    if (!runner_apart(r)) return check_host(r);
+    TRY(check_host(r));
+    if (!runner_apart(r)) return OK;
     TRY(device_memory(r->spec.device, &unused, &all));
     r->free_before = unused;
     r->baseline = all - unused;

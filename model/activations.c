@@ -80,6 +80,21 @@ static void count(struct activations *a, struct saved *v, int64_t shared_at) {
         if (saved_home(v, (enum keep)k) == HOME_OWN) a->by_keep[k] += v->bytes[k];
 }
 
+/* What takes turns counts as the window that it takes turns in. */
+static enum status count_away(struct activations *a, const struct model *m, const struct plan_size *size) {
+    if (size->forward_only) return OK;
+    TRY(away_plan(&a->away, a->layers, m->n_layers, a->group, size->offload));
+    for (int i = 0; i < m->n_layers; i++) {
+        const struct saved *v = &a->layers[i];
+        if (away_turn_of(&a->away, i) < 0) continue;
+        a->bytes -= saved_bytes(v, HOME_OWN);
+        for (int k = 0; k < N_KEEPS; k++)
+            if (saved_home(v, (enum keep)k) == HOME_OWN) a->by_keep[k] -= v->bytes[k];
+    }
+    a->bytes += a->away.window_bytes;
+    return OK;
+}
+
 static enum status refuse(const struct ctx *c, const struct layer *l) {
     char why[512];
     snprintf(why, sizeof why, "%s", status_text());
@@ -136,6 +151,7 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
     plan_ends_work(&p, m);
     count(a, p.saved, 0);
     plan_mtp(&p, m, a);
+    TRY(count_away(a, m, size));
     a->work_bytes = p.work;
     a->n_carries = p.n_carries;
     memcpy(a->carry, p.carry, sizeof a->carry);
@@ -149,18 +165,33 @@ enum status activations_plan(struct activations *a, struct model *m, struct ctx 
 static void place(struct saved *v, char *const homes[N_HOMES]) {
     for (int i = 0; i < SAVED_MAX; i++) {
         struct saved_slot *s = &v->slot[i];
-        const enum home home = saved_home(v, s->tag);
+        const enum home home = saved_home(v, s->at);
         if (s->name) s->t.data = homes[home] + s->offset + (home == HOME_SHARED ? v->shared_at : 0);
     }
 }
 
-enum status activations_place(struct activations *a, struct arena *arena) {
-    void *own = NULL, *shared = NULL, *scratch = NULL;
+/* Layers that take turns lie in the window, those of a unit behind each other; the others from `own` on. */
+static void place_layers(struct activations *a, char *homes[N_HOMES]) {
+    char *own = homes[HOME_OWN];
+    for (int i = 0; i < a->n_layers; i++) {
+        const int turn = away_turn_of(&a->away, i);
+        if (turn < 0) homes[HOME_OWN] = own;
+        else if (i % a->group == 0) homes[HOME_OWN] = a->away.window + a->away.turn[turn].at;
+        place(&a->layers[i], homes);
+        homes[HOME_OWN] += saved_bytes(&a->layers[i], HOME_OWN);
+        if (turn < 0) own = homes[HOME_OWN];
+    }
+}
+
+enum status activations_place(struct activations *a, const struct ctx *c, struct arena *arena, struct arena *store) {
+    void *own = NULL, *shared = NULL, *scratch = NULL, *away = NULL;
     TRY(arena_take(arena, a->bytes, &own));
     TRY(arena_take(arena, a->shared_bytes, &shared));
     TRY(arena_take(arena, a->scratch_bytes, &scratch));
     a->region = own;
     a->region_bytes = a->bytes + a->shared_bytes + a->scratch_bytes;
+    if (a->away.n_away > 0) TRY(arena_take(store, a->away.store_bytes, &away));
+    TRY(away_place(&a->away, c, (char *)own + a->bytes - a->away.window_bytes, away));
     char *homes[N_HOMES] = {[HOME_OWN] = own, [HOME_SHARED] = shared, [HOME_SCRATCH] = scratch};
     place(&a->ends, homes);
     homes[HOME_OWN] += saved_bytes(&a->ends, HOME_OWN);
@@ -168,14 +199,12 @@ enum status activations_place(struct activations *a, struct arena *arena) {
         place(&a->mtp[j], homes);
         homes[HOME_OWN] += saved_bytes(&a->mtp[j], HOME_OWN);
     }
-    for (int i = 0; i < a->n_layers; i++) {
-        place(&a->layers[i], homes);
-        homes[HOME_OWN] += saved_bytes(&a->layers[i], HOME_OWN);
-    }
+    place_layers(a, homes);
     return OK;
 }
 
 void activations_term(struct activations *a) {
+    away_term(&a->away);
     mem_free(a->layers);
     *a = (struct activations){0};
 }

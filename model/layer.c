@@ -87,6 +87,7 @@ static void add_slot(struct plan *p, int slot, struct saved_slot new) {
     struct saved_slot *s = &p->saved->slot[slot];
     *s = new;
     s->t.space = p->ctx->space;
+    s->at = s->tag;
     s->offset = saved_bytes(p->saved, saved_home(p->saved, s->tag));
     p->saved->bytes[s->tag] += arena_round(tensor_bytes(s->t));
 }
@@ -106,6 +107,19 @@ void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_
 
 void plan_typed(struct plan *p, int slot, const char *name, enum keep tag, enum dtype type, int64_t d0, int64_t d1) {
     add_slot(p, slot, (struct saved_slot){.name = name, .tag = tag, .t = tensor_2d(NULL, type, d0, d1)});
+}
+
+void plan_reuse(struct plan *p, int slot, const char *name, int first, int last, int64_t d0, int64_t d1, int64_t d2,
+                int64_t d3) {
+    plan_slot(p, slot, name, KEEP_SCRATCH, d0, d1, d2, d3);
+    struct saved_slot *s = &p->saved->slot[slot];
+    const struct saved_slot *from = &p->saved->slot[first], *to = &p->saved->slot[last];
+    const int64_t bytes = arena_round(tensor_bytes(s->t));
+    ASSERT(from->tag == to->tag && from->at == to->at && from->offset <= to->offset);
+    if (bytes > to->offset + arena_round(tensor_bytes(to->t)) - from->offset) return;
+    p->saved->bytes[KEEP_SCRATCH] -= bytes;
+    s->at = from->at;
+    s->offset = from->offset;
 }
 
 void plan_total(struct plan *p, int64_t numbers) {

@@ -77,9 +77,9 @@ enum home {
 #define SAVED_MAX 40
 struct saved_slot {
     const char *name;
-    enum keep tag;
-    int64_t offset;  /* bytes, in its home                  */
-    struct tensor t; /* data set once memory exists         */
+    enum keep tag, at; /* at: the tag in whose home it lies: its own, but for plan_reuse */
+    int64_t offset;    /* bytes, in that home                 */
+    struct tensor t;   /* data set once memory exists         */
 };
 struct saved {
     struct saved_slot slot[SAVED_MAX]; /* absent slots have rows = 0 */
@@ -207,6 +207,10 @@ void plan_slot(struct plan *p, int slot, const char *name, enum keep tag, int64_
                int64_t d3);
 void plan_wide(struct plan *p, int slot, const char *name, enum keep tag, int64_t d0, int64_t d1, int64_t d2,
                int64_t d3);
+/* Scratch of the backward that is first written when nothing reads the slots from `first` to `last` any more, which
+ * have one tag and were planned behind each other: it lies over them where it fits, else in a place of its own. */
+void plan_reuse(struct plan *p, int slot, const char *name, int first, int last, int64_t d0, int64_t d1, int64_t d2,
+                int64_t d3);
 /* Where several ranks of tensor split the layer: the scratch of layer_sum over tensors of so many columns. */
 void plan_sum(struct plan *p, const struct layer *l, int slot, int64_t columns);
 /* Of another type. */

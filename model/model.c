@@ -171,14 +171,18 @@ static enum status stop_asked(const struct step *s) {
 static enum status forward(struct step *s, const struct model *m, struct activations *a, const struct batch *b,
                            const struct loss_out *out) {
     struct flow f = ends_flow(m, a, &b->shard);
+    const bool away = a->away.n_away > 0 && !s->forward_only;
     TRY(s->seams->need(s, -1));
+    if (away) TRY(away_open(&a->away, s, 0));
     TRY(ends_embed(s, m, b->ids, &f, m->n_layers ? a->layers[0].slot[FRAME_X].t : a->ends.slot[ENDS_X].t));
     for (int i = 0; i < m->n_layers; i++) {
         TRY(stop_asked(s));
         f.x = a->layers[i].slot[FRAME_X].t;
         const bool last = i + 1 == m->n_layers;
+        if (away && !last) TRY(away_open(&a->away, s, i + 1));
         TRY(block_forward(s, &m->layers[i], &f, &a->layers[i],
                           last ? a->ends.slot[ENDS_X].t : a->layers[i + 1].slot[FRAME_X].t));
+        if (away) TRY(away_close(&a->away, s, i));
     }
     TRY(ends_loss(s, m, a, b, out));
     return s->forward_only ? OK : mtp_forward(s, m, a, b, out);
@@ -209,9 +213,11 @@ static enum status backward(struct step *s, const struct model *m, struct activa
     TRY(ends_norm_back(s, m, a, &f));
     for (int i = m->n_layers - 1; i >= 0; i--) {
         TRY(stop_asked(s));
+        TRY(away_need(&a->away, s, i));
         if (i + 1 == m->n_layers || (i + 1) % a->group == 0)
             TRY(forward_again(s, m, a, &f, i / a->group * a->group, i + 1));
         TRY(block_backward(s, &m->layers[i], &f, &a->layers[i]));
+        TRY(away_done(&a->away, s, i));
     }
     TRY(ends_embed_back(s, m, b->ids, &f, f.dx));
     return s->seams->done(s, -1);

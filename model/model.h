@@ -2,6 +2,7 @@
 #ifndef BATON_MODEL_MODEL_H
 #define BATON_MODEL_MODEL_H
 /* model.h - the stack: embedding, layers, final norm, head and loss, as single-device code. */
+#include "model/away.h"
 #include "model/config.h"
 #include "model/seams.h"
 
@@ -63,13 +64,14 @@ struct plan_size {
     bool forward_only;           /* no backward follows: all layers lie over each other               */
     enum policy policy;
     int64_t keep_every; /* with POLICY_INPUTS; 0 and 1: every layer's */
+    double offload;     /* share of the groups whose kept slots wait in the host's memory (away.h) */
 };
 struct activations {
     struct saved *layers; /* n_layers                                                          */
     struct saved ends;    /* final x, its norm, what all layers share, one head tile           */
     struct saved mtp[MTP_DEPTHS_MAX];
     int n_layers, n_depths;            /* those of prediction heads too, unless forward_only                */
-    int64_t bytes;                     /* what is kept; by_keep: by tag                                     */
+    int64_t bytes;                     /* what is kept here, with the window of away; by_keep: by tag, without */
     int64_t shared_bytes;              /* the region layers share: most that a group of layers has in it    */
     int64_t scratch_bytes, work_bytes; /* work: what ctx->work must hold                       */
     int group;                         /* layers computed again together                       */
@@ -79,13 +81,15 @@ struct activations {
     int64_t own_numbers; /* of the rows that enter and leave move: all ranks' own, each */
     struct routed_most routed;
     int64_t by_keep[N_KEEPS];
-    void *region; /* all its memory: nothing is kept in it between passes */
+    struct away away; /* what is kept in the host's memory */
+    void *region;     /* all its memory: nothing is kept in it between passes */
     int64_t region_bytes;
     int64_t tile;
     bool forward_only;
 };
 enum status activations_plan(struct activations *a, struct model *m, struct ctx *c, const struct plan_size *size);
-enum status activations_place(struct activations *a, struct arena *arena); /* bytes + shared_bytes + scratch_bytes */
+/* Takes bytes + shared_bytes + scratch_bytes; away.store_bytes of the host's memory. */
+enum status activations_place(struct activations *a, const struct ctx *c, struct arena *arena, struct arena *store);
 void activations_term(struct activations *a);
 
 /* What a pass gives beside gradients; prediction heads run where a backward pass follows. */

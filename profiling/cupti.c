@@ -82,7 +82,11 @@ static void add(const CUpti_Activity *record) {
         const bool peers = record->kind == CUPTI_ACTIVITY_KIND_MEMCPY2; /* these fields stand alike in both */
         const CUpti_ActivityMemcpy6 *m = (const CUpti_ActivityMemcpy6 *)record;
         const CUpti_ActivityMemcpyPtoP4 *p = (const CUpti_ActivityMemcpyPtoP4 *)record;
-        trace_add(&(struct trace_record){.kind = peers ? TRACE_PEER_COPY : TRACE_COPY,
+        const bool host = !peers && (m->copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_HTOD ||
+                                     m->copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_DTOH);
+        trace_add(&(struct trace_record){.kind = peers  ? TRACE_PEER_COPY
+                                                 : host ? TRACE_HOST_COPY
+                                                        : TRACE_COPY,
                                          .device = (int)(peers ? p->deviceId : m->deviceId),
                                          .stream = (int)(peers ? p->streamId : m->streamId),
                                          .begin_ns = (int64_t)(peers ? p->start : m->start),

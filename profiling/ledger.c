@@ -18,8 +18,9 @@ int64_t ledger_total(const struct ledger *l) {
 
 static double mib(int64_t bytes) { return (double)bytes / (1024.0 * 1024.0); }
 
-enum status ledger_print(const struct ledger *l, int ranks, struct text *out) {
-    TRY(text_print(out, "memory plan:\n"));
+enum status ledger_print(const struct ledger *l, const char *title, int ranks, struct text *out) {
+    if (l->n == 0) return OK;
+    TRY(text_print(out, "%s:\n", title));
     for (int i = 0; i < l->n; i++) TRY(text_print(out, "  %-34s %10.2f MiB\n", l->row[i].what, mib(l->row[i].bytes)));
     TRY(text_print(out, "  %-34s %10.2f MiB\n", "total", mib(ledger_total(l))));
     if (ranks == 1) return OK;
@@ -42,7 +43,7 @@ enum status ledger_check_host(const struct ledger *l, int ranks) {
     const int64_t have = host_available(), need = ranks * ledger_total(l);
     FAIL_UNLESS(have == 0 || need <= have, ERR_OOM,
                 "the plan needs %.1f MiB for %d rank%s and this machine has %.1f MiB free: make train.micro_batch, "
-                "train.tokens_per_sequence or the model smaller (--dry-run prints the plan)",
+                "train.tokens_per_sequence, train.offload or the model smaller (--dry-run prints the plan)",
                 mib(need), ranks, ranks == 1 ? "" : "s", mib(have));
     return OK;
 }

@@ -15,8 +15,8 @@ struct ledger {
 };
 void ledger_add(struct ledger *l, const char *what, int64_t bytes); /* rows of 0 bytes are left out */
 int64_t ledger_total(const struct ledger *l);
-/* ranks: of this host, which share its memory and each take as much. */
-enum status ledger_print(const struct ledger *l, int ranks, struct text *out);
+/* ranks: of this host, which share its memory and each take as much.  The empty ledger prints nothing. */
+enum status ledger_print(const struct ledger *l, const char *title, int ranks, struct text *out);
 /* ERR_OOM when that is above what this host has free: says what is short. */
 enum status ledger_check_host(const struct ledger *l, int ranks);
 #endif

@@ -105,7 +105,7 @@ static int plain_name(const char *mangled, const char **out) {
 static double us(int64_t ns) { return 1e-3 * (double)ns; }
 
 static void print_record(FILE *f, const struct trace_record *r) {
-    static const char *const names[] = {"kernel", "copy", "copy between GPUs", "fill"};
+    static const char *const names[] = {"kernel", "copy", "copy between GPUs", "copy to or from the host", "fill"};
     const char *name = names[r->kind];
     int n = (int)strlen(name);
     if (r->kind == TRACE_KERNEL && r->name) n = plain_name(r->name, &name);
@@ -154,7 +154,8 @@ static int by_begin(const void *a, const void *b) {
 }
 
 static bool exchanges(const struct trace_record *r) {
-    return r->kind == TRACE_PEER_COPY || (r->kind == TRACE_KERNEL && r->name && strstr(r->name, "nccl"));
+    return r->kind == TRACE_PEER_COPY || r->kind == TRACE_HOST_COPY ||
+           (r->kind == TRACE_KERNEL && r->name && strstr(r->name, "nccl"));
 }
 
 /* Length of the union of the records' times; they are sorted. */

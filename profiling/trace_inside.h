@@ -7,7 +7,7 @@
 /* From prof_begin and prof_end; free while nothing is recorded.  name NULL: the innermost range ends. */
 void trace_range(const char *category, const char *name);
 
-enum trace_kind { TRACE_KERNEL, TRACE_COPY, TRACE_PEER_COPY, TRACE_FILL };
+enum trace_kind { TRACE_KERNEL, TRACE_COPY, TRACE_PEER_COPY, TRACE_HOST_COPY, TRACE_FILL };
 struct trace_record {
     enum trace_kind kind;
     const char *name; /* of a kernel, as the compiler calls it; lives as long as its module */

@@ -12,6 +12,7 @@
 #                                    killed: of these the killed processes alone
 #   tests/gpu.sh axes                a small Nemotron-3 over the tensor and the expert axis beside one GPU
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
+#   tests/gpu.sh 8b                  Nemotron-H 8B on two GPUs, 65,536 and 409,600 tokens; 180 GiB of the host
 set -u
 build=${BATON_BUILD:-build}
 program=$build/tests/ops_cuda
@@ -291,10 +292,49 @@ long() {
     return $failed
 }
 
+# One number of the last step of run NAME: number NAME KEY FACTOR
+number() {
+    tail -n 1 "$work/$1/metrics.jsonl" | sed -n "s/.*\"$2\": \([^,}]*\).*/\1/p" | awk -v f="$3" '{ print $1 * f }'
+}
+
+steps_of() { cat "$work/$1/metrics.jsonl" 2>/dev/null | wc -l; }
+
+# steps_8b NAME KEY=VALUE...: three steps of it, ended before a checkpoint of 97 GB
+steps_8b() {
+    local name=$1 pid i=0
+    shift
+    "$baton" train "$root/configs/bench_nemotron_h_8b.yaml" run.dir="$work/$name" data.train="$work/text" --ranks 2 \
+        --device cuda "$@" >"$work/$name.out" 2>&1 &
+    pid=$!
+    while [ "$(steps_of "$name")" -lt 3 ] && kill -0 $pid 2>/dev/null && [ $((i++)) -lt "${BATON_TIMEOUT:-280}" ]; do
+        sleep 1
+    done
+    { kill -KILL $pid; wait $pid; } 2>/dev/null
+    [ "$(steps_of "$name")" -ge 3 ] || { fail "$name: $*" "$(tail -n 3 "$work/$name.out")"; return; }
+    row "$name" "$(number "$name" tokens_per_s 0.5) tokens/s/GPU, MFU $(number "$name" mfu 100) %, $(
+        number "$name" step_ms 0.001) s a step, loss $(number "$name" loss 1), $(
+        number "$name" bytes_peak 9.3132e-10) GiB"
+    row "$name" "$(grep -o 'memory of the GPU: .*' "$work/$name.out")"
+    row "$name" "$(grep -o "activations: in the host's memory.*" "$work/$name.out")"
+}
+
+whole_8b() {
+    [ "$(nvidia-smi -L | wc -l)" -ge 2 ] || { echo "two GPUs are wanted"; return 77; }
+    small_hybrid
+    steps_8b inputs64k
+    steps_8b gemm64k train.keep=gemm train.offload=0.4
+    near gemm64k inputs64k 1e-3 1 3
+    steps_8b inputs400k train.tokens_per_sequence=409600 train.offload=1 mesh.attention=keys mesh.layout=zigzag
+    about "tests/gpu.sh 8b"
+    cat "$work/table"
+    return $failed
+}
+
 failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
 correct | sanitize | bench | peers | train | comm | killed | axes | long) "$part" "$@" ;;
-*) sed -n '3,14s/^# //p' "$0" && exit 2 ;;
+8b) whole_8b ;;
+*) sed -n '3,15s/^# //p' "$0" && exit 2 ;;
 esac

@@ -96,6 +96,7 @@ static const struct {
      true,
      true,
      {"mesh.shard=parameters", "train.keep=inputs", "train.keep_every=2", NULL}},
+    {"half of the inputs in the host's memory", 1, 2, 1, true, true, {"train.keep=inputs", "train.offload=0.5", NULL}},
     {"data alone, f32", 4, 1, 1, false, false, {"mesh.shard=parameters", "train.precision=f32", NULL}},
     {"prediction heads, two of data",
      2,

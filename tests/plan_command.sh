@@ -70,6 +70,16 @@ way=$(sed -n 's/ would fit: .*//p' "$work/out")
 # shellcheck disable=SC2086
 plan configs/nemotron_h_8b.yaml $way --memory 80
 [ -n "$way" ] && grep -q '^fits: ' "$work/out" || fail "'$way' does not fit: $(tail -1 "$work/out")"
+# Two GPUs of 139 GiB have room for its 409,600 tokens where what is kept waits in the host's memory.
+set -- configs/nemotron_h_8b.yaml mesh.seq=2 mesh.shard=parameters mesh.attention=keys mesh.layout=zigzag \
+    train.head_tile=2048 train.sequences_per_step=1 --device cuda --memory 139
+plan "$@"
+way=$(sed -n 's/ would fit: .*MiB of the host$//p' "$work/out")
+[[ $way = *train.offload=* ]] || fail "409,600 tokens on two GPUs: '$way' of: $(tail -2 "$work/out")"
+# shellcheck disable=SC2086
+plan "$@" $way
+grep -q '^fits: ' "$work/out" || fail "'$way' does not fit: $(tail -1 "$work/out")"
+grep -q "in the host's memory .* MiB" "$work/out" || fail "no row of what is in the host's memory"
 plan configs/nemotron_h_8b.yaml --memory 0.001
 grep -q '^no mesh.seq ' "$work/out" || fail "8 billion parameters fit in a MiB: $(tail -1 "$work/out")"
 

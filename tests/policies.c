@@ -3,6 +3,9 @@
 /* policies.c - activation policies give the same bits on one mesh, send nothing when layers are computed again but for
  * rows that enter and leave over tensor, counted by hand, and take the memory that the plan says.  Before each layer is
  * computed again, all that was not kept is filled with NaN. */
+/* policies.c - activation policies give the same bits on one mesh, also with a part of what is kept in the host's
+ * memory; they send nothing when layers are computed again, and take the memory that the plan says.  Before each layer
+ * is computed again, all that was not kept is filled with NaN. */
 #include "kernels/fill/fill.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
@@ -38,9 +41,18 @@ static const struct keeping {
     const char *name;
     enum policy policy;
     int64_t every;
-} keepings[] = {{"all", POLICY_ALL, 1},         {"gemm", POLICY_GEMM, 1},       {"inputs", POLICY_INPUTS, 1},
-                {"inputs/2", POLICY_INPUTS, 2}, {"inputs/5", POLICY_INPUTS, 5}, {"inputs/all", POLICY_INPUTS, 100}};
-enum { N_KEEPINGS = sizeof keepings / sizeof *keepings };
+    double offload;
+} keepings[] = {{"all", POLICY_ALL, 1, 0.0},
+                {"gemm", POLICY_GEMM, 1, 0.0},
+                {"inputs", POLICY_INPUTS, 1, 0.0},
+                {"inputs/2", POLICY_INPUTS, 2, 0.0},
+                {"inputs/5", POLICY_INPUTS, 5, 0.0},
+                {"inputs/all", POLICY_INPUTS, 100, 0.0},
+                {"all, half away", POLICY_ALL, 1, 0.5},
+                {"gemm, a third away", POLICY_GEMM, 1, 0.34},
+                {"inputs, away", POLICY_INPUTS, 1, 1.0},
+                {"inputs/2, away", POLICY_INPUTS, 2, 1.0}};
+enum { N_KEEPINGS = sizeof keepings / sizeof *keepings, N_FALLING = 4 /* the first of them, by what a rank keeps */ };
 
 struct setting {
     const char *why;
@@ -90,7 +102,7 @@ static void spoil(struct watched *w, enum home home) {
     for (int i = 0; i < w->r.act.n_layers; i++) {
         struct saved *v = &w->r.act.layers[i];
         for (int k = 0; k < SAVED_MAX; k++)
-            if (v->slot[k].name && saved_home(v, v->slot[k].tag) == home)
+            if (v->slot[k].name && saved_home(v, v->slot[k].at) == home)
                 memset(v->slot[k].t.data, 0xff, (size_t)tensor_bytes(v->slot[k].t));
     }
 }
@@ -188,10 +200,11 @@ struct job {
     struct outcome out[RANKS];
 };
 
-/* By hand, from each slot's tag: what the layers keep, and the largest group's rest. */
+/* By hand, from each slot's tag: what the layers keep, and the largest group's rest.  What leaves is no longer here,
+ * but for the window (tests/away.c). */
 static void expect(const struct activations *a, struct keeping k, struct outcome *o) {
-    int64_t group = 0;
-    o->expected_own = saved_bytes(&a->ends, HOME_OWN);
+    int64_t group = 0, away = 0;
+    o->expected_own = saved_bytes(&a->ends, HOME_OWN) + a->away.window_bytes;
     for (int i = 0; i < a->n_layers; i++) {
         if (i % k.every == 0) group = 0;
         for (int j = 0; j < SAVED_MAX; j++) {
@@ -200,10 +213,14 @@ static void expect(const struct activations *a, struct keeping k, struct outcome
                               (s->tag == KEEP_GEMM && k.policy != POLICY_INPUTS) || k.policy == POLICY_ALL;
             if (!s->name || s->tag == KEEP_SCRATCH) continue;
             if (kept && !strcmp(s->name, "qkv")) o->qkv += arena_round(tensor_bytes(s->t));
-            *(kept ? &o->expected_own : &group) += arena_round(tensor_bytes(s->t));
+            if (kept && away_turn_of(&a->away, i) >= 0) away += arena_round(tensor_bytes(s->t));
+            else *(kept ? &o->expected_own : &group) += arena_round(tensor_bytes(s->t));
         }
         if (group > o->expected_shared) o->expected_shared = group;
     }
+    for (int i = 1; i <= AWAY_APART && i <= a->away.n_turns; i++) away -= a->away.turn[a->away.n_turns - i].bytes;
+    CHECK(a->away.store_bytes == away && (away > 0) == (k.offload > 0.0), "keep %s: %lld bytes leave, by hand %lld",
+          k.name, (long long)a->away.store_bytes, (long long)away);
 }
 
 static enum status steps(struct watched *w, struct outcome *o) {
@@ -234,6 +251,7 @@ static enum status one_rank(struct rank *rank, void *arg) {
                                .exact = s->exact,
                                .policy = job->keeping.policy,
                                .keep_every = job->keeping.every,
+                               .offload = job->keeping.offload,
                                .mesh = &s->mesh};
     TRY(mem_take((int64_t)sizeof *w, &mem));
     w = mem;
@@ -244,7 +262,7 @@ static enum status one_rank(struct rank *rank, void *arg) {
     o->own = w->r.act.bytes;
     o->shared = w->r.act.shared_bytes;
     o->boundary = w->r.act.by_keep[KEEP_BOUNDARY];
-    o->planned = ledger_total(&w->r.ledger) - w->r.act.work_bytes;
+    o->planned = ledger_total(&w->r.ledger) - w->r.act.work_bytes - w->r.act.away.store_bytes;
     expect(&w->r.act, job->keeping, o);
     if (!job->dry) TRY_OUT(steps(w, o));
 out:
@@ -380,7 +398,7 @@ static void check_fall(void) {
                                        "*=attention heads=8 kv_heads=2 head_width=8 rope=1 window=70",
                                        "+=attention heads=8 kv_heads=1 head_width=8", "-=mlp hidden=20", NULL};
     struct model_config model;
-    int64_t one[N_KEEPINGS] = {0};
+    int64_t one[N_FALLING] = {0};
     small_model(&model, "M-*-M-+-M-M-M-*-M-M-M-M-", 16, 29, false, wide);
     for (int64_t P = 1; P <= RANKS; P *= 2) {
         const struct setting s = {.why = "fall",
@@ -389,7 +407,7 @@ static void check_fall(void) {
                                   .sequences = 1,
                                   .precision = PRECISION_F32};
         int64_t before = INT64_MAX;
-        for (int k = 0; k < N_KEEPINGS - 2; k++) {
+        for (int k = 0; k < N_FALLING; k++) {
             struct job j = {.setting = &s, .model = &model, .keeping = keepings[k], .dry = true};
             MUST(run_job(&j));
             if (P == 1) one[k] = kept_apart(&j.out[0]);
@@ -423,7 +441,7 @@ static enum status planted_plan(struct plan *p, const struct layer *l) {
     for (int i = 0; i < SAVED_MAX; i++) {
         struct saved_slot *s = &v->slot[i];
         if (!s->name || strcmp(s->name, plant.slot) != 0) continue;
-        s->tag = plant.tag; /* its old place stays empty */
+        s->tag = s->at = plant.tag; /* its old place stays empty */
         s->offset = saved_bytes(v, saved_home(v, plant.tag));
         v->bytes[plant.tag] += arena_round(tensor_bytes(s->t));
         return OK;

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # labels: cpu threads
 # timeout: 120
-# Training from text to checkpoint with every policy of train.keep: the same losses and the same weights, bit for bit,
-# on one rank and on two, and a ledger that shrinks.
+# Training from text to checkpoint with every policy of train.keep, and with activations that wait in the host's memory:
+# the same losses and the same weights, bit for bit, on one rank and on two, and a ledger that shrinks.
 set -u
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -45,12 +45,13 @@ compare() {
 }
 
 for ranks in 1 2; do
-    for keep in all gemm inputs inputs.3; do
+    for keep in all gemm inputs inputs.3 away; do
         name=ranks$ranks.$keep
-        every=1
+        every=1 away=0
         [ "$keep" = inputs.3 ] && every=3
+        [ "$keep" = away ] && { keep=inputs; away=0.7; }
         "$BATON_PROGRAM" train "$work/config.yaml" --ranks $ranks --device cpu train.threads=1 run.dir="$work/$name" \
-            train.keep="${keep%.3}" train.keep_every=$every >"$work/$name.log" 2>&1 ||
+            train.keep="${keep%.3}" train.keep_every=$every train.offload=$away >"$work/$name.log" 2>&1 ||
             fail "$name: $(tail -20 "$work/$name.log")"
         grep -o '"step": [0-9]*, "loss": [^,]*, "grad_norm": [^,]*' "$work/$name/metrics.jsonl" >"$work/$name.losses"
         compare "$name" ranks$ranks.all
@@ -58,6 +59,7 @@ for ranks in 1 2; do
 done
 grep -q 'shared by layers' "$work/ranks1.inputs.log" ||
     fail "no row of what layers share: $(cat "$work/ranks1.inputs.log")"
+grep -q "in the host's memory" "$work/ranks1.away.log" || fail "no row of what leaves: $(cat "$work/ranks1.away.log")"
 grep -q 'shared by layers' "$work/ranks1.all.log" && fail "keep all shares nothing: $(cat "$work/ranks1.all.log")"
 
 # Another policy continues a run: the key is free.

@@ -71,17 +71,20 @@ static void test_trace(void) {
     add(TRACE_KERNEL, "ncclDevKernel_SendRecv", 1, 150, 300); /* 100 us of it alone */
     add(TRACE_KERNEL, "_ZL10time_steps9ssd_locall", 1, 400, 450);
     add(TRACE_PEER_COPY, NULL, 1, 500, 520);
+    add(TRACE_HOST_COPY, NULL, 1, 510, 530); /* 10 us beside all else, and no work */
+    add(TRACE_COPY, NULL, 1, 425, 455);      /* 5 us behind a kernel, which are work */
     add(TRACE_FILL, NULL, 0, 0, 10);
     MUST(trace_end(path, &s));
-    CHECK(s.n_ranges == 8 * ROUNDS && s.n_device == 5 && s.n_lost == 0, "%lld ranges, %lld records, %lld lost",
+    CHECK(s.n_ranges == 8 * ROUNDS && s.n_device == 7 && s.n_lost == 0, "%lld ranges, %lld records, %lld lost",
           (long long)s.n_ranges, (long long)s.n_device, (long long)s.n_lost);
-    CHECK(fabs(s.span_ms - 0.42) < 1e-9 && fabs(s.busy_ms - 0.27) < 1e-9 && fabs(s.exchange_ms - 0.12) < 1e-9,
+    CHECK(fabs(s.span_ms - 0.43) < 1e-9 && fabs(s.busy_ms - 0.285) < 1e-9 && fabs(s.exchange_ms - 0.13) < 1e-9,
           "span %g, busy %g, exchanges %g", s.span_ms, s.busy_ms, s.exchange_ms);
     MUST(json_read_file(path, &root));
     const json_t *events = json_object_get(root, "traceEvents");
     CHECK(count(events, "name", "outer") == 2 * ROUNDS && count(events, "cat", "op") == 2 * ROUNDS, "ranges");
     CHECK(count(events, "name", "before") == 0, "a range from before the trace");
     CHECK(count(events, "name", "forward_chunks") == 1 && count(events, "name", "copy between GPUs") == 1 &&
+              count(events, "name", "copy to or from the host") == 1 && count(events, "name", "copy") == 1 &&
               count(events, "name", "time_steps") == 1 && count(events, "name", "GPU 1") == 0 &&
               count(events, "ph", "M") == 3,
           "records of GPUs");

@@ -102,7 +102,7 @@ static enum status plan(struct plan *p, const struct layer *l) {
     const int64_t T = p->n_tokens, F = c->hidden, U = up_rows(c);
     plan_slot(p, S_UP, "up", KEEP_GEMM, T, U, 1, 1);
     plan_slot(p, S_ACT, "act", KEEP_CHEAP, T, F, 1, 1);
-    plan_slot(p, S_DUP, "dup", KEEP_SCRATCH, T, U, 1, 1);
+    plan_reuse(p, S_DUP, "dup", S_ACT, S_ACT, T, U, 1, 1);
     plan_slot(p, S_DACT, "dact", KEEP_SCRATCH, T, F, 1, 1);
     const struct linear up = up_args(p->step, l, p->flow, p->saved), down = down_args(p->step, l, p->flow, p->saved);
     const struct activation act = act_args(c, p->saved);

@@ -322,12 +322,12 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_wide(p, S_DTS, "dts", KEEP_CHEAP, T, H, 1, 1);
     plan_wide(p, S_CUM, "cum", KEEP_CHEAP, T, H, 1, 1);
     plan_slot(p, S_STATES, "states", KEEP_CHEAP, chunks, H, P, N);
-    plan_slot(p, S_Y, "y", KEEP_CHEAP, T, inner(c), 1, 1);
     if (wide_groups(l) > 0) {
         plan_typed(p, S_SQUARE, "square", KEEP_BOUNDARY, F64, T, wide_groups(l));
         plan_typed(p, S_PULL, "pull", KEEP_SCRATCH, F64, T, wide_groups(l));
         plan_total(p, T * wide_groups(l));
     }
+    plan_slot(p, S_Y, "y", KEEP_CHEAP, T, inner(c), 1, 1);
     plan_wide(p, S_NORM_R, "norm_r", KEEP_CHEAP, T, inner(c) / norm_group(c), 1, 1);
     plan_slot(p, S_U, "u", KEEP_CHEAP, T, inner(c), 1, 1);
     plan_slot(p, S_BEFORE, "before", KEEP_BOUNDARY, R, K1, C, 1);
@@ -337,9 +337,9 @@ static enum status plan(struct plan *p, const struct layer *l) {
     plan_wide(p, S_STATE, "state", KEEP_SCRATCH, R, H, P, N);
     plan_slot(p, S_DU, "du", KEEP_SCRATCH, T, inner(c), 1, 1);
     plan_slot(p, S_DY, "dy", KEEP_SCRATCH, T, inner(c), 1, 1);
-    plan_slot(p, S_DCONV, "dconv", KEEP_SCRATCH, T, C, 1, 1);
+    plan_reuse(p, S_DCONV, "dconv", S_Y, S_U, T, C, 1, 1);
     plan_slot(p, S_DZXBCDT, "dzxBCdt", KEEP_SCRATCH, T, in_width(c), 1, 1);
-    plan_slot(p, S_DSTATES, "dstates", KEEP_SCRATCH, chunks, H, P, N);
+    plan_reuse(p, S_DSTATES, "dstates", S_DU, S_DU, chunks, H, P, N);
     plan_wide(p, S_DSTATE, "dstate", KEEP_SCRATCH, R, H, P, N);
     plan_wide(p, S_DS_OUT, "ds_out", KEEP_SCRATCH, R, H, P, N);
     plan_wide(p, S_DS_IN, "ds_in", KEEP_SCRATCH, R, H, P, N);

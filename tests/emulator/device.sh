@@ -64,6 +64,16 @@ for name in ssd_bwd adamw_fwd "seam carry_end"; do
     grep -q "^ *$name .* ms .* calls" "$work/inputs.out" || wrong "no device time of $name"
 done
 [ "$(numbers inputs)" = "$(numbers cuda)" ] || wrong "layers that are computed again change numbers"
+run deep cuda model.pattern=M-*-M-
+for keep in gemm inputs; do # what is kept leaves for the host's memory and comes back
+    run "away_$keep" cuda model.pattern=M-*-M- train.keep=$keep train.offload=1
+    [ "$(numbers "away_$keep")" = "$(numbers deep)" ] || wrong "keep $keep in the host's memory changes numbers"
+    grep -q "in the host's memory .* MiB" "$work/away_$keep.out" || wrong "no row of what is in the host's memory"
+done
+run deep_ranks cuda model.pattern=M-*-M- --ranks 2 mesh.shard=parameters mesh.attention=keys mesh.layout=zigzag
+run away_ranks cuda model.pattern=M-*-M- --ranks 2 mesh.shard=parameters mesh.attention=keys mesh.layout=zigzag \
+    train.keep=inputs train.offload=1
+[ "$(numbers away_ranks)" = "$(numbers deep_ranks)" ] || wrong "two ranks: offload changes numbers"
 run ranks cuda --ranks 2 mesh.shard=parameters mesh.carry=scan mesh.attention=keys mesh.layout=zigzag
 near ranks cuda 1e-5
 EMULATED_NO_WAITS=1 "$emulated" train "$yaml" run.dir="$work/unwaited" --device cuda --ranks 2 mesh.shard=parameters \
