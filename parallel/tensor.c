@@ -46,10 +46,11 @@ static enum status work_on(struct step *s, const struct row_work *work, int at) 
     return OK;
 }
 
-static enum status end_list(struct seams_mesh *m, int i) { return comm_end(m->spec.tensor, &m->crossing[i]); }
+static enum status end_list(struct seams_mesh *m, int i) { return list_end(m->spec.tensor, &m->crossing[i]); }
 
 /* Own rows go to the members of list i, theirs come into their places. */
-static enum status enter_begin(struct seams_mesh *m, struct lists l, int i, struct tensor own, struct tensor all) {
+static enum status enter_begin(struct step *s, struct lists l, int i, struct tensor own, struct tensor all) {
+    struct seams_mesh *m = mesh_of(s);
     struct comm *c = m->spec.tensor;
     int64_t at = 0;
     list_clear(m);
@@ -63,7 +64,7 @@ static enum status enter_begin(struct seams_mesh *m, struct lists l, int i, stru
         }
         at += mine.rows;
     }
-    return comm_begin(c, COMM_TENSOR, m->list, m->n_list, &m->crossing[i]);
+    return list_begin(s, c, COMM_TENSOR, &m->crossing[i]);
 }
 
 static enum status copy_own(struct step *s, struct tensor own, struct tensor all) {
@@ -83,7 +84,7 @@ enum status tensor_enter(struct step *s, struct tensor own, struct tensor all, c
     if (c->size == 1) return row_work_all(s, all, work);
     ASSERT(tensor_packed(own) && tensor_packed(all));
     const struct lists l = lists_of(m, work);
-    for (int i = 0; i < l.n; i++) TRY(enter_begin(m, l, i, own, all));
+    for (int i = 0; i < l.n; i++) TRY(enter_begin(s, l, i, own, all));
     TRY(copy_own(s, own, all));
     if (!l.parts) {
         TRY(end_list(m, 0));
@@ -123,7 +124,8 @@ static enum status add_up(struct step *s, struct tensor all, struct tensor own) 
 }
 
 /* Rows go to the members of list i, who own them; what those have of mine comes. */
-static enum status leave_begin(struct seams_mesh *m, struct lists l, int i, struct tensor all, struct tensor own) {
+static enum status leave_begin(struct step *s, struct lists l, int i, struct tensor all, struct tensor own) {
+    struct seams_mesh *m = mesh_of(s);
     struct comm *c = m->spec.tensor;
     int64_t at = 0;
     list_clear(m);
@@ -137,7 +139,7 @@ static enum status leave_begin(struct seams_mesh *m, struct lists l, int i, stru
         }
         at += mine.rows;
     }
-    return comm_begin(c, COMM_TENSOR, m->list, m->n_list, &m->crossing[i]);
+    return list_begin(s, c, COMM_TENSOR, &m->crossing[i]);
 }
 
 /* Others' rows first, own rows while the last of them travel. */
@@ -151,7 +153,7 @@ enum status tensor_leave(struct step *s, struct tensor all, struct tensor own, c
     if (work && !l.parts) TRY(work->rows(s, work->arg, 0, all.shape[0]));
     for (int i = 0; i < l.n; i++) {
         if (l.parts) TRY(work_on(s, work, after(c, i + 1)));
-        TRY(leave_begin(m, l, i, all, own));
+        TRY(leave_begin(s, l, i, all, own));
     }
     if (l.parts) TRY(work_on(s, work, c->index));
     if (work && work->rest) TRY(work->rest(s, work->arg));

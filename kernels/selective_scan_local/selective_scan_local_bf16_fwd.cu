@@ -187,7 +187,7 @@ __global__ static void __launch_bounds__(PAIRS, 4)
 }
 
 /* A state of a range over its stretches: what enters each goes into its chunks, what leaves the last is the range's. */
-__global__ static void fold(const struct selective_scan_local a, const struct stretches w,
+__global__ static void fold_stretches(const struct selective_scan_local a, const struct stretches w,
                             const struct reached reached) {
     const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1, each = w.length / a.chunk;
     FOR_CELLS(r, e, R, D * N) {
@@ -228,7 +228,7 @@ static enum status forward(struct ctx *c, const struct selective_scan_local *a, 
     const struct stretches w = {stretch_of(a), (float *)state, (float *)time};
     if (whole) LAUNCH(walk_stretches<true>, grid, PAIRS, *a, w, n);
     else LAUNCH(walk_stretches<false>, grid, PAIRS, *a, w, n);
-    LAUNCH_CELLS(fold, a->range.shape[0] - 1, D * a->state, *a, w, reached);
+    LAUNCH_CELLS(fold_stretches, a->range.shape[0] - 1, D * a->state, *a, w, reached);
     return out_again(c, a, reached, (struct tensor){}, n_chunks);
 }
 

@@ -434,7 +434,6 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
     if (project) TRY(ops->linear_fwd(s->ctx, &z_first));
-    if (project) TRY(ops->linear_fwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->conv1d_fwd(s->ctx, &conv));
     TRY(steps_forward(s, l, v));

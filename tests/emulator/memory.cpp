@@ -65,7 +65,7 @@ static void drop_region(void *p) {
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
     device_lock();
-    const cudaError_t e = take_region(out, bytes, false);
+    const cudaError_t e = take_region(out, bytes);
     device_unlock();
     return e;
 }
