@@ -14,9 +14,8 @@ template <int n> static inline void wgmma_settled(float (*)[4]) {}
 static inline void shared_fence() {}
 template <int n> static inline void registers_up() {}
 template <int n> static inline void registers_down() {}
-template <int threads> static inline void barrier_wait() { emulated_barrier(); }
-template <int threads> static inline void barrier_arrive() { emulated_barrier(); }
 static inline void barrier_of(int id, int n) { emulated_barrier_of(id, (unsigned)n); }
+static inline void barrier_arrive(int id, int n) { emulated_arrive(id, (unsigned)n); }
 
 static inline float emulated_panel(const void *at, int row, int64_t col_bytes) {
     const uintptr_t x = (uintptr_t)at + (uintptr_t)(row / 8 * 1024 + row % 8 * 128) + (uintptr_t)col_bytes;
