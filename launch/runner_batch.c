@@ -255,11 +255,21 @@ static void select_rows(struct runner *r) {
     }
 }
 
+/* Each sequence is one document, whose attention is whole here. */
+static void find_plain(struct runner *r) {
+    const int64_t B = r->spec.n_sequences, S = r->spec.tokens;
+    bool plain = true;
+    for (int64_t i = 0; i < B * S && plain; i++) plain = r->pos[i] == i % S;
+    r->batch.shard.plain = plain && r->wide.n_ranks == 0 && my_ranges(r) == B;
+    r->wide.plain = plain && r->wide.swap;
+}
+
 /* The image of the pass before has been read by then; so the host is one pass ahead of a GPU at most. */
 enum status runner_send_batch(struct runner *r) {
     const size_t all = (size_t)(r->spec.n_sequences * r->spec.tokens);
     TRY(space_reach(&r->ctx));
     select_rows(r);
+    find_plain(r);
     if (!runner_apart(r)) return OK;
     memcpy(r->image.host[SCALE], &r->scale, sizeof r->scale);
     memcpy(r->image.host[SCALE] + sizeof r->scale, r->mtp_scale, (size_t)depths(r) * sizeof *r->mtp_scale);

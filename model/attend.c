@@ -17,6 +17,7 @@ static void widen_swap(struct attend *a, const struct wide *w) {
     c->range = w->range;
     c->pos = w->pos;
     c->keys = w->keys;
+    c->plain = w->plain;
     c->q = tensor_cols(a->wide[WIDE_QKV], 0, q);
     c->k = tensor_cols(a->wide[WIDE_QKV], q, k);
     c->v = tensor_cols(a->wide[WIDE_QKV], q + k, k);
@@ -32,6 +33,7 @@ static void widen_keys(struct attend *a, const struct wide *w) {
     struct attention *c = &a->core;
     const int64_t k = c->key_heads * c->head_width;
     c->keys = w->keys;
+    c->plain = false;
     c->k = tensor_cols(a->wide[WIDE_QKV], 0, k);
     c->v = tensor_cols(a->wide[WIDE_QKV], k, k);
     c->dk = tensor_cols(a->wide[WIDE_DQKV], 0, k);

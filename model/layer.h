@@ -28,6 +28,7 @@ struct wide {
     struct tensor range; /* (B + 1) I64: rows where sequences begin                       */
     struct tensor pos;   /* (n_tokens) I64                                                */
     struct tensor keys;  /* (B, 2) I64, or with keys gathered (R, 2): what each range sees */
+    bool plain;          /* of swap, known of this micro-batch: each sequence is one document */
 };
 
 /* This rank's tokens in one micro-batch.  A range is a stretch of consecutive tokens of one sequence; rows of all
@@ -38,6 +39,7 @@ struct shard {
     struct tensor range;         /* (R + 1) I64: row where each begins; the last is T */
     struct tensor pos;           /* (T) I64                                           */
     struct tensor keys;          /* (R, 2) I64: keys each range sees when attention is local: its own rows */
+    bool plain;                  /* known of this micro-batch: ranges are sequences of one document each */
     const struct wide *wide;     /* NULL: attention is local                          */
     const struct guests *guests; /* NULL: all experts are here */
 };

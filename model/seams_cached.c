@@ -145,6 +145,7 @@ static enum status attend_end(struct step *s, const struct layer *l, struct flow
     a->core.k = kept_rows(&c->k, a->mine.k, c->n_keys);
     a->core.v = kept_rows(&c->v, a->mine.v, c->n_keys);
     a->core.keys = tensor_2d(c->span.data, I64, 1, 2);
+    a->core.plain = false;
     a->core.keys.space = s->ctx->space;
     return OK;
 }

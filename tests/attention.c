@@ -209,6 +209,24 @@ static void refused(struct ctx *ctx) {
     CHECK(ctx->ops->attention_fwd(ctx, &few) == ERR_ARG, "a range with fewer keys than queries is accepted");
 }
 
+/* Two documents of one length keep the promise of being plain; each of the others breaks it in one way. */
+static void promises(struct ctx *ctx) {
+    const struct row rows_of_promises[] = {
+        {"kept", 8, 8, 1, 1, 4, 0, 2, {0, 4, 8}, {0, 4, 4, 8}, 0, 0, {0}},
+        {"a document begins inside", 8, 8, 1, 1, 4, 0, 2, {0, 4, 8}, {0, 4, 4, 8}, 0, 1, {5}},
+        {"documents began before", 8, 8, 1, 1, 4, 0, 2, {0, 4, 8}, {0, 4, 4, 8}, 3, 0, {0}},
+        {"two lengths", 8, 8, 1, 1, 4, 0, 2, {0, 3, 8}, {0, 3, 3, 8}, 0, 0, {0}},
+        {"more keys", 8, 9, 1, 1, 4, 0, 2, {0, 4, 8}, {0, 4, 4, 8}, 0, 0, {0}},
+        {"keys of another range", 8, 8, 1, 1, 4, 0, 2, {0, 4, 8}, {4, 8, 0, 4}, 0, 0, {0}},
+    };
+    for (size_t i = 0; i < sizeof rows_of_promises / sizeof *rows_of_promises; i++) {
+        struct attention a = make_case(&rows_of_promises[i]);
+        a.plain = true;
+        const enum status st = ctx->ops->attention_fwd(ctx, &a);
+        CHECK(st == (i == 0 ? OK : ERR_ARG), "a plain batch, %s: %s", rows_of_promises[i].why, status_name(st));
+    }
+}
+
 int main(void) {
     struct ctx ctx = {.ops = &ops_ref64, .work = &work, .real = F64, .space = HOST};
     MUST(arena_init(&memory, "test memory", (int64_t)16 << 20));
@@ -217,6 +235,7 @@ int main(void) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) run_case(&ctx, &rows[i]);
     large_scores(&ctx);
     refused(&ctx);
+    promises(&ctx);
     pool_term(ctx.pool);
     arena_term(&work);
     arena_term(&memory);

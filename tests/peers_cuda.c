@@ -149,7 +149,7 @@ static void attention(void) {
     int64_t k[4];
     sizes(4, k);
     const int64_t T = k[0], H = k[1], J = k[2], P = k[3];
-    struct attention a = {.heads = H, .key_heads = J, .head_width = P, .scale = 1.0 / sqrt((double)P)};
+    struct attention a = {.heads = H, .key_heads = J, .head_width = P, .scale = 1.0 / sqrt((double)P), .plain = true};
     a.range = pair(0, T, 2), a.keys = pair(0, T, 1), a.pos = positions(T);
     a.q = given("q", BF16, T, H * P), a.k = given("k", BF16, T, J * P), a.v = given("v", BF16, T, J * P);
     a.dout = given("dout", BF16, T, H * P), a.o = take(BF16, T, H * P, 1, 1), a.lse = take(F32, T, H, 1, 1);

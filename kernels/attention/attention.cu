@@ -187,6 +187,10 @@ static enum status check(struct ctx *c, const struct attention *a, bool backward
     CHECK_SHAPE(attention, v, c->real, U, J * P);
     CHECK_SHAPE(attention, o, c->real, T, H * P);
     CHECK_SHAPE(attention, lse, F32, T, H);
+    CHECK_THAT(attention, !a->plain || (U == T && T % most(R, 1) == 0),
+               "plain promises documents of one length that see the same rows of k: expected it of %" PRId64
+               " queries, %" PRId64 " keys and %" PRId64 " ranges",
+               T, U, R);
     if (!backward) return OK;
     CHECK_SHAPE(attention, dout, c->real, T, H * P);
     CHECK_SHAPE(attention, dq, c->real, T, H * P);
@@ -228,7 +232,7 @@ extern "C" enum status attention_bwd_cuda(struct ctx *c, const struct attention 
 extern "C" int64_t attention_work_cuda(const struct ctx *c, const struct attention *a) {
     if (c->real == BF16) {
         if (attention_shape_bf16(a) != OK) return -1;
-        (void)attention_dnn_takes(c, a); /* its plan, before the step */
+        attention_dnn_prepare(c, a);
         return attention_work_bf16(a);
     }
     return arena_round(a->q.shape[0] * a->heads * (int64_t)sizeof(float));

@@ -224,10 +224,19 @@ static enum status library_forward(struct ctx *c, const struct attention *a, str
     return attention_dnn_forward(c, a, entries, workspace);
 }
 
+/* A plain batch, all of it and without tables. */
+static enum status library_plain(struct ctx *c, const struct attention *a) {
+    void *workspace;
+    TRY(arena_take(c->work, ATTENTION_DNN_WORKSPACE, &workspace));
+    return attention_dnn_forward(c, a, NULL, workspace);
+}
+
 static enum status run_forward(struct ctx *c, const struct attention *a) {
+    const enum dnn_form form = attention_dnn_form(c, a);
     struct tables t;
+    if (form == DNN_PLAIN) return library_plain(c, a);
     TRY(attention_tables(c, a, false, &t));
-    if (attention_dnn_takes(c, a)) TRY(library_forward(c, a, &t));
+    if (form == DNN_ENTRIES) TRY(library_forward(c, a, &t));
     if (a->head_width <= 128) return attention_forward(c, a, &t);
     return start_forward<256>(c, a, &t);
 }

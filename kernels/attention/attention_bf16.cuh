@@ -17,8 +17,9 @@
 #define LOG2E 1.4426950408889634f
 #define LN2   0.6931471805599453f
 
-constexpr int BLOCK = 128; /* queries, or keys, of one block of threads: 16 a warp */
-constexpr int SPAN = 64;   /* queries of one entry of the table of tiles           */
+constexpr int BLOCK = 128;      /* queries, or keys, of one block of threads: 16 a warp */
+constexpr int SPAN = 64;        /* queries of one entry of the table of tiles           */
+constexpr int PROCESSORS = 132; /* of an H100 or H200; another number costs time, and no bits of results */
 static_assert(BLOCK == 16 * WARPS && BLOCK % SPAN == 0, "a warp owns 16 rows");
 
 struct seen {

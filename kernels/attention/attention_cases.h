@@ -74,26 +74,53 @@ static const struct attention_case attention_bench[] = {
     {"T 8192, H 32, J 8, P 128", {1, {0, 8192}, 0, {0}}, {0, 8192}, 8192, 32, 8, 128, 0, 0},
     {"T 32768, H 32, J 8, P 128", {1, {0, 32768}, 0, {0}}, {0, 32768}, 32768, 32, 8, 128, 0, 0},
     {"T 131072, H 8, J 2, P 128", {1, {0, 131072}, 0, {0}}, {0, 131072}, 131072, 8, 2, 128, 0, 0},
+    {"T 65537, a window of 256", {1, {0, 65537}, 0, {40000}}, {0, 65537}, 65537, 2, 1, 64, 256, 0},
+    {"T 2048, 65536 keys, 512 blocks in line", {1, {0, 2048}, 63488, {}}, {0, 65536}, 65536, 2, 1, 16, 0, 0},
 };
+
+/* What attention.h calls plain. */
+static inline bool attention_case_plain(const struct attention_case *k, const int64_t *pos) {
+    const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges, n = T / R;
+    bool plain = k->U == T && n * R == T;
+    for (int64_t r = 0; r < R; r++)
+        plain &= k->l.range[r] == r * n && k->keys[2 * r] == r * n && k->keys[2 * r + 1] == (r + 1) * n;
+    for (int64_t t = 0; t < T && plain; t++) plain = pos[t] == t % n;
+    return plain;
+}
+
+/* (query, key) that see each other, of one head. */
+static inline double attention_case_visible(const struct attention_case *k, const int64_t *pos) {
+    double sum = 0.0;
+    for (int64_t r = 0; r < k->l.n_ranges; r++)
+        for (int64_t t = k->l.range[r]; t < k->l.range[r + 1]; t++) {
+            const int64_t before = k->keys[2 * r + 1] - k->keys[2 * r] - (k->l.range[r + 1] - t);
+            int64_t seen = (before < pos[t] ? before : pos[t]) + 1;
+            if (k->window > 0 && k->window < seen) seen = k->window;
+            sum += (double)seen;
+        }
+    return sum;
+}
 
 static inline void attention_build(struct trial *t, struct attention *a, const struct attention_case *k) {
     const int64_t T = layout_tokens(&k->l), R = k->l.n_ranges, HP = k->H * k->P, JP = k->J * k->P;
+    const struct values pos = layout_pos(t, &k->l);
     a->heads = k->H;
     a->key_heads = k->J;
     a->head_width = k->P;
     a->window = k->window;
     a->scale = k->P <= 5 ? 0.5 : 1.0 / sqrt((double)k->P);
-    /* Of the benchmark's rows, one document each: two products over half of the square, and five. */
-    if (R == 1) t->flops[FORWARD] = 2.0 * (double)T * (double)(T + 1) * (double)HP;
+    a->plain = attention_case_plain(k, pos.list);
+    /* Two products of what is seen, and five. */
+    t->flops[FORWARD] = 4.0 * attention_case_visible(k, pos.list) * (double)HP;
     t->flops[BACKWARD] = 2.5 * t->flops[FORWARD];
-    t->bf16_only = T > 4096;
+    t->bf16_only = t->flops[FORWARD] > 1e11;
     t->bound = 3e-6;
     /* In BF16 weights, scores' gradients and results are rounded; scores of this scale amplify none of it. */
     t->no_bf16 = k->P % 8 != 0 || k->gap % 8 != 0;
     t->roundings = 4.0;
     t->wide_bound = 1e-5;
     TENSOR(range, IN, layout_range(&k->l), I64, R + 1)->rows_by_elements = true;
-    TENSOR(pos, IN, layout_pos(t, &k->l), I64, T);
+    TENSOR(pos, IN, pos, I64, T);
     TENSOR(keys, IN, LISTED(k->keys), I64, R, 2);
     REALS(q, IN, NORMAL(1.0), T, HP)->gap = k->gap;
     REALS(k, IN, NORMAL(1.0), k->U, JP)->gap = k->gap;

@@ -11,13 +11,14 @@
 /* A plan is made from a graph of small operations, whose pattern the library knows: scores = q k^T, times the scale,
  * hidden outside the entry and above the diagonal that ends at both last rows, softmax, times v.  Descriptors live
  * until the handle is closed; nothing of them lies in device memory. */
-enum { VERSION_MIN = 90600, PLANS = 16, MADE = 256, OPS = 48, TENSORS = 24, RANK = 4 };
+enum { VERSION_MIN = 90600, PLANS = 32, MADE = 256, OPS = 48, TENSORS = 24, RANK = 4 };
 
 /* What the pack of pointers of a call is filled with. */
 enum slot { Q, K, V, O, LSE, N_QUERIES, N_KEYS, AT_Q, AT_K, AT_V, AT_O, AT_LSE, SLOTS, SCALAR = SLOTS };
 
+/* Of N entries, or of the N documents of a plain batch, with T queries and U keys at most. */
 struct shape {
-    int64_t T, U, H, J, P, window, pitch[LSE + 1];
+    int64_t plain, N, T, U, H, J, P, window, pitch[LSE + 1];
     double scale;
 };
 
@@ -115,22 +116,24 @@ static descriptor number(struct plan *p, cudnnDataType_t type, union scalar valu
     p->scalar[i] = value;
     return tensor_of(p, type, one, true, SCALAR + i, NULL);
 }
+/* A number of each entry; a plain batch needs none. */
 static descriptor of_entries(struct plan *p, cudnnDataType_t type, int64_t n, enum slot slot) {
     const struct extent x = {{n, 1, 1, 1}, {1, 1, 1, 1}};
-    return tensor_of(p, type, x, true, slot, NULL);
+    return p->shape.plain ? NULL : tensor_of(p, type, x, true, slot, NULL);
 }
-/* (entries, heads, rows, width) of rows with a pitch. */
+/* (N, heads, rows, width) of rows with a pitch. */
 static descriptor rows_of(struct plan *p, cudnnDataType_t type, int64_t heads, int64_t rows, int64_t width,
                           int64_t pitch, enum slot slot, enum slot offsets, bool transposed) {
-    struct extent x = {{ATTENTION_ENTRIES, heads, rows, width}, {rows * pitch, width, pitch, 1}};
-    if (transposed) x = (struct extent){{ATTENTION_ENTRIES, heads, width, rows}, {rows * pitch, width, 1, pitch}};
-    const descriptor at = of_entries(p, CUDNN_DATA_INT64, ATTENTION_ENTRIES + 1, offsets);
+    const int64_t N = p->shape.N;
+    struct extent x = {{N, heads, rows, width}, {rows * pitch, width, pitch, 1}};
+    if (transposed) x = (struct extent){{N, heads, width, rows}, {rows * pitch, width, 1, pitch}};
+    const descriptor at = of_entries(p, CUDNN_DATA_INT64, N + 1, offsets);
     return tensor_of(p, type, x, true, slot, at);
 }
 /* A step between: of every score, or of every query. */
 static descriptor between(struct plan *p, cudnnDataType_t type, bool a_query) {
-    const int64_t H = p->shape.H, T = p->shape.T, U = a_query ? 1 : p->shape.U;
-    const struct extent x = {{ATTENTION_ENTRIES, H, T, U}, {H * T * U, T * U, U, 1}};
+    const int64_t N = p->shape.N, H = p->shape.H, T = p->shape.T, U = a_query ? 1 : p->shape.U;
+    const struct extent x = {{N, H, T, U}, {H * T * U, T * U, U, 1}};
     return tensor_of(p, type, x, false, SCALAR, NULL);
 }
 
@@ -203,6 +206,19 @@ static descriptor reduce(struct plan *p, cudnnReduceTensorOp_t by, descriptor x)
 
 /* ---- the graph ---- */
 
+static bool windowed(const struct plan *p) { return p->shape.window > 0 && p->shape.window <= INT32_MAX; }
+
+/* Seen of a plain batch: key <= row; key + window > row. */
+static descriptor mask_plain(struct plan *p, descriptor s) {
+    descriptor row = row_numbers(p, F, s), key = key_numbers(p, F, s);
+    s = hide(p, s, scores_by(p, CUDNN_POINTWISE_CMP_GE, B, B, row, key, -1));
+    if (!windowed(p)) return s;
+    row = row_numbers(p, F, s);
+    key = key_numbers(p, F, s);
+    key = scores_by(p, CUDNN_POINTWISE_ADD, F, F, key, number(p, F, (union scalar){.f = (float)p->shape.window}), 3);
+    return hide(p, s, scores_by(p, CUDNN_POINTWISE_CMP_GT, B, B, key, row, -1));
+}
+
 /* Seen: row < queries and key < keys of the entry; key <= row + keys - queries; key + window > row + keys - queries. */
 static descriptor mask(struct plan *p, descriptor s, descriptor queries, descriptor keys) {
     const descriptor inside = between(p, B, false),
@@ -214,7 +230,7 @@ static descriptor mask(struct plan *p, descriptor s, descriptor queries, descrip
     row = scores_by(p, CUDNN_POINTWISE_ADD, I, I, row, keys, 3);
     row = scores_by(p, CUDNN_POINTWISE_SUB, I, I, row, queries, 3);
     s = hide(p, s, scores_by(p, CUDNN_POINTWISE_CMP_GE, B, B, row, key, -1));
-    if (p->shape.window <= 0 || p->shape.window > INT32_MAX) return s;
+    if (!windowed(p)) return s;
     row = row_numbers(p, F, s);
     key = key_numbers(p, F, s);
     const descriptor window = number(p, I, (union scalar){.i = (int32_t)p->shape.window});
@@ -227,15 +243,14 @@ static descriptor mask(struct plan *p, descriptor s, descriptor queries, descrip
 static void graph(struct plan *p) {
     const struct shape *x = &p->shape;
     const cudnnDataType_t real = CUDNN_DATA_BFLOAT16;
-    const descriptor queries = of_entries(p, I, ATTENTION_ENTRIES, N_QUERIES),
-                     keys = of_entries(p, I, ATTENTION_ENTRIES, N_KEYS),
+    const descriptor queries = of_entries(p, I, x->N, N_QUERIES), keys = of_entries(p, I, x->N, N_KEYS),
                      q = rows_of(p, real, x->H, x->T, x->P, x->pitch[Q], Q, AT_Q, false),
                      k = rows_of(p, real, x->J, x->U, x->P, x->pitch[K], K, AT_K, true),
                      v = rows_of(p, real, x->J, x->U, x->P, x->pitch[V], V, AT_V, false);
     descriptor s = between(p, F, false);
     product(p, q, k, s, queries, keys, NULL);
     s = scores_by(p, CUDNN_POINTWISE_MUL, F, F, s, number(p, F, (union scalar){.f = (float)x->scale}), -1);
-    s = mask(p, s, queries, keys);
+    s = x->plain ? mask_plain(p, s) : mask(p, s, queries, keys);
     const descriptor top = reduce(p, CUDNN_REDUCE_TENSOR_MAX, s),
                      power = scores_by(p, CUDNN_POINTWISE_EXP, F, F,
                                        scores_by(p, CUDNN_POINTWISE_SUB, F, F, s, top, -1), NULL, -1),
@@ -284,12 +299,14 @@ static void forget(struct plan *p) {
     *p = (struct plan){0};
 }
 
-static struct shape shape_of(const struct attention *a) {
+static struct shape shape_of(const struct attention *a, bool plain) {
     const struct tensor *t[] = {&a->q, &a->k, &a->v, &a->o, &a->lse};
     struct shape x;
     memset(&x, 0, sizeof x); /* compared as bytes */
-    x.T = a->q.shape[0];
-    x.U = a->k.shape[0];
+    x.plain = plain;
+    x.N = plain ? a->range.shape[0] - 1 : ATTENTION_ENTRIES;
+    x.T = a->q.shape[0] / (plain ? x.N : 1);
+    x.U = a->k.shape[0] / (plain ? x.N : 1);
     x.H = a->heads;
     x.J = a->key_heads;
     x.P = a->head_width;
@@ -299,8 +316,8 @@ static struct shape shape_of(const struct attention *a) {
     return x;
 }
 
-static struct plan *plan_of(struct dnn *d, const struct attention *a) {
-    const struct shape x = shape_of(a);
+static struct plan *plan_of(struct dnn *d, const struct attention *a, bool plain) {
+    const struct shape x = shape_of(a, plain);
     for (int i = 0; i < d->n_plans; i++)
         if (!memcmp(&d->plans[i].shape, &x, sizeof x)) return &d->plans[i];
     struct plan *p = &d->plans[d->next];
@@ -346,28 +363,38 @@ const char *attention_dnn_about(const struct device *d) {
     return d->attention ? ((const struct dnn *)d->attention)->about : "our own kernels";
 }
 
-bool attention_dnn_takes(const struct ctx *c, const struct attention *a) {
+/* NULL: not of this shape. */
+static struct dnn *dnn_of(const struct ctx *c, const struct attention *a) {
     struct dnn *d = c->device ? c->device->attention : NULL;
-    if (!d || !d->library || c->real != BF16 || c->exact || a->q.shape[0] < ATTENTION_DNN_QUERIES) return false;
-    return plan_of(d, a)->plan != NULL;
+    if (!d || !d->library || c->real != BF16 || c->exact || a->q.shape[0] < ATTENTION_DNN_QUERIES) return NULL;
+    return d;
+}
+
+void attention_dnn_prepare(const struct ctx *c, const struct attention *a) {
+    struct dnn *d = dnn_of(c, a);
+    const int64_t T = a->q.shape[0], R = a->range.shape[0] - 1;
+    if (!d) return;
+    (void)plan_of(d, a, false);
+    if (R > 0 && T % R == 0 && a->k.shape[0] == T) (void)plan_of(d, a, true);
+}
+
+enum dnn_form attention_dnn_form(const struct ctx *c, const struct attention *a) {
+    struct dnn *d = dnn_of(c, a);
+    if (!d) return DNN_NOT;
+    if (a->plain && plan_of(d, a, true)->plan) return DNN_PLAIN;
+    return plan_of(d, a, false)->plan ? DNN_ENTRIES : DNN_NOT;
 }
 
 enum status attention_dnn_forward(struct ctx *c, const struct attention *a, struct attention_entries *entries,
                                   void *workspace) {
     struct dnn *d = c->device->attention;
-    struct plan *p = plan_of(d, a);
-    void *at[SLOTS] = {[Q] = a->q.data,
-                       [K] = a->k.data,
-                       [V] = a->v.data,
-                       [O] = a->o.data,
-                       [LSE] = a->lse.data,
-                       [N_QUERIES] = entries->n_queries,
-                       [N_KEYS] = entries->n_keys,
-                       [AT_Q] = entries->q,
-                       [AT_K] = entries->k,
-                       [AT_V] = entries->v,
-                       [AT_O] = entries->o,
-                       [AT_LSE] = entries->lse};
+    struct plan *p = plan_of(d, a, !entries);
+    void *at[SLOTS] = {[Q] = a->q.data, [K] = a->k.data, [V] = a->v.data, [O] = a->o.data, [LSE] = a->lse.data};
+    if (entries) {
+        at[N_QUERIES] = entries->n_queries, at[N_KEYS] = entries->n_keys;
+        at[AT_Q] = entries->q, at[AT_K] = entries->k, at[AT_V] = entries->v;
+        at[AT_O] = entries->o, at[AT_LSE] = entries->lse;
+    }
     void *pointers[TENSORS];
     descriptor pack = NULL;
     for (int i = 0; i < p->n_tensors; i++)
@@ -396,9 +423,10 @@ const char *attention_dnn_about(const struct device *d) {
     (void)d;
     return "our own kernels: this program was built without cuDNN";
 }
-bool attention_dnn_takes(const struct ctx *c, const struct attention *a) {
+void attention_dnn_prepare(const struct ctx *c, const struct attention *a) { (void)c, (void)a; }
+enum dnn_form attention_dnn_form(const struct ctx *c, const struct attention *a) {
     (void)c, (void)a;
-    return false;
+    return DNN_NOT;
 }
 enum status attention_dnn_forward(struct ctx *c, const struct attention *a, struct attention_entries *entries,
                                   void *workspace) {

@@ -43,6 +43,20 @@ struct tile {
     int64_t begin, end; /* key indices that any of the queries sees   */
 };
 
+static enum status check_plain(const struct attention *a) {
+    const int64_t T = a->q.shape[0], R = a->range.shape[0] - 1, n = R > 0 ? T / R : 0;
+    const int64_t *range = a->range.data, *keys = a->keys.data, *pos = a->pos.data;
+    bool kept = a->k.shape[0] == T && n * R == T;
+    for (int64_t r = 0; r < R; r++) kept &= range[r] == r * n && keys[2 * r] == r * n && keys[2 * r + 1] == (r + 1) * n;
+    for (int64_t t = 0; t < T && kept; t++) kept = pos[t] == t % n;
+    CHECK_THAT(attention, kept,
+               "plain promises %" PRId64
+               " documents of one length that see the same rows of k: expected that of range, "
+               "pos and keys",
+               R);
+    return OK;
+}
+
 static enum status check(struct ctx *c, const struct attention *a, bool backward) {
     const int64_t T = a->q.shape[0], U = a->k.shape[0], H = a->heads, J = a->key_heads, P = a->head_width;
     const int64_t R = a->range.shape[0] - 1;
@@ -74,7 +88,7 @@ static enum status check(struct ctx *c, const struct attention *a, bool backward
                    "range %" PRId64 " has the keys [%" PRId64 ", %" PRId64 ") for %" PRId64
                    " queries: expected rows of the %" PRId64 " keys, at least as many as queries",
                    r, keys[2 * r], keys[2 * r + 1], range[r + 1] - range[r], U);
-    return OK;
+    return a->plain ? check_plain(a) : OK;
 }
 
 /* Sets of heads to one key head: a divisor of their number, fixed by the shape. */

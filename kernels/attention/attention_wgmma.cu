@@ -35,21 +35,20 @@ static __device__ void arrive() {
     __syncthreads();
 }
 
+/* Item n: a block of queries of a head, the longest first. */
 template <int D>
-__global__ __launch_bounds__(THREADS, 1) static void forward(const struct attention a, const struct tables t) {
+static __device__ void forward_item(struct room<D> *m, const struct attention &a, const struct tables &t, int64_t n) {
     constexpr int N = BLOCK / 8;
-    DYNAMIC_PANELS(shared);
-    struct room<D> *const m = (struct room<D> *)shared;
-    const int64_t n_blocks = t.queries / BLOCK, block = n_blocks - 1 - blockIdx.x / a.heads; /* the longest first */
-    const int64_t h = blockIdx.x % a.heads, t0 = block * BLOCK, column = h / (a.heads / a.key_heads) * a.head_width;
+    const int64_t block = t.queries / BLOCK - 1 - n / a.heads;
+    const int64_t h = n % a.heads, t0 = block * BLOCK, column = h / (a.heads / a.key_heads) * a.head_width;
     const int P = (int)a.head_width, m0 = threadIdx.x / WARP * 16, group0 = same(threadIdx.x / GROUP) * 64;
     const float scale = LOG2E * (float)a.scale;
-    if (t.rest && t0 >= *t.rest) return;
     const struct warp_rows w = warp_rows_of(t.query + t0 + m0);
     const struct seen span = block_sees(t.tile + t0 / SPAN);
     const int first = same(span.first), tiles = same((span.last + BLOCK - span.first) / BLOCK);
     float s[N][4], o[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, shrink[2];
     uint32_t weight[N / 2][4];
+    if (tiles <= 0) return;
     const panels q = panels_of(m->q), k = panels_of(m->k[0]), v = panels_of(m->v[0]);
     constexpr int stage = sizeof m->k[0];
 
@@ -64,7 +63,6 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     fetch_panels<D, BLOCK, THREADS>(m->q, rows_of(a.q, t0, h * P, P), threadIdx.x);
     fetch_panels<D, BLOCK, THREADS>(m->k[0], rows_of(a.k, first, column, P), threadIdx.x);
     cp_commit();
-    if (tiles <= 0) return;
     arrive();
     fetch_next(0);
     wgmma_fence();
@@ -96,8 +94,27 @@ __global__ __launch_bounds__(THREADS, 1) static void forward(const struct attent
     finish<D>(a, t0, m0, h, o, top, sum);
 }
 
+template <int D>
+__global__ __launch_bounds__(THREADS, 1) static void forward(const struct attention a, const struct tables t) {
+    DYNAMIC_PANELS(shared);
+    forward_item<D>((struct room<D> *)shared, a, t, blockIdx.x);
+}
+
+/* The blocks of queries that begin before t.rest: mostly none, so a few blocks of threads look whether there are. */
+template <int D>
+__global__ __launch_bounds__(THREADS, 1) static void forward_rest(const struct attention a, const struct tables t) {
+    DYNAMIC_PANELS(shared);
+    const int64_t all = t.queries / BLOCK, left = ceil_div(*t.rest, BLOCK);
+    for (int64_t n = (all - left) * a.heads + blockIdx.x; n < all * a.heads; n += gridDim.x) {
+        __syncthreads(); /* nobody reads the tiles of the item before any more */
+        forward_item<D>((struct room<D> *)shared, a, t, n);
+    }
+}
+
 template <int D> static enum status start(struct ctx *c, const struct attention *a, const struct tables *t) {
-    LAUNCH_TILES(forward<D>, t->queries / BLOCK * a->heads, THREADS, (int64_t)sizeof(struct room<D>), *a, *t);
+    const int64_t items = t->queries / BLOCK * a->heads, bytes = sizeof(struct room<D>);
+    if (t->rest) LAUNCH_TILES(forward_rest<D>, least(items, PROCESSORS), THREADS, bytes, *a, *t);
+    else LAUNCH_TILES(forward<D>, items, THREADS, bytes, *a, *t);
     return OK;
 }
 

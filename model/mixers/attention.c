@@ -134,6 +134,7 @@ static struct attend attend_args(const struct layer *l, const struct flow *f, co
                                     .range = f->shard->range,
                                     .pos = f->shard->pos,
                                     .keys = f->shard->keys,
+                                    .plain = f->shard->plain,
                                     .q = q_of(qkv, c),
                                     .k = k_of(qkv, c),
                                     .v = v_of(qkv, c),

@@ -180,6 +180,7 @@ template <int n> static inline void cp_wait() { emulated_wait(n); }
 static inline void turn_await(const unsigned *turn, unsigned n) {
     if (*turn != n) emulated_stop("a block waits for a turn that does not come");
 }
+static inline bool turn_came(const unsigned *turn, unsigned n) { return *turn == n; }
 static inline void turn_pass(unsigned *turn, unsigned n, bool mine) {
     if (mine) *turn = n;
 }

@@ -113,15 +113,18 @@ void emulated_barrier(void) {
     while (turn == mine) give_way_for(&turn);
 }
 
+void emulated_arrive(int id, unsigned n) {
+    struct named *b = &named[id];
+    if (++b->n < n) return;
+    b->n = 0;
+    b->turn++;
+    arrive();
+}
+
 void emulated_barrier_of(int id, unsigned n) {
     struct named *b = &named[id];
     const unsigned long mine = b->turn;
-    if (++b->n == n) {
-        b->n = 0;
-        b->turn++;
-        arrive();
-        return;
-    }
+    emulated_arrive(id, n);
     while (b->turn == mine) give_way_for(&b->turn);
 }
 

@@ -42,9 +42,8 @@ template <int n> static inline void wgmma_settled(float (*d)[4]) { emulated_prod
 static inline void shared_fence() { emulated_shared_fence(); }
 template <int n> static inline void registers_up() {}
 template <int n> static inline void registers_down() {}
-template <int threads> static inline void barrier_wait() { emulated_barrier(); }
-template <int threads> static inline void barrier_arrive() { emulated_barrier(); }
 static inline void barrier_of(int id, int n) { emulated_barrier_of(id, (unsigned)n); }
+static inline void barrier_arrive(int id, int n) { emulated_arrive(id, (unsigned)n); }
 
 template <int N, bool a_cols, bool b_cols, typename operand>
 static inline void wgmma_shared(float d[N / 8][4], operand a, operand b, bool add) {
