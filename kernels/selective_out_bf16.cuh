@@ -105,19 +105,28 @@ static __device__ void out_chunk(const args &a, const struct device_span &k, str
     }
 }
 
+/* Of two strips of CHANNELS, the block's. */
+static inline __device__ bool is_reached(const struct reached &to, int64_t chunk) {
+    const int64_t strip = 2 * (int64_t)blockIdx.x;
+    const uint8_t *mark = to.mark + chunk * to.strips + strip;
+    return mark[0] || (strip + 1 < to.strips && mark[1]);
+}
+
 /* s_out: absent, or what leaves the ranges. */
 template <bool whole, typename args>
 __global__ static void __launch_bounds__(PAIRS, 4)
     out_chunks_bf16(const args a, const struct reached reached, const struct tensor s_out, int64_t n_chunks) {
     __shared__ float4 B[TILE_ROWS][QUADS], C[TILE_ROWS][QUADS];
     __shared__ bool fresh[TILE_ROWS];
-    const int64_t strip = 2 * (int64_t)blockIdx.x, N = a.state;
+    const int64_t N = a.state;
+    int64_t chunk = blockIdx.y; /* most blocks have nothing to do */
+    while (chunk < n_chunks && !is_reached(reached, chunk)) chunk += gridDim.y;
+    if (chunk >= n_chunks) return;
     struct out_work w = {B, C, fresh, pair_open(a.A_log, a.dt_bias), {}, {}};
     struct device_span k;
     for (int i = 0; i < 2; i++) w.D[i] = w.p.d + i < a.A_log.shape[0] ? vector_at(a.D, w.p.d + i) : 0.0f;
-    for (int64_t chunk = blockIdx.y; chunk < n_chunks; chunk += gridDim.y) {
-        const uint8_t *mark = reached.mark + chunk * reached.strips + strip;
-        if (!mark[0] && (strip + 1 == reached.strips || !mark[1])) continue;
+    for (; chunk < n_chunks; chunk += gridDim.y) {
+        if (!is_reached(reached, chunk)) continue;
         if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
         out_load(w.h, a.states, chunk, w.p);
         if (k.through) out_chunk<whole, false>(a, k, &w);
