@@ -115,8 +115,8 @@ static void time_shape(struct device *d, int64_t T, struct shape k) {
 }
 
 int main(int argc, char **argv) {
-    static const struct shape shapes[] = {
-        {128, 64, 128, 8, 128}, {128, 64, 128, 1, 128}, {128, 64, 256, 8, 128}, {24, 64, 128, 1, 128}};
+    static const struct shape shapes[] = {{128, 64, 128, 8, 128}, {128, 64, 128, 1, 128}, {128, 64, 256, 8, 128},
+                                          {24, 64, 128, 1, 128},  {64, 128, 128, 8, 128}, {24, 128, 256, 1, 128}};
     static const int64_t usual[] = {8192, 65536};
     struct device *d = NULL;
     if (device_count() == 0) SKIP("no GPU here");

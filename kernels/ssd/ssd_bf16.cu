@@ -9,8 +9,9 @@
  * Bytes per token and head of P 64, N 128, Q 128: x and y 256, states 128, walked once more 256, B and C 32 (8 groups
  * of 16 heads): 86 KB a token of 128 heads, 18 ns at 4.8 TB/s.  Flops (N + Q / 2) 2 P = 24,576.
  *
- * Measured on an H200, both halves, T 65,536, 128 heads of P 64, N 128, G 8, Q 128: forward 39.7 ns a token, forward +
- * backward 146.5; T 8,192: 47.3 and 171.2.  N 256, by the other form: 110.6 and 424.0. */
+ * Measured on an H200, both halves, T 65,536, 128 heads of P 64, N 128, G 8, Q 128: forward 39.3 ns a token, forward +
+ * backward 145.5 with the backward_heads before the present one; T 8,192: 47.1 and 170.7.  N 256, by the other form:
+ * 110.6 and 424.0; by the walk, and heads of 128, not measured yet. */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 template <int N, int Q> struct forward_shared {

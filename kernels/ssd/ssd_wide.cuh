@@ -57,6 +57,13 @@ static inline __device__ struct wide_place wide_find() {
     return i;
 }
 
+/* Where columns 8 j + c and the next of a thread's first row lie in a panel, the second row 512 behind: a thread's rows
+ * are lane / 4 of eight, so that all its places come of one by an exclusive or. */
+static inline __device__ int wide_pair(int row, int j) {
+    const int lane = threadIdx.x % WARP;
+    return (row * 64 + lane / 4 * 8 + lane % 4 * 2) ^ 8 * j;
+}
+
 static __device__ void steps_fetch(const struct ssd &a, const struct place &p, int64_t h, struct wide_steps *to) {
     const int t = threadIdx.x % WIDE_ROWS;
     const int64_t r = p.k.begin + (t < p.n ? t : p.n - 1);
@@ -120,38 +127,53 @@ static __device__ struct wide_two wide_begin(const struct wide_place &i, const s
     return two;
 }
 
-/* 16 x 16 of x dy^T and B C^T (8 numbers of a thread, the first at row s, column t): K joins the sum over heads, M = L
- * C B^T, rounded, and col, W summed over the rows, or W itself on the diagonal.  plain: all t see all s, and the decay
- * goes over `middle`. */
+/* L of 16 x 16, 8 numbers of a thread, the first at row s, column t.  plain: all t see all s, and the decay goes over
+ * `middle`.  Nothing is loaded on condition: one wait for all. */
 template <bool plain, bool diagonal>
-static __device__ void wide_block(int s, int t, const float *cum, const int *from, const float *on, const float *xdy,
-                                  const float *bc, float *K, uint32_t *M, float *col, float (*W)[17],
-                                  struct wide_two *two) {
+static __device__ void wide_decays(float (&L)[8], int s, int t, const float *cum, const int *from, const float *on,
+                                   const struct wide_two &two) {
+    float2 c[2];
+    uint2 first[2];
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-        float m[4];
-        float2 o;
-        if (plain) o = *(const float2 *)(on + 8 * j);
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int half = e / 2, se = s + 8 * half, te = t + 8 * j + e % 2;
-            const float x = xdy[4 * j + e], y = two->dts[half] * x;
-            float L;
-            if (plain) L = (e % 2 ? o.y : o.x) * two->f[half];
-            else L = se >= from[te] && (!diagonal || se <= te) ? step_exp(cum[te] - two->cum[half]) : 0.0f;
-            m[e] = L * bc[4 * j + e];
-            K[4 * j + e] = fmaf(L, y, K[4 * j + e]);
-            if (diagonal) {
-                two->own[half] = fmaf(x, m[e], two->own[half]);
-                W[se % 16][te % 16] = y * m[e];
-            } else {
-                two->later[half] = fmaf(x, m[e], two->later[half]);
-                col[2 * j + e % 2] = fmaf(y, m[e], col[2 * j + e % 2]);
-            }
-        }
-        M[2 * j] = pack(m[0], m[1]);
-        M[2 * j + 1] = pack(m[2], m[3]);
+        c[j] = *(const float2 *)((plain ? on : cum + t) + 8 * j);
+        if (!plain) first[j] = *(const uint2 *)(from + t + 8 * j);
     }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const int half = e / 2 % 2, se = s + 8 * half, te = t + e / 4 * 8 + e % 2;
+        const float of_t = e % 2 ? c[e / 4].y : c[e / 4].x;
+        if (plain) {
+            L[e] = of_t * two.f[half];
+            continue;
+        }
+        const bool sees = se >= (int)(e % 2 ? first[e / 4].y : first[e / 4].x), before = !diagonal || se <= te;
+        const float decay = step_exp(of_t - two.cum[half]);
+        L[e] = sees & before ? decay : 0.0f;
+    }
+}
+
+/* 16 x 16 of x dy^T and B C^T: K joins the sum over heads, M = L C B^T, rounded, and col, W summed over the rows, or,
+ * on the diagonal, W itself. */
+template <bool diagonal>
+static __device__ void wide_block(const float (&L)[8], const float *xdy, const float *bc, float *K, uint32_t *M,
+                                  float *col, float *W, struct wide_two *two) {
+    float w[8], m[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const int half = e / 2 % 2;
+        const float y = two->dts[half] * xdy[e];
+        m[e] = L[e] * bc[e];
+        w[e] = y * m[e];
+        K[e] = fmaf(L[e], y, K[e]);
+        float *sum = diagonal ? two->own : two->later;
+        sum[half] = fmaf(xdy[e], m[e], sum[half]);
+        if (!diagonal) col[e / 4 * 2 + e % 2] += w[e];
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++) M[k] = pack(m[2 * k], m[2 * k + 1]);
+#pragma unroll
+    for (int e = 0; e < 8 && diagonal; e++) W[e / 2 % 2 * 8 * 17 + e / 4 * 8 + e % 2] = w[e];
 }
 
 /* Sums over the columns and rows of a warp go to wide_sums; two->later and own are whole afterwards. */
@@ -228,7 +250,7 @@ static __device__ void add_later(const struct ssd &a, const struct scratch &sc, 
         float v = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t xs = tile_pair<64>(x, i.at + 8 * half, 8 * j + i.c);
+            const uint32_t xs = *(const uint32_t *)(x + wide_pair(i.at, j) + 512 * half);
             float *to = q + 4 * j + 2 * half;
             v = fmaf(low_half(xs), to[0], fmaf(high_half(xs), to[1], v));
             to[0] *= out, to[1] *= out;
@@ -248,9 +270,9 @@ static __device__ void wide_dx(const struct ssd &a, const struct place &p, int64
     for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t dys = tile_pair<64>(dy, i.s + 8 * half, 8 * j + i.c);
+            const uint32_t dys = *(const uint32_t *)(dy + wide_pair(i.s, j) + 512 * half);
             const float *own = q + 4 * j + 2 * half;
-            *(uint32_t *)(tile_piece<64>(tile_at, i.at + 8 * half, 8 * j) + i.c) =
+            *(uint32_t *)(tile_at + wide_pair(i.at, j) + 512 * half) =
                 pack(fmaf(dts[half], own[0], D * low_half(dys)), fmaf(dts[half], own[1], D * high_half(dys)));
         }
     __syncwarp();
@@ -288,12 +310,23 @@ static __device__ void wide_turn(const struct ssd &a, const struct scratch &sc, 
     cp_commit();
 }
 
+/* K of a thread's two rows, summed over the block's heads. */
+static __device__ void store_weights(const struct ssd &a, const struct scratch &sc, const struct place &p,
+                                     int64_t heads, const struct wide_place &i, const float (&K)[32]) {
+    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads;
+    bf16_bits *to = weights_at(a, sc, part, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        *(uint32_t *)(to + 8 * j) = pack(K[4 * j], K[4 * j + 1]);
+        *(uint32_t *)(to + 8 * WIDE_ROWS + 8 * j) = pack(K[4 * j + 2], K[4 * j + 3]);
+    }
+}
+
 /* Warpgroup 1. */
 template <int N>
 static __device__ void across_heads(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t heads,
-                                    const struct wide_place &i, wide_shared<N> *m, const float (&bc)[32],
-                                    float (&K)[32], bool whole) {
-    float *on = m->on[warp_of()];
+                                    const struct wide_place &i, wide_shared<N> *m, const float (&bc)[32], bool whole) {
+    float *on = m->on[warp_of()], K[32] = {};
     for (int64_t head = 0; head < heads; head++) {
         const int at = (int)(head & 1);
         const struct wide_steps *steps = &m->steps[at];
@@ -306,16 +339,17 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
         sums_ended(xdy);
         const auto blocks = [&](auto plain) {
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                wide_block<decltype(plain)::yes, false>(i.s, 64 + 16 * k + i.c, steps->cum, m->from, on + 16 * k + i.c,
-                                                        xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, NULL,
-                                                        &two);
+            for (int k = 0; k < 4; k++) {
+                float L[8];
+                wide_decays<decltype(plain)::yes, false>(L, i.s, 64 + 16 * k + i.c, steps->cum, m->from,
+                                                         on + 16 * k + i.c, two);
+                wide_block<false>(L, xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, NULL, &two);
+            }
         };
         if (p.k.through) blocks(choice<true>());
         else blocks(choice<false>());
 #pragma unroll
-        for (int j = 0; j < 16; j++)
-            *(uint32_t *)(tile_piece<64>(m->M, i.s + j % 2 * 8, j / 2 * 8) + i.c) = M[j / 4][j % 4];
+        for (int j = 0; j < 16; j++) *(uint32_t *)(m->M + wide_pair(i.s, j / 2) + 512 * (j % 2)) = M[j / 4][j % 4];
         wide_sum(i, col, &two, &m->w);
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
@@ -323,6 +357,7 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
         barrier_wait<WIDE_THREADS>();
         store_da(a, sc, p, p.h0 + head, &m->w);
     }
+    store_weights(a, sc, p, heads, i, K);
 }
 
 /* The four blocks of a strip's 16 rows, from the diagonal on. */
@@ -334,9 +369,10 @@ static __device__ void strip_blocks(const struct wide_place &i, const struct wid
     for (int k = 0; k < 4; k++) {
         const int t = 64 * i.half_t + 16 * k + i.c, block = 4 * i.half_t + k;
         const auto run = [&](auto plain, auto diagonal) {
-            wide_block<decltype(plain)::yes, decltype(diagonal)::yes>(i.s, t, steps->cum, from, on + 16 * k + i.c,
-                                                                      xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k],
-                                                                      col + 4 * k, w->diagonal[i.strip], two);
+            float L[8], *W = &w->diagonal[i.strip][threadIdx.x % WARP / 4][i.c];
+            wide_decays<decltype(plain)::yes, decltype(diagonal)::yes>(L, i.s, t, steps->cum, from, on + 16 * k + i.c,
+                                                                       *two);
+            wide_block<decltype(diagonal)::yes>(L, xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, W, two);
         };
         if (block < i.strip) M[k][0] = M[k][1] = M[k][2] = M[k][3] = 0;
         else if (block == i.strip) run(choice<false>(), choice<true>());
@@ -367,8 +403,8 @@ static __device__ void store_xdy(const struct ssd &a, const struct scratch &sc, 
 template <int N>
 static __device__ void diagonal_heads(const struct ssd &a, const struct scratch &sc, const struct place &p,
                                       int64_t heads, const struct wide_place &i, wide_shared<N> *m,
-                                      const float (&bc)[32], float (&K)[32], bool whole, bool whole_dx) {
-    float *on = m->on[warp_of()];
+                                      const float (&bc)[32], bool whole, bool whole_dx) {
+    float *on = m->on[warp_of()], K[32] = {};
     for (int64_t head = 0; head < heads; head++) {
         const int at = (int)(head & 1);
         const int64_t h = p.h0 + head;
@@ -394,13 +430,14 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) product<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), true);
+        wgmma_commit();
         if (i.group == 0) {
             barrier_of(3, 2 * GROUP);
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 product<false, true>(q, panel_rows(m->M, 0, 16 * k), panel_cols(m->head[at].dy, 64 + 16 * k), true);
+            wgmma_commit();
         }
-        wgmma_commit();
         barrier_arrive<WIDE_THREADS>(); /* the sums of da are there */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -413,14 +450,17 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
         wide_dx(a, p, h, i, ((const float *)a.D.data)[h >> sc.shift], two.dts, m->head[at].dy, q, m->head[at].x,
                 whole_dx);
     }
+    store_weights(a, sc, p, heads, i, K);
 }
 
 template <int N>
-__global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct ssd a, const struct scratch sc,
-                                                                  int64_t heads, bool whole, bool whole_dx) {
+__global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struct ssd a, const struct scratch sc,
+                                                                     int64_t heads, bool whole, bool whole_dx) {
     DYNAMIC_PANELS(tiles);
     wide_shared<N> *m = (wide_shared<N> *)tiles;
     bf16_bits(*C)[WIDE_PANEL] = (bf16_bits(*)[WIDE_PANEL]) & m->head[1];
+    constexpr int LESS = 152, MORE = 176; /* registers: 168 each at first */
+    static_assert(LESS + 2 * MORE <= 3 * 168, "what one warpgroup gives up");
     static_assert(sizeof m->head[1] >= N / 64 * sizeof *C, "C fits into it");
     const int64_t per_group = a.heads / a.groups;
     const struct wide_place i = wide_find();
@@ -439,7 +479,7 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
     cp_wait<0>();
     shared_fence();
     __syncthreads();
-    float bc[32], K[32] = {};
+    float bc[32];
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < N / 16; k++)
@@ -448,14 +488,12 @@ __global__ __launch_bounds__(WIDE_THREADS) static void wide_heads(const struct s
     wgmma_commit();
     wgmma_wait<0>();
     sums_ended(bc);
-    if (i.group == 1) across_heads<N>(a, sc, p, heads, i, m, bc, K, whole);
-    else diagonal_heads<N>(a, sc, p, heads, i, m, bc, K, whole, whole_dx);
-    bf16_bits *to =
-        weights_at(a, sc, (p.h0 - p.g * per_group) / heads, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-        *(uint32_t *)(to + 8 * j) = pack(K[4 * j], K[4 * j + 1]);
-        *(uint32_t *)(to + 8 * WIDE_ROWS + 8 * j) = pack(K[4 * j + 2], K[4 * j + 3]);
+    if (i.group == 1) {
+        registers_down<LESS>();
+        across_heads<N>(a, sc, p, heads, i, m, bc, whole);
+    } else {
+        registers_up<MORE>();
+        diagonal_heads<N>(a, sc, p, heads, i, m, bc, whole, whole_dx);
     }
 }
 #endif

@@ -19,7 +19,7 @@ template <int N> struct wide_rows_shared {
 };
 
 /* col: the first of the block's columns of a state. */
-template <int N, bool for_C>
+template <int N, int parts, bool for_C>
 static __device__ void wide_rows_fetch(const struct ssd &a, int shift, const struct place &p, int col, int64_t i,
                                        int64_t heads, wide_rows_shared<N> *m, bool whole) {
     if (i >= heads) return;
@@ -28,7 +28,7 @@ static __device__ void wide_rows_fetch(const struct ssd &a, int shift, const str
     const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
     panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->head[at].rows, row16(rows, p.k.begin) + h * SSD_P, rows.pitch, p.n, whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], state16(states, p.chunk, h) + col + 64 * k, a.state,
+        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], state16(states, p.chunk, h) + col + 64 * k, parts * N,
                                          SSD_P, true);
     steps_fetch(a, p, h >> shift, &m->steps[at]);
 }
@@ -58,11 +58,11 @@ static __device__ void own_products(float (&sum)[N / 64][32], const wide_rows_sh
 
 /* This thread's part of <S, G>: S from memory, early; G from the panels. */
 template <int N> struct state_part { uint4 S[SSD_P * N / 8 / ROWS_THREADS]; };
-template <int N> static __device__ void part_fetch(struct state_part<N> *s, const bf16_bits *S, int64_t pitch) {
+template <int N, int parts> static __device__ void part_fetch(struct state_part<N> *s, const bf16_bits *S) {
 #pragma unroll
     for (int i = 0; i < SSD_P * N / 8 / ROWS_THREADS; i++) {
         const int e = threadIdx.x + i * ROWS_THREADS;
-        s->S[i] = *(const uint4 *)(S + e / (N / 8) * pitch + e % (N / 8) * 8);
+        s->S[i] = *(const uint4 *)(S + e / (N / 8) * parts * N + e % (N / 8) * 8);
     }
 }
 template <int N> static __device__ float part_product(const struct state_part<N> *s, const bf16_bits (*G)[PANEL]) {
@@ -122,7 +122,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
     float *us = w.u + part_at * a.pos.shape[0] * a.heads, *products = w.products + part_at * w.n_chunks * a.heads;
     struct place p;
     if (!place_of(blockIdx.x / parts, a.range, a.pos, a.chunk, a.groups, heads, heads, &p)) return;
-    const int64_t cols = p.g * a.state + col;
+    const int64_t cols = p.g * parts * N + col;
     const int half = warpgroup_of(), r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     for (int k = 0; k < N / 64; k++) {
         if (for_C)
@@ -139,7 +139,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         cp_commit();
         if (part + 1 == w.parts)
             for (int i = 0; i < ROWS_STAGES - 1; i++) {
-                wide_rows_fetch<N, for_C>(a, w.shift, p, col, i, heads, m, whole);
+                wide_rows_fetch<N, parts, for_C>(a, w.shift, p, col, i, heads, m, whole);
                 cp_commit();
             }
         if (part + 1 == w.parts) cp_wait<ROWS_STAGES - 1>();
@@ -149,7 +149,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         own_products<N, for_C>(sum, m, half, part > 0);
     }
     struct state_part<N> S;
-    if (!for_C) part_fetch<N>(&S, state16(a.states, p.chunk, p.h0) + col, a.state);
+    if (!for_C) part_fetch<N, parts>(&S, state16(a.states, p.chunk, p.h0) + col);
     for (int64_t i = 0; i < heads; i++) {
         const int at = (int)(i % ROWS_STAGES);
         const int64_t h = p.h0 + i;
@@ -162,7 +162,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
             for (int k = 0; k < ROWS_THREADS / WARP; k++) total += m->room[(i - 1) & 1][k];
             products[p.chunk * a.heads + h - 1] = total;
         }
-        wide_rows_fetch<N, for_C>(a, w.shift, p, col, i + ROWS_STAGES - 1, heads, m, whole);
+        wide_rows_fetch<N, parts, for_C>(a, w.shift, p, col, i + ROWS_STAGES - 1, heads, m, whole);
         cp_commit();
         wgmma_fence();
 #pragma unroll
@@ -178,7 +178,7 @@ __global__ __launch_bounds__(ROWS_THREADS) static void wide_rows(const struct ss
         add_own<N, for_C>(a, us, p, h, r, &m->steps[at], m, own, sum);
         if (!for_C) {
             const float total = part_product<N>(&S, m->head[at].state);
-            if (i + 1 < heads) part_fetch<N>(&S, state16(a.states, p.chunk, h + 1) + col, a.state);
+            if (i + 1 < heads) part_fetch<N, parts>(&S, state16(a.states, p.chunk, h + 1) + col);
             if (threadIdx.x % WARP == 0) m->room[i & 1][threadIdx.x / WARP] = total;
         }
     }

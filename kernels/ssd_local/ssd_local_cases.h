@@ -12,84 +12,84 @@ struct ssd_local_case {
     int64_t H, P, N, G, Q, gap;
     double dt_min, dt_max;
 };
-#define SSD_ROWS                                                                                                        \
-    {"one token", {1, {0, 1}, 3, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY},                                                \
-        {"one document, a short last chunk", {1, {0, 65}, 0, {0}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},                   \
-        {"rows with a pitch", {1, {0, 40}, 3, {0}}, 4, 3, 5, 4, 16, 6, 0.0, INFINITY},                                  \
-        {"chunks of one token", {1, {0, 9}, 3, {5}}, 2, 3, 5, 1, 1, 0, 0.0, INFINITY},                                  \
-        {"several tiles in a chunk", {1, {0, 200}, 3, {130}}, 2, 4, 8, 1, 256, 0, 0.0, INFINITY},                       \
-        {"documents at, before and after edges",                                                                        \
-         {2, {0, 48, 100}, 3, {15, 32, 47, 48, 65}},                                                                    \
-         4,                                                                                                             \
-         3,                                                                                                             \
-         5,                                                                                                             \
-         2,                                                                                                             \
-         16,                                                                                                            \
-         0,                                                                                                             \
-         0.0,                                                                                                           \
-         INFINITY},                                                                                                     \
-        {"short ranges, one empty", {5, {0, 3, 3, 4, 40, 60}, 3, {50}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},              \
-        {"limits of the time step", {1, {0, 40}, 3, {0}}, 4, 3, 5, 1, 16, 0, 0.05, 0.3},                                \
-        {"no tokens", {1, {0, 0}, 0, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY},                                            \
-        {"tensor cores, one token", {1, {0, 1}, 3, {0}}, 2, 64, 64, 1, 64, 0, 0.0, INFINITY},                           \
-        {"tensor cores, 63 tokens, rows at odd places", {1, {0, 63}, 3, {0}}, 2, 64, 64, 1, 64, 6, 0.0, INFINITY},      \
-        {"tensor cores, 65 tokens", {1, {0, 65}, 0, {0}}, 4, 64, 128, 2, 64, 0, 0.0, INFINITY},                         \
-        {"tensor cores, documents at, before and after edges",                                                          \
-         {2, {0, 130, 300}, 3, {15, 64, 129, 130, 199}},                                                                \
-         4,                                                                                                             \
-         64,                                                                                                            \
-         64,                                                                                                            \
-         2,                                                                                                             \
-         64,                                                                                                            \
-         0,                                                                                                             \
-         0.0,                                                                                                           \
-         INFINITY},                                                                                                     \
-        {"tensor cores, short ranges, one empty, limits",                                                               \
-         {5, {0, 3, 3, 4, 140, 160}, 3, {150}},                                                                         \
-         3,                                                                                                             \
-         64,                                                                                                            \
-         256,                                                                                                           \
-         1,                                                                                                             \
-         128,                                                                                                           \
-         8,                                                                                                             \
-         0.05,                                                                                                          \
-         0.3},                                                                                                          \
-        {"tensor cores, heads in several parts", {1, {0, 70}, 0, {0}}, 18, 64, 64, 1, 64, 0, 0.0, INFINITY},            \
-        {"tensor cores, N 256, an even number of heads",                                                                \
-         {2, {0, 130, 300}, 3, {199}},                                                                                  \
-         4,                                                                                                             \
-         64,                                                                                                            \
-         256,                                                                                                           \
-         2,                                                                                                             \
-         128,                                                                                                           \
-         0,                                                                                                             \
-         0.0,                                                                                                           \
-         INFINITY},                                                                                                     \
-        {"tensor cores, N 256, chunks of 64, odd places", {1, {0, 100}, 3, {70}}, 2, 64, 256, 1, 64, 6, 0.0, INFINITY}, \
-        {"tensor cores, heads of 128, several parts",                                                                   \
-         {2, {0, 130, 300}, 3, {15, 199}},                                                                              \
-         9,                                                                                                             \
-         128,                                                                                                           \
-         128,                                                                                                           \
-         1,                                                                                                             \
-         128,                                                                                                           \
-         0,                                                                                                             \
-         0.0,                                                                                                           \
-         INFINITY},                                                                                                     \
-        {"tensor cores, heads of 128, one to a group, odd places",                                                      \
-         {1, {0, 300}, 3, {250}},                                                                                       \
-         2,                                                                                                             \
-         128,                                                                                                           \
-         64,                                                                                                            \
-         2,                                                                                                             \
-         128,                                                                                                           \
-         6,                                                                                                             \
-         0.05,                                                                                                          \
-         0.3},                                                                                                          \
-        {"tensor cores, heads of 128, N 256", {1, {0, 200}, 3, {150}}, 2, 128, 256, 1, 128, 0, 0.0, INFINITY},          \
-        {"heads of 128, chunks of 64", {1, {0, 70}, 0, {0}}, 2, 128, 64, 1, 64, 0, 0.0, INFINITY},                      \
-        {"heads of 192", {1, {0, 70}, 0, {0}}, 2, 192, 64, 1, 128, 0, 0.0, INFINITY}, {                                 \
-        "tensor cores, 1000 tokens", {1, {0, 1000}, 0, {300}}, 2, 64, 128, 1, 128, 0, 0.0, INFINITY                     \
+#define SSD_ROWS                                                                                                       \
+    {"one token", {1, {0, 1}, 3, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY},                                               \
+        {"one document, a short last chunk", {1, {0, 65}, 0, {0}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},                  \
+        {"rows with a pitch", {1, {0, 40}, 3, {0}}, 4, 3, 5, 4, 16, 6, 0.0, INFINITY},                                 \
+        {"chunks of one token", {1, {0, 9}, 3, {5}}, 2, 3, 5, 1, 1, 0, 0.0, INFINITY},                                 \
+        {"several tiles in a chunk", {1, {0, 200}, 3, {130}}, 2, 4, 8, 1, 256, 0, 0.0, INFINITY},                      \
+        {"documents at, before and after edges",                                                                       \
+         {2, {0, 48, 100}, 3, {15, 32, 47, 48, 65}},                                                                   \
+         4,                                                                                                            \
+         3,                                                                                                            \
+         5,                                                                                                            \
+         2,                                                                                                            \
+         16,                                                                                                           \
+         0,                                                                                                            \
+         0.0,                                                                                                          \
+         INFINITY},                                                                                                    \
+        {"short ranges, one empty", {5, {0, 3, 3, 4, 40, 60}, 3, {50}}, 4, 3, 5, 2, 16, 0, 0.0, INFINITY},             \
+        {"limits of the time step", {1, {0, 40}, 3, {0}}, 4, 3, 5, 1, 16, 0, 0.05, 0.3},                               \
+        {"no tokens", {1, {0, 0}, 0, {0}}, 2, 3, 4, 1, 8, 0, 0.0, INFINITY},                                           \
+        {"tensor cores, one token", {1, {0, 1}, 3, {0}}, 2, 64, 64, 1, 64, 0, 0.0, INFINITY},                          \
+        {"tensor cores, 63 tokens, rows at odd places", {1, {0, 63}, 3, {0}}, 2, 64, 64, 1, 64, 6, 0.0, INFINITY},     \
+        {"tensor cores, 65 tokens", {1, {0, 65}, 0, {0}}, 4, 64, 128, 2, 64, 0, 0.0, INFINITY},                        \
+        {"tensor cores, documents at, before and after edges",                                                         \
+         {2, {0, 130, 300}, 3, {15, 64, 129, 130, 199}},                                                               \
+         4,                                                                                                            \
+         64,                                                                                                           \
+         64,                                                                                                           \
+         2,                                                                                                            \
+         64,                                                                                                           \
+         0,                                                                                                            \
+         0.0,                                                                                                          \
+         INFINITY},                                                                                                    \
+        {"tensor cores, short ranges, one empty, limits",                                                              \
+         {5, {0, 3, 3, 4, 140, 160}, 3, {150}},                                                                        \
+         3,                                                                                                            \
+         64,                                                                                                           \
+         256,                                                                                                          \
+         1,                                                                                                            \
+         128,                                                                                                          \
+         8,                                                                                                            \
+         0.05,                                                                                                         \
+         0.3},                                                                                                         \
+        {"tensor cores, heads in several parts", {1, {0, 70}, 0, {0}}, 18, 64, 64, 1, 64, 0, 0.0, INFINITY},           \
+        {"tensor cores, N 256, an even number of heads",                                                               \
+         {2, {0, 130, 300}, 3, {199}},                                                                                 \
+         4,                                                                                                            \
+         64,                                                                                                           \
+         256,                                                                                                          \
+         2,                                                                                                            \
+         128,                                                                                                          \
+         0,                                                                                                            \
+         0.0,                                                                                                          \
+         INFINITY},                                                                                                    \
+        {"tensor cores, N 256, Q 64, odd places", {1, {0, 100}, 3, {70}}, 2, 64, 256, 1, 64, 6, 0.0, INFINITY},        \
+        {"tensor cores, heads of 128, several parts",                                                                  \
+         {2, {0, 130, 200}, 3, {15, 180}},                                                                             \
+         9,                                                                                                            \
+         128,                                                                                                          \
+         64,                                                                                                           \
+         1,                                                                                                            \
+         128,                                                                                                          \
+         0,                                                                                                            \
+         0.0,                                                                                                          \
+         INFINITY},                                                                                                    \
+        {"tensor cores, heads of 128, one to a group, odd places",                                                     \
+         {1, {0, 300}, 3, {250}},                                                                                      \
+         2,                                                                                                            \
+         128,                                                                                                          \
+         128,                                                                                                          \
+         2,                                                                                                            \
+         128,                                                                                                          \
+         6,                                                                                                            \
+         0.05,                                                                                                         \
+         0.3},                                                                                                         \
+        {"tensor cores, heads of 128, N 256", {1, {0, 200}, 3, {150}}, 2, 128, 256, 1, 128, 0, 0.0, INFINITY},         \
+        {"heads of 128, chunks of 64", {1, {0, 70}, 0, {0}}, 2, 128, 64, 1, 64, 0, 0.0, INFINITY},                     \
+        {"heads of 192", {1, {0, 70}, 0, {0}}, 2, 192, 64, 1, 128, 0, 0.0, INFINITY}, {                                \
+        "tensor cores, 1000 tokens", {1, {0, 1000}, 0, {300}}, 2, 64, 128, 1, 128, 0, 0.0, INFINITY                    \
     }
 #define SSD_BENCH                                                                                                      \
     {"T 4096, H 16, P 64, N 128, Q 256", {1, {0, 4096}, 0, {0}}, 16, 64, 128, 1, 256, 0, 0.0, INFINITY},               \
