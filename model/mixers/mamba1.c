@@ -413,9 +413,8 @@ static enum status steps_backward(struct step *s, const struct layer *l, struct 
 
 static enum status forward(struct step *s, const struct layer *l, struct flow *f, struct saved *v) {
     const struct ops *ops = s->ctx->ops;
-    const int64_t D = ((const struct mamba1_config *)l->config)->inner, half = D / 2;
-    const struct linear x = in_args(s, l, f, v, 0, D), out = out_args(s, l, f, v);
-    const struct linear z_first = in_args(s, l, f, v, D, half), z_last = in_args(s, l, f, v, D + half, D - half);
+    const int64_t D = ((const struct mamba1_config *)l->config)->inner;
+    const struct linear x = in_args(s, l, f, v, 0, D), z = in_args(s, l, f, v, D, D), out = out_args(s, l, f, v);
     const struct tail tail = tail_args(f, v);
     const struct conv1d conv = conv_args(s, l, f, v);
     const struct selective_scan_local local = local_args(s, l, f, v);
@@ -433,13 +432,12 @@ static enum status forward(struct step *s, const struct layer *l, struct flow *f
     TRY(edge_h(s, f, &x, project));
     TRY(ops->tail_fwd(s->ctx, &tail));
     TRY(s->seams->carry_begin(s, l, f, &before));
-    if (project) TRY(ops->linear_fwd(s->ctx, &z_first));
+    if (project) TRY(ops->linear_fwd(s->ctx, &z));
     TRY(s->seams->carry_end(s, l, f, &before));
     TRY(ops->conv1d_fwd(s->ctx, &conv));
     TRY(steps_forward(s, l, v));
     TRY(ops->selective_scan_local_fwd(s->ctx, &local));
     TRY(s->seams->carry_begin(s, l, f, &state));
-    if (project) TRY(ops->linear_fwd(s->ctx, &z_last));
     TRY(s->seams->carry_end(s, l, f, &state));
     TRY(ops->selective_scan_fwd(s->ctx, &scan));
     return edge_y(s, f, &out);
