@@ -2,6 +2,7 @@
 #include "launch/config_fields.h"
 #include <string.h>
 #include "dist/world.h"
+#include "launch/exposed.h"
 #include "model/model.h"
 #include "parallel/shard_map.h"
 #include "parallel/sharding.h"
@@ -100,6 +101,10 @@ static const struct field run_fields[] = {
      "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
     {"trace", FIELD_INT, AT(trace), "0", 0, 1e15, NULL,
      "step whose ranges, and kernels of GPUs, go into trace-STEP.json of the run folder (Perfetto); 0: none", FREE},
+    {"exposed", FIELD_INT, AT(exposed), "0", 0, EXPOSED_PAIRS, NULL,
+     "pairs of steps, with and without it, that measure before the first step what each kind of exchange costs; 0: "
+     "none",
+     FREE},
     FIELDS_END};
 #undef AT
 

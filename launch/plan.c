@@ -33,9 +33,9 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
 static enum status rehearse(const struct job *j, struct trainer *t) {
     struct step_report r = {.step = 1};
     struct comm_count before[N_COMM_USES];
-    TRY(train_passes(t, &r));
+    TRY(train_passes(t, &r, true));
     trainer_moved(t, before);
-    TRY(train_passes(t, &r));
+    TRY(train_passes(t, &r, true));
     trainer_moved(t, j->out->moved);
     for (int use = 0; use < N_COMM_USES; use++) {
         j->out->moved[use].messages -= before[use].messages;

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kernels/device_queue.h"
+#include "launch/exposed.h"
 #include "model/param_parts.h"
 #include "profiling/trace.h"
 
@@ -106,6 +108,7 @@ out:
 
 void trainer_close(struct trainer *t) {
     team_leave(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
+    gauge_close(t->gauge);
     report_close(t->report);
     stream_close(t->train);
     stream_close(t->valid);
@@ -207,6 +210,38 @@ static enum status tell_trace(struct trainer *t) {
     return OK;
 }
 
+static enum status open_gauge(struct trainer *t) {
+    char bus[DEVICE_BUS];
+    const char *why = NULL;
+    if (!t->report || !t->team.device) return OK;
+    TRY(device_bus(t->team.device, bus));
+    TRY(gauge_open(&t->gauge, bus, &why));
+    if (!t->gauge) report_note(t->report, "clocks and power of the GPU are not logged: %s", why);
+    return OK;
+}
+
+/* A step, and what the GPU of rank 0 had to give for it. */
+static enum status gauged_step(struct trainer *t, struct step_report *r) {
+    struct gauge_means m;
+    if (!t->gauge) return train_step(t, r);
+    gauge_begin(t->gauge);
+    TRY(train_step(t, r));
+    gauge_read(t->gauge, &m);
+    r->gauged = true;
+    r->power_w = m.watts;
+    r->sm_mhz = m.sm_mhz;
+    return OK;
+}
+
+static void tell_gauge(struct trainer *t) {
+    struct gauge_means m;
+    char text[GAUGE_TEXT];
+    if (!t->gauge) return;
+    gauge_all(t->gauge, &m);
+    gauge_print(&m, text);
+    report_note(t->report, "GPU of rank 0 over these steps: %s", text);
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -219,7 +254,7 @@ static enum status one_step(struct trainer *t) {
     if (told) trainer_moved(t, before);
     const bool trace = t->report && t->step + 1 == c->run.trace;
     if (trace) TRY(trace_begin());
-    const enum status stepped = train_step(t, &r);
+    const enum status stepped = gauged_step(t, &r);
     if (trace) TRY(tell_trace(t));
     TRY(stepped);
     if (told) tell_exchanges(t, before);
@@ -237,9 +272,24 @@ static enum status one_step(struct trainer *t) {
     return OK;
 }
 
+/* Before the first step of this start. */
+static enum status measure_exchanges(struct trainer *t) {
+    struct exposed e;
+    if (t->config->run.exposed == 0 || t->step >= t->config->train.steps) return OK;
+    if (rank_size(t->team.rank) == 1) {
+        if (t->report) report_note(t->report, "run.exposed: one rank exchanges nothing");
+        return OK;
+    }
+    TRY(exposed_measure(t, (int)t->config->run.exposed, &e));
+    if (t->report) exposed_tell(t, &e);
+    return OK;
+}
+
 enum status trainer_run(struct trainer *t) {
-    enum status st = OK;
+    enum status st = measure_exchanges(t);
+    if (st == OK) st = open_gauge(t);
     while (st == OK && t->step < t->config->train.steps) st = one_step(t);
+    tell_gauge(t);
     const bool alone = rank_size(t->team.rank) == 1; /* after a failure ranks meet no more */
     if (st != OK && st != ERR_STOPPED && !(st == ERR_DATA && alone)) return st;
     if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t)); /* finished steps outlive bad data, too */

@@ -8,6 +8,7 @@
 #include "launch/report.h"
 #include "launch/run_folder.h"
 #include "launch/runner.h"
+#include "profiling/gauge.h"
 
 struct trainer {
     const struct config *config;
@@ -30,6 +31,7 @@ struct trainer {
     struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
     bool told_memory;
+    struct gauge *gauge; /* of the leader's GPU; or NULL */
 };
 
 /* A tensor of the state: rows of a parameter from element `first` on, or of its moments (param -1). */
@@ -40,8 +42,11 @@ struct state_place {
 
 /* One training step that reads on one screen (step.c).  On ERR_STOPPED nothing of the state has changed. */
 enum status train_step(struct trainer *t, struct step_report *r);
-/* Its part between the data and the report, which is all that ranks exchange. */
-enum status train_passes(struct trainer *t, struct step_report *r);
+/* All sequences of the step behind `step`, and with them the number of its valid targets. */
+enum status train_load(struct trainer *t, int64_t step);
+/* The part of a step between the data and the report, which is all that ranks exchange.  Without its update the state
+ * stays as it is (exposed.h). */
+enum status train_passes(struct trainer *t, struct step_report *r, bool with_update);
 /* What this rank has moved so far, by use, over all its communicators. */
 void trainer_moved(const struct trainer *t, struct comm_count out[N_COMM_USES]);
 /* Mean loss over the validation sequences. */

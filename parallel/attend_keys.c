@@ -111,7 +111,7 @@ static enum status send_keys(struct step *s, struct attend *a) {
             list_send(m, r, mine.data, tensor_bytes(mine));
         }
     }
-    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+    return list_begin(s, m->spec.seq, COMM_KEYS, &m->attend.pending);
 }
 
 /* Gradients of others' keys go home; those of mine arrive in attend.recv, by range, then by rank. */
@@ -136,7 +136,7 @@ static enum status send_gradients(struct step *s, struct attend *a) {
             at += bytes;
         }
     }
-    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+    return list_begin(s, m->spec.seq, COMM_KEYS, &m->attend.pending);
 }
 
 /* Parts of the gradient of my range t, by rank: mine lies in the wide rows, the others' behind each other at *at. */
@@ -206,7 +206,7 @@ enum status keys_begin(struct step *s, struct flow *f, struct attend *a, enum at
 enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when) {
     struct seams_mesh *m = mesh_of(s);
     (void)f;
-    if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(comm_end(m->spec.seq, &m->attend.pending));
+    if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(list_end(m->spec.seq, &m->attend.pending));
     if (when == ATTEND_QKV || when == ATTEND_DO) TRY(fill_keys(s, a));
     return when == ATTEND_DQKV ? add_gradients(s, a) : OK;
 }

@@ -41,8 +41,8 @@ enum status tensor_enter(struct step *s, struct tensor own, struct tensor all) {
         TRY(rows_copy(s, tensor_rows(own, at, mine.rows), tensor_rows(all, mine.row, mine.rows)));
         at += mine.rows;
     }
-    TRY(comm_begin(c, COMM_TENSOR, m->list, m->n_list, &p));
-    return comm_end(c, &p);
+    TRY(list_begin(s, c, COMM_TENSOR, &p));
+    return list_end(c, &p);
 }
 
 /* What rank `from` has of my own rows, as they come. */
@@ -89,7 +89,7 @@ enum status tensor_leave(struct step *s, struct tensor all, struct tensor own) {
         }
         at += mine.rows;
     }
-    TRY(comm_begin(c, COMM_TENSOR, m->list, m->n_list, &p));
-    TRY(comm_end(c, &p));
+    TRY(list_begin(s, c, COMM_TENSOR, &p));
+    TRY(list_end(c, &p));
     return add_up(s, all, own);
 }
