@@ -60,7 +60,7 @@ struct run_config {
     bool tensorboard;
     int64_t profile; /* steps between reports of device time; 0: none */
     int64_t trace;   /* the step that is traced; 0: none              */
-    int64_t exposed; /* pairs of steps for each kind of exchange; 0: none */
+    int64_t exposed; /* rounds of steps that measure exchanges; 0: none */
 };
 struct config {
     struct model_config model;

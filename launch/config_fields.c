@@ -101,9 +101,8 @@ static const struct field run_fields[] = {
      "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
     {"trace", FIELD_INT, AT(trace), "0", 0, 1e15, NULL,
      "step whose ranges, and kernels of GPUs, go into trace-STEP.json of the run folder (Perfetto); 0: none", FREE},
-    {"exposed", FIELD_INT, AT(exposed), "0", 0, EXPOSED_PAIRS, NULL,
-     "pairs of steps, with and without it, that measure before the first step what each kind of exchange costs; 0: "
-     "none",
+    {"exposed", FIELD_INT, AT(exposed), "0", 0, EXPOSED_ROUNDS, NULL,
+     "rounds of steps with and without each kind of exchange, before the first step: what communication costs; 0: none",
      FREE},
     FIELDS_END};
 #undef AT

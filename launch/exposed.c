@@ -56,29 +56,34 @@ static unsigned uses_of(const char *name) {
     return 0;
 }
 
-/* Every second pair begins with the quiet step. */
-static enum status measure_row(struct trainer *t, struct exposed *out, struct exposed_row *row, int pairs) {
-    const unsigned uses = uses_of(row->name);
-    double step[EXPOSED_PAIRS], quiet[EXPOSED_PAIRS], share[EXPOSED_PAIRS];
-    ASSERT(pairs >= 1 && pairs <= EXPOSED_PAIRS);
-    for (int i = 0; i < pairs; i++) {
-        if (i % 2) TRY(time_step(t, uses, out, &quiet[i]));
-        TRY(time_step(t, 0, out, &step[i]));
-        if (i % 2 == 0) TRY(time_step(t, uses, out, &quiet[i]));
-        share[i] = (step[i] - quiet[i]) / step[i];
+/* seconds[0] with all exchanges, then those of the rows; every second round the other way round, so that a clock that
+ * drifts does so for and against each of them. */
+static enum status one_round(struct trainer *t, struct exposed *out, bool back, double seconds[QUIET_KINDS + 2]) {
+    for (int k = 0; k <= out->n; k++) {
+        const int i = back ? out->n - k : k;
+        TRY(time_step(t, i == 0 ? 0 : uses_of(out->row[i - 1].name), out, &seconds[i]));
     }
-    row->step_ms = 1e3 * median(step, pairs);
-    row->quiet_ms = 1e3 * median(quiet, pairs);
-    row->share = median(share, pairs);
     return OK;
 }
 
-enum status exposed_measure(struct trainer *t, int pairs, struct exposed *out) {
+enum status exposed_measure(struct trainer *t, int rounds, struct exposed *out) {
+    double seconds[EXPOSED_ROUNDS][QUIET_KINDS + 2], step[EXPOSED_ROUNDS], quiet[EXPOSED_ROUNDS], share[EXPOSED_ROUNDS];
+    ASSERT(rounds >= 1 && rounds <= EXPOSED_ROUNDS);
     *out = (struct exposed){.finite = true};
     rank_phase(t->team.rank, "measuring exchanges", 0);
     TRY(train_load(t, t->step));
     TRY(list_rows(t, out));
-    for (int i = 0; i < out->n; i++) TRY(measure_row(t, out, &out->row[i], pairs));
+    for (int i = 0; i < rounds; i++) TRY(one_round(t, out, i % 2, seconds[i]));
+    for (int k = 0; k < out->n; k++) {
+        for (int i = 0; i < rounds; i++) {
+            step[i] = seconds[i][0];
+            quiet[i] = seconds[i][k + 1];
+            share[i] = (step[i] - quiet[i]) / step[i];
+        }
+        out->row[k].step_ms = 1e3 * median(step, rounds);
+        out->row[k].quiet_ms = 1e3 * median(quiet, rounds);
+        out->row[k].share = median(share, rounds);
+    }
     TRY(sharding_publish(&t->run.shards)); /* of a ring: the weights of its slots */
     return sharding_settle(&t->run.shards);
 }

@@ -3,6 +3,7 @@
 #include "base/pool.h"
 #include "kernels/ops.h"
 #include "kernels/space.h"
+#include "profiling/prof.h"
 
 static enum status make_ctx(struct runner *r) {
     const struct runner_spec *spec = &r->spec;
@@ -151,6 +152,7 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     TRY_OUT(runner_mesh_shards(r));
     TRY_OUT(runner_mesh_experts(r));
     plan_ledger(r);
+    r->planned_s = prof_seconds();
     if (!dry) TRY_OUT(allocate(r));
 out:
     if (st != OK) runner_term(r);

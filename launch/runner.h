@@ -107,6 +107,7 @@ struct runner {
     struct tensor grads;  /* all gradients as one row, where all are whole                                */
     struct ledger ledger; /* of the ops' memory, and on the cpu of all */
     int64_t host_bytes;   /* beside a GPU                              */
+    double planned_s;     /* when the plan was made and nothing taken yet, by prof_seconds */
     int64_t baseline,
         free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */
 };

@@ -73,15 +73,22 @@ enum status trainer_open(struct trainer *t, const struct config *c, struct rank 
                          const struct device_choice *device, const int *stop) {
     enum status st = OK;
     *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
+    startup_begin(&t->startup);
+    startup_mark(&t->startup, "start");
     t->stop = stop;
     t->n_micro = n_micro(c);
     TRY_OUT(trainer_team(&t->team, c, rank, device));
+    startup_mark(&t->startup, "ranks and devices");
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
     TRY_OUT(place_tokens(t));
+    startup_mark(&t->startup, "data");
     const struct runner_spec spec = trainer_spec(c, &t->team);
     TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
+    startup_mark_at(&t->startup, "plan", t->run.planned_s);
+    startup_mark(&t->startup, "allocate");
     TRY_OUT(runner_init_params(&t->run, (uint64_t)c->run.seed));
+    startup_mark(&t->startup, "weights");
     if (rank_size(rank) == 1) t->run.step.stop = stop; /* several ranks agree, between micro-batches */
     t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
     TRY_OUT(trainer_list_state(t));
@@ -142,6 +149,14 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "; nothing was changed",
                 r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
+}
+
+static enum status tell_startup(struct trainer *t) {
+    struct text text = {0};
+    const enum status st = startup_print(&t->startup, &text);
+    if (st == OK) report_note(t->report, "%s", text.s);
+    text_term(&text);
+    return st;
 }
 
 /* After the first step, when libraries have taken what they take. */
@@ -257,6 +272,7 @@ static enum status one_step(struct trainer *t) {
     const enum status stepped = gauged_step(t, &r);
     if (trace) TRY(tell_trace(t));
     TRY(stepped);
+    if (t->report && !t->told_memory) startup_mark(&t->startup, "first step");
     if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));
     enum status st = OK;
@@ -265,7 +281,10 @@ static enum status one_step(struct trainer *t) {
         r.validated = st == OK;
     }
     if (t->report) TRY(report_step(t->report, &r));
-    if (t->report && !t->told_memory) TRY(tell_memory(t));
+    if (t->report && !t->told_memory) {
+        TRY(tell_startup(t));
+        TRY(tell_memory(t));
+    }
     if (r.skipped && t->report) note_skipped(t, &r);
     TRY(st);
     if (t->step < c->train.steps && due(t->step, c->checkpoint.every, -1)) save_or_warn(t);
@@ -281,6 +300,7 @@ static enum status measure_exchanges(struct trainer *t) {
         return OK;
     }
     TRY(exposed_measure(t, (int)t->config->run.exposed, &e));
+    startup_mark(&t->startup, "measuring exchanges");
     if (t->report) exposed_tell(t, &e);
     return OK;
 }

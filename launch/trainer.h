@@ -8,6 +8,7 @@
 #include "launch/report.h"
 #include "launch/run_folder.h"
 #include "launch/runner.h"
+#include "launch/startup.h"
 #include "profiling/gauge.h"
 
 struct trainer {
@@ -30,6 +31,7 @@ struct trainer {
     struct state_memory memory; /* how, where the host cannot read them                          */
     struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
+    struct startup startup; /* up to the first update of this start */
     bool told_memory;
     struct gauge *gauge; /* of the leader's GPU; or NULL */
 };

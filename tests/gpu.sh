@@ -12,6 +12,7 @@
 #                                    killed: of these the killed processes alone
 #   tests/gpu.sh axes                a small Nemotron-3 over the tensor and the expert axis beside one GPU
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
+#   tests/gpu.sh exposed             what exchanges cost of a step: 409,600 tokens on two GPUs, five rounds
 set -u
 build=${BATON_BUILD:-build}
 program=$build/tests/ops_cuda
@@ -268,7 +269,8 @@ YAML
         row "one GPU, $precision" "$(speed one_$precision)"
         for mesh in "mesh.tensor=2" "mesh.seq=2 mesh.expert=2" "mesh.seq=2 mesh.tensor=2 mesh.expert=2"; do
             name=$precision.${mesh//[ .=]/_}
-            run "$name" --device cuda train.precision=$precision run.trace=5 $mesh
+            run "$name" --device cuda train.precision=$precision run.trace=5 run.exposed=5 $mesh
+            sed -n '/^exposed communication/,/^  nothing/p' "$work/$name.out"
             row "$mesh, $precision" "$(speed "$name"); $(grep -o 'the busiest GPU .*' "$work/$name.out")"
             [ $precision = f32 ] && near "$name" one_f32 1e-5 1 10 || near "$name" one_bf16 2e-2 1 10
         done
@@ -291,10 +293,23 @@ long() {
     return $failed
 }
 
+# Some six minutes: each round is a step for every kind of exchange, and two more.
+exposed() {
+    local config=$root/configs/bench_1b_409600.yaml
+    [ "$(nvidia-smi -L | wc -l)" -ge 2 ] || { echo "one GPU exchanges nothing"; return 77; }
+    small_hybrid
+    timeout 580 "$baton" train "$config" run.dir="$work/exposed" --device cuda --ranks 2 data.train="$work/text" \
+        train.steps=2 run.exposed="${ROUNDS:-5}" "$@" >"$work/out" 2>&1 ||
+        fail "exposed" "$(tail -n 3 "$work/out")"
+    about "tests/gpu.sh exposed"
+    grep -v '^ *$' "$work/out" | tail -n 24
+    return $failed
+}
+
 failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
-correct | sanitize | bench | peers | train | comm | killed | axes | long) "$part" "$@" ;;
-*) sed -n '3,14s/^# //p' "$0" && exit 2 ;;
+correct | sanitize | bench | peers | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
+*) sed -n '3,16s/^# //p' "$0" && exit 2 ;;
 esac

@@ -59,6 +59,18 @@ run cpu cpu
 run cuda cuda
 near cuda cpu 1e-4
 grep -q 'memory of the GPU: plan' "$work/cuda.out" || wrong "nothing is told of the GPU's memory"
+# Clocks and power of the GPU: over a library in NVML's name, and without it.
+grep -q '"power_w"' "$work/cuda/metrics.jsonl" && wrong "power without a gauge"
+grep -q 'clocks and power of the GPU are not logged: ' "$work/cuda.out" || wrong "no word of clocks and power"
+LD_LIBRARY_PATH=$BATON_BUILD/tests/fake_nvml run gauged cuda
+grep -q '"power_w": [56][0-9.]*, "sm_mhz": 1[4-8][0-9.]*[,}]' "$work/gauged/metrics.jsonl" ||
+    wrong "metrics without clocks: $(tail -n 1 "$work/gauged/metrics.jsonl")"
+grep -q 'GPU of rank 0 over these steps: .*(least 1400), memory 2619 MHz, .* W, 61 C' "$work/gauged.out" ||
+    wrong "clocks at the end: $(tail -n 2 "$work/gauged.out")"
+[ "$(numbers gauged)" = "$(numbers cuda)" ] || wrong "a gauge changes numbers"
+grep -q '^first update after [0-9.]* s: .* start, .* plan, .* allocate, .* choice of products, .* first step$' \
+    "$work/cuda.out" || wrong "the time to the first update is not told"
+
 run inputs cuda train.keep=inputs train.keep_every=2 run.profile=1
 for name in ssd_bwd adamw_fwd "seam carry_end"; do
     grep -q "^ *$name .* ms .* calls" "$work/inputs.out" || wrong "no device time of $name"
@@ -71,6 +83,13 @@ near data cuda 1e-5
 run tensor cuda mesh.seq=2 mesh.tensor=2 run.profile=1
 near tensor cuda 1e-5
 grep -q "^ *seam leave .* ms .* calls" "$work/tensor.out" || wrong "no device time of the seam leave"
+# What exchanges cost, and that measuring it changes nothing.
+run exposed cuda mesh.seq=2 mesh.tensor=2 run.exposed=2
+for name in hand-off attention tensor parameters gradients all nothing; do
+    grep -q "^ *$name .* [0-9.-]* %$" "$work/exposed.out" || wrong "exposed communication has no row $name"
+done
+[ "$(numbers exposed)" = "$(numbers tensor)" ] || wrong "measuring exchanges changes numbers"
+grep -q 'not finite' "$work/exposed.out" && wrong "quiet seams make numbers that are not finite"
 for n in 1 2; do run "exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
 [ "$(bits exact1)" = "$(bits exact2)" ] || wrong "exact mode: two ranks have other bits than one"
 
@@ -133,6 +152,10 @@ run experts_full cuda train.precision=f32
 near experts_half experts_full 3e-2
 run experts_sliced cuda --ranks 2 mesh.shard=parameters
 near experts_sliced experts_half 2e-3
+run experts_exposed cuda --ranks 2 mesh.shard=parameters mesh.expert=2 run.exposed=1
+grep -q "^ *experts .* %$" "$work/experts_exposed.out" || wrong "BF16: exposed communication has no row experts"
+grep -q 'not finite' "$work/experts_exposed.out" && wrong "BF16: quiet seams make numbers that are not finite"
+near experts_exposed experts_half 2e-3
 
 yaml=$work/run.yaml
 refused() { # refused CODE TEXT ARGUMENTS
