@@ -202,6 +202,7 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
                                  .policy = (enum policy)p->config->train.keep,
                                  .keep_every = p->config->train.keep_every,
                                  .logits = true,
+                                 .plain = p->config->kernels.plain == PLAIN_ALLOW,
                                  .exact = p->config->numerics == NUMERICS_RANK_INVARIANT,
                                  .team = &p->team,
                                  .mesh = &p->config->mesh};

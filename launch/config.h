@@ -54,6 +54,11 @@ struct data_config {
 struct checkpoint_config {
     int64_t every, keep;
 };
+enum plain_choice { PLAIN_REFUSE, PLAIN_ALLOW };
+#define PLAIN_CHOICES "refuse|allow"
+struct kernels_config {
+    int plain; /* enum plain_choice */
+};
 struct run_config {
     char *dir;
     int64_t seed;
@@ -69,6 +74,7 @@ struct config {
     struct optimizer_config optimizer;
     struct data_config data;
     struct checkpoint_config checkpoint;
+    struct kernels_config kernels;
     struct run_config run;
     int numerics;         /* enum numerics */
     struct text resolved; /* the whole configuration as YAML that reads back to the same  */

@@ -92,6 +92,13 @@ static const struct field checkpoint_fields[] = {
     FIELDS_END};
 #undef AT
 
+#define AT(key) offsetof(struct kernels_config, key)
+static const struct field kernels_fields[] = {
+    {"plain", FIELD_CHOICE, AT(plain), "refuse", 0, 0, PLAIN_CHOICES,
+     "sizes without a BF16 kernel: refused, or computed in F32 on copies, slowly", FREE},
+    FIELDS_END};
+#undef AT
+
 #define AT(key) offsetof(struct run_config, key)
 static const struct field run_fields[] = {
     {"dir", FIELD_TEXT, AT(dir), NULL, 0, 0, NULL, "folder of the run, made if it does not exist", FREE},
@@ -113,6 +120,7 @@ const struct config_section config_sections[] = {{"model", model_fields, offseto
                                                  {"optimizer", optimizer_fields, offsetof(struct config, optimizer)},
                                                  {"data", data_fields, offsetof(struct config, data)},
                                                  {"checkpoint", checkpoint_fields, offsetof(struct config, checkpoint)},
+                                                 {"kernels", kernels_fields, offsetof(struct config, kernels)},
                                                  {"run", run_fields, offsetof(struct config, run)},
                                                  {NULL, NULL, 0}};
 

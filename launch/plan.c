@@ -22,6 +22,8 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     const enum status st = runner_init(&r, &j->config->model, &spec, true);
     if (st == OK) {
         j->out->ledger = r.ledger;
+        j->out->n_plain = r.plain.n_notes;
+        memcpy(j->out->plain, r.plain.note, sizeof j->out->plain);
         memcpy(j->out->refused, r.paper.refused, sizeof j->out->refused);
         runner_term(&r);
     }
@@ -183,6 +185,7 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
     for (int i = 0; i < COLUMNS; i++)
         if (i == 0 || ranks[i] != ranks[i - 1]) TRY(plan_rank(c, cuda, true, ranks[i], &p[n++]));
     TRY(ledger_print(&p[0].ledger, 1, out));
+    TRY(plain_print(p[0].plain, p[0].n_plain, out));
     if (p[0].refused[0])
         TRY(text_print(out, "without workspace of ops: %s of this program would be refused: %s\n",
                        cuda ? "a run on a GPU" : "a run", p[0].refused));

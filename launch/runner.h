@@ -5,6 +5,7 @@
 #include "checkpoints/hf.h"
 #include "kernels/exact.h"
 #include "kernels/paper.h"
+#include "kernels/plain.h"
 #include "kernels/traced.h"
 #include "launch/team.h"
 #include "model/model.h"
@@ -32,6 +33,7 @@ struct runner_spec {
     enum policy policy;    /* what activations stay (model.h)                                    */
     int64_t keep_every;
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
+    bool plain;                      /* kernels.plain: allow                                       */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
     const struct mesh_config *mesh;  /* with a team                                              */
@@ -79,6 +81,7 @@ struct runner {
     struct seams_mesh mesh;
     struct exact exact;
     struct traced traced;
+    struct plain plain;
     struct paper paper;
     struct ctx ctx;
     struct pool *pool;

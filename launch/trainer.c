@@ -55,6 +55,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .n_micro = n_micro(c),
                                 .policy = (enum policy)c->train.keep,
                                 .keep_every = c->train.keep_every,
+                                .plain = c->kernels.plain == PLAIN_ALLOW,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
                                 .device = team ? team->device : NULL,
