@@ -170,16 +170,20 @@ refused 2 "layer 0, M (mamba2): ssd: .*in bf16 expected .* head_width 64" \
 refused 2 "bf16 needs a GPU" --device cpu train.precision=bf16
 
 # Sizes without BF16 kernels, where the configuration allows it: near F32, and it says once what that costs.
-yaml=$work/run.yaml
+yaml=$work/odd.yaml
+sed -e 's/head_width: 8, rope/head_width: 12, rope/' "$work/run.yaml" >"$yaml"
+run odd cuda
 run plain cuda train.precision=bf16 kernels.plain=allow
-near plain cuda 3e-2
-for op in ssd ssd_local; do
-    [ "$(grep -c "^kernels.plain: $op: .*in bf16 expected" "$work/plain.out")" = 1 ] || wrong "nothing is told of $op"
+near plain odd 3e-2
+for op in ssd ssd_local attention; do
+    [ "$(grep -c "^kernels.plain: $op: " "$work/plain.out")" = 1 ] || wrong "nothing is told of $op, or more than once"
 done
 grep -q '^  ssd runs in F32 on copies: [0-9.]* MiB of workspace, ' "$work/plain.out" || wrong "the cost is not told"
-run plain_exact1 cuda train.precision=bf16 kernels.plain=allow numerics=rank_invariant --ranks 1
-run plain_exact2 cuda train.precision=bf16 kernels.plain=allow numerics=rank_invariant --ranks 2
-[ "$(numbers plain_exact1)" = "$(numbers plain_exact2)" ] || wrong "kernels.plain, exact mode: other numbers on two ranks"
+for n in 1 2; do
+    run "plain_exact$n" cuda train.precision=bf16 kernels.plain=allow numerics=rank_invariant --ranks $n
+done
+[ "$(numbers plain_exact1)" = "$(numbers plain_exact2)" ] ||
+    wrong "kernels.plain, exact mode: other numbers on two ranks"
 run plain_again cuda train.precision=bf16 kernels.plain=allow train.keep=inputs run.profile=1
 [ "$(numbers plain_again)" = "$(numbers plain)" ] || wrong "kernels.plain: layers computed again change numbers"
 "$emulated" plan "$yaml" --device cuda train.precision=bf16 kernels.plain=allow >"$work/out" 2>&1
