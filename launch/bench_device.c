@@ -123,13 +123,15 @@ static enum status report_gauge(struct bench_device *b, json_t *o) {
     struct gauge_means m;
     if (!b->gauge) return OK;
     gauge_read(b->gauge, &m);
-    printf(" %5.0f MHz %4.0f W", m.sm_mhz, m.watts);
+    if (isfinite(m.sm_mhz)) printf(" %5.0f MHz", m.sm_mhz);
+    if (isfinite(m.watts)) printf(" %4.0f W", m.watts);
     TRY(put(o, "sm_mhz", m.sm_mhz));
     TRY(put(o, "sm_mhz_least", m.sm_mhz_least));
     TRY(put(o, "memory_mhz", m.memory_mhz));
     TRY(put(o, "power_w", m.watts));
     TRY(put(o, "celsius", m.celsius));
-    TRY(put(o, "limits", (double)m.limits));
+    FAIL_UNLESS(json_object_set_new(o, "limits", json_integer((json_int_t)m.limits)) == 0, ERR_OOM,
+                "no memory for the results of the benchmark");
     return put(o, "limited", m.limited);
 }
 
