@@ -94,6 +94,7 @@ static enum status fill_keys(struct step *s, struct attend *a) {
 static enum status send_keys(struct step *s, struct attend *a) {
     struct seams_mesh *m = mesh_of(s);
     const struct shard_map *map = m->spec.map;
+    if (m->spec.real == BF16) TRY(rows_zero(s, a->wide[WIDE_QKV])); /* tiles hold rows that nobody sends me, too */
     TRY(place_own(s, a));
     list_clear(m);
     for (int64_t i = 0; i < map->n_ranges; i++) {

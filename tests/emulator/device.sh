@@ -123,6 +123,16 @@ run half cuda train.steps=3
 [ "$(numbers half)" = "$(numbers straight)" ] || wrong "BF16: a continue has other numbers"
 [ -s "$work/half/products.txt" ] || wrong "BF16: the choice of products is not kept"
 
+# Gathered keys: a rank's tiles hold rows that it never receives.
+yaml=$work/keys.yaml
+sed -e '/kind: mamba2/d; s/M-\*/-*/; s/precision: f32/precision: bf16/' "$work/run.yaml" >"$yaml"
+run keys1 cuda
+run keys2 cuda --ranks 2 mesh.attention=keys
+near keys2 keys1 2e-3
+for n in 1 2; do run "keys_exact$n" cuda --ranks $n numerics=rank_invariant; done
+[ "$(numbers keys_exact1)" = "$(numbers keys_exact2)" ] ||
+    wrong "BF16, exact mode, attention: two ranks have other numbers than one: $(numbers keys_exact2 | paste -s)"
+
 # Experts: their losses and loads too, on the rank that has them and over ranks.
 experts='E: {kind: moe, experts: 8, top_k: 2, hidden: 24, activation: swiglu, shared: 24, scores: sigmoid,
         renormalise: true, scale: 2.5, bias: true, bias_rate: 1.0e-2, aux_loss: 1.0e-2, z_loss: 1.0e-3}'
