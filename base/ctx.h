@@ -16,6 +16,7 @@ struct exact;  /* kernels/exact.h */
 struct device; /* kernels/device.h */
 struct traced; /* kernels/traced.h */
 struct paper;  /* kernels/paper.h */
+struct plain;  /* kernels/plain.h */
 
 struct ctx {
     const struct ops *ops; /* ops_ref, ops_ref64 or ops_cuda                                          */
@@ -27,6 +28,7 @@ struct ctx {
     enum space space;
     struct exact *exact;   /* NULL, or exact mode: segments and trees          */
     struct traced *traced; /* NULL, or where the time of ops is kept           */
+    struct plain *plain;   /* NULL, or what takes the place of missing BF16 kernels */
     struct paper *paper;   /* NULL, or a plan: ops do nothing, memory is addresses alone */
     uint64_t seed;
 };

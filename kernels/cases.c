@@ -11,6 +11,7 @@
 #include "kernels/attention/attention_cases.h"
 #include "kernels/balance/balance_cases.h"
 #include "kernels/combine/combine_cases.h"
+#include "kernels/cast/cast_cases.h"
 #include "kernels/clip/clip_cases.h"
 #include "kernels/conv1d/conv1d_cases.h"
 #include "kernels/copy/copy_cases.h"

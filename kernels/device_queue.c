@@ -91,6 +91,11 @@ enum status device_facts(int index, struct device_facts *out) {
     return OK;
 }
 
+enum status device_bus(const struct device *d, char out[DEVICE_BUS]) {
+    CUDA(cudaDeviceGetPCIBusId(out, DEVICE_BUS, d->index), "asking the GPU for its place on the bus");
+    return OK;
+}
+
 enum status device_memory(const struct device *d, int64_t *unused, int64_t *all) {
     size_t some = 0, total = 0;
     CUDA(cudaSetDevice(d->index), "choosing the GPU");
@@ -163,6 +168,10 @@ enum status device_usable(void) { NONE(); }
 bool device_compiled(void) { return false; }
 enum status device_facts(int index, struct device_facts *out) {
     (void)index, (void)out;
+    NONE();
+}
+enum status device_bus(const struct device *d, char out[DEVICE_BUS]) {
+    (void)d, (void)out;
     NONE();
 }
 enum status device_memory(const struct device *d, int64_t *unused, int64_t *all) {

@@ -28,6 +28,9 @@ struct device_facts {
     int64_t bytes;
 };
 enum status device_facts(int index, struct device_facts *out);
+/* Its name on the PCI bus, by which other libraries know it. */
+#define DEVICE_BUS 32
+enum status device_bus(const struct device *d, char out[DEVICE_BUS]);
 /* Bytes of an open one that are free now, and in all. */
 enum status device_memory(const struct device *d, int64_t *unused, int64_t *all);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/bench_device.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "kernels/ops.h"
@@ -12,9 +13,14 @@ enum { ROUNDS_MIN = 11, ROUNDS_MAX = 101 };
 
 enum status bench_device_open(struct bench_device *b, enum dtype real, json_t *rows) {
     enum status st = OK;
+    char bus[DEVICE_BUS];
+    const char *why = NULL;
     *b = (struct bench_device){.rows = rows};
     TRY_OUT(device_open(&b->device, 0));
     TRY_OUT(device_timer_init(&b->timer));
+    TRY_OUT(device_bus(b->device, bus));
+    TRY_OUT(gauge_open(&b->gauge, bus, &why));
+    if (!b->gauge) printf("no clocks and power: %s\n", why);
     TRY_OUT(device_take(COPY_BYTES, &b->from));
     TRY_OUT(device_take(COPY_BYTES, &b->to));
     TRY_OUT(device_fill(b->from, 0, COPY_BYTES));
@@ -26,6 +32,7 @@ out:
 }
 
 void bench_device_close(struct bench_device *b) {
+    gauge_close(b->gauge);
     device_timer_term(&b->timer);
     device_free(b->from);
     device_free(b->to);
@@ -105,6 +112,38 @@ static double median(double *v, int n) {
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
+static enum status put(json_t *o, const char *key, double x) {
+    const int failed = json_object_set_new(o, key, isfinite(x) ? json_real(x) : json_null());
+    FAIL_UNLESS(!failed, ERR_OOM, "no memory for the results of the benchmark");
+    return OK;
+}
+
+/* Clocks and power of the row, behind its line and in its object. */
+static enum status report_gauge(struct bench_device *b, json_t *o) {
+    struct gauge_means m;
+    if (!b->gauge) return OK;
+    gauge_read(b->gauge, &m);
+    if (isfinite(m.sm_mhz)) printf(" %5.0f MHz", m.sm_mhz);
+    if (isfinite(m.watts)) printf(" %4.0f W", m.watts);
+    TRY(put(o, "sm_mhz", m.sm_mhz));
+    TRY(put(o, "sm_mhz_least", m.sm_mhz_least));
+    TRY(put(o, "memory_mhz", m.memory_mhz));
+    TRY(put(o, "power_w", m.watts));
+    TRY(put(o, "celsius", m.celsius));
+    FAIL_UNLESS(json_object_set_new(o, "limits", json_integer((json_int_t)m.limits)) == 0, ERR_OOM,
+                "no memory for the results of the benchmark");
+    return put(o, "limited", m.limited);
+}
+
+void bench_device_tell(struct bench_device *b) {
+    struct gauge_means m;
+    char text[GAUGE_TEXT];
+    if (!b->gauge) return;
+    gauge_all(b->gauge, &m);
+    gauge_print(&m, text);
+    printf("the GPU meanwhile: %s\n", text);
+}
+
 static enum status report(struct bench_device *b, const struct device_row *r, double ms, double copy_ms, int rounds) {
     const struct trial *t = &r->trial;
     const double bytes = trial_bytes(t, r->pass), flops = t->flops[r->pass];
@@ -113,12 +152,13 @@ static enum status report(struct bench_device *b, const struct device_row *r, do
     printf("%-12s %-8s %-40s %9.4f ms %8.1f GB/s (%3.0f %% of copy)", t->op->name, pass, t->why, ms, gb_s,
            100.0 * gb_s / copy_gb_s);
     if (flops > 0.0) printf(" %8.2f TFLOP/s", 1e-9 * flops / ms);
-    putchar('\n');
-    fflush(stdout);
     json_t *o = json_pack("{ss, ss, ss, ss, si, sf, sf, sf, sf}", "op", t->op->name, "pass", pass, "case", t->why,
                           "type", dtype_name(b->ctx.real), "rounds", rounds, "ms", ms, "gb_per_s", gb_s,
                           "copy_gb_per_s", copy_gb_s, "tflop_per_s", 1e-9 * flops / ms);
     FAIL_UNLESS(o && json_array_append_new(b->rows, o) == 0, ERR_OOM, "no memory for the results of the benchmark");
+    TRY(report_gauge(b, o));
+    putchar('\n');
+    fflush(stdout);
     return OK;
 }
 
@@ -129,6 +169,7 @@ static enum status bench_pass(struct bench_device *b, struct device_row *r) {
     int n = 0;
     TRY(time_copy(b, &unused));
     TRY(time_op(b, r, &unused));
+    if (b->gauge) gauge_begin(b->gauge);
     for (; n < ROUNDS_MAX && (n < ROUNDS_MIN || prof_seconds() - begin < SECONDS); n++) {
         TRY(time_copy(b, &copy[n]));
         TRY(time_op(b, r, &ms[n]));

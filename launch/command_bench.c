@@ -171,6 +171,7 @@ static enum status bench_there(const struct command_line *l, enum dtype type, co
     for (int i = 0; i < n_case_ops; i++)
         for (int row = 0; wanted(l, case_ops[i].name) && row < case_ops[i].n_bench; row++)
             TRY_OUT(bench_device_row(&there, &case_ops[i], case_ops[i].n_cases + row));
+    bench_device_tell(&there);
     if (json) TRY_OUT(write_json(&b, json));
 out:
     bench_device_close(&there);
@@ -214,7 +215,7 @@ const struct command command_bench = {
             "Each is held against a yardstick of the same run: a copy of memory over the same threads for what\n"
             "moves bytes, OpenBLAS with its own threads for linear.  On a GPU its events give the times, and a copy of "
             "its\n"
-            "memory is the yardstick.\n\n"
+            "memory is the yardstick; clocks and power while a row ran stand behind it, where NVML tells them.\n\n"
             "  --device cpu|cuda      where the ops run (default: cuda where there is a GPU, else cpu)\n"
             "  --precision f32|bf16   of the activations, on a GPU (default f32)\n"
             "  --json FILE            the results as a list of objects\n",

@@ -203,6 +203,7 @@ static enum status open_golden(struct parity *p, const char *dir, struct runner_
                                  .keep_every = p->config->train.keep_every,
                                  .offload = p->config->train.offload,
                                  .logits = true,
+                                 .plain = p->config->kernels.plain == PLAIN_ALLOW,
                                  .exact = p->config->numerics == NUMERICS_RANK_INVARIANT,
                                  .team = &p->team,
                                  .mesh = &p->config->mesh};

@@ -61,7 +61,9 @@ static enum status train_in_folder(struct trainer *t, const struct run_folder *f
         return OK;
     }
     TRY(open_report(t, f));
+    startup_mark(&t->startup, "run folder and checkpoint");
     enum status st = trainer_choose_products(t);
+    if (t->team.device) startup_mark(&t->startup, "choice of products");
     if (st == OK) st = trainer_run(t);
     const enum status closed = report_close(t->report);
     t->report = NULL;

@@ -56,12 +56,18 @@ struct data_config {
 struct checkpoint_config {
     int64_t every, keep;
 };
+enum plain_choice { PLAIN_REFUSE, PLAIN_ALLOW };
+#define PLAIN_CHOICES "refuse|allow"
+struct kernels_config {
+    int plain; /* enum plain_choice */
+};
 struct run_config {
     char *dir;
     int64_t seed;
     bool tensorboard;
     int64_t profile; /* steps between reports of device time; 0: none */
     int64_t trace;   /* the step that is traced; 0: none              */
+    int64_t exposed; /* rounds of steps that measure exchanges; 0: none */
 };
 struct config {
     struct model_config model;
@@ -70,6 +76,7 @@ struct config {
     struct optimizer_config optimizer;
     struct data_config data;
     struct checkpoint_config checkpoint;
+    struct kernels_config kernels;
     struct run_config run;
     int numerics;         /* enum numerics */
     struct text resolved; /* the whole configuration as YAML that reads back to the same  */

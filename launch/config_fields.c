@@ -2,6 +2,7 @@
 #include "launch/config_fields.h"
 #include <string.h>
 #include "dist/world.h"
+#include "launch/exposed.h"
 #include "model/model.h"
 #include "parallel/shard_map.h"
 #include "parallel/sharding.h"
@@ -97,6 +98,13 @@ static const struct field checkpoint_fields[] = {
     FIELDS_END};
 #undef AT
 
+#define AT(key) offsetof(struct kernels_config, key)
+static const struct field kernels_fields[] = {
+    {"plain", FIELD_CHOICE, AT(plain), "refuse", 0, 0, PLAIN_CHOICES,
+     "sizes without a BF16 kernel: refused, or computed in F32 on copies, slowly", FREE},
+    FIELDS_END};
+#undef AT
+
 #define AT(key) offsetof(struct run_config, key)
 static const struct field run_fields[] = {
     {"dir", FIELD_TEXT, AT(dir), NULL, 0, 0, NULL, "folder of the run, made if it does not exist", FREE},
@@ -106,6 +114,9 @@ static const struct field run_fields[] = {
      "steps between reports of a GPU's time by op and seam, from the second on; 0: none", FREE},
     {"trace", FIELD_INT, AT(trace), "0", 0, 1e15, NULL,
      "step whose ranges, and kernels of GPUs, go into trace-STEP.json of the run folder (Perfetto); 0: none", FREE},
+    {"exposed", FIELD_INT, AT(exposed), "0", 0, EXPOSED_ROUNDS, NULL,
+     "rounds of steps with and without each kind of exchange, before the first step: what communication costs; 0: none",
+     FREE},
     FIELDS_END};
 #undef AT
 
@@ -115,6 +126,7 @@ const struct config_section config_sections[] = {{"model", model_fields, offseto
                                                  {"optimizer", optimizer_fields, offsetof(struct config, optimizer)},
                                                  {"data", data_fields, offsetof(struct config, data)},
                                                  {"checkpoint", checkpoint_fields, offsetof(struct config, checkpoint)},
+                                                 {"kernels", kernels_fields, offsetof(struct config, kernels)},
                                                  {"run", run_fields, offsetof(struct config, run)},
                                                  {NULL, NULL, 0}};
 

@@ -80,6 +80,7 @@ static enum status run_length(struct perplexity *p, struct stream *s, int64_t n_
     const struct train_config *c = &p->model->config.train;
     void *losses = NULL;
     const struct runner_spec spec = {.precision = c->precision,
+                                     .plain = p->model->config.kernels.plain == PLAIN_ALLOW,
                                      .device = p->model->device,
                                      .threads = c->threads,
                                      .n_sequences = B < n_sequences ? B : n_sequences,
@@ -195,6 +196,7 @@ static enum status choose_lengths(struct perplexity *p, const struct field_list 
 static enum status load_weights(struct perplexity *p) {
     const struct train_config *c = &p->model->config.train;
     const struct runner_spec spec = {.precision = c->precision,
+                                     .plain = p->model->config.kernels.plain == PLAIN_ALLOW,
                                      .device = p->model->device,
                                      .threads = c->threads,
                                      .n_sequences = 1,

@@ -190,6 +190,7 @@ static enum status read_prompt(struct sample *s, const struct eval_files *files)
 static enum status load_model(struct sample *s) {
     const struct config *c = &s->model->config;
     const struct runner_spec spec = {.precision = c->train.precision,
+                                     .plain = c->kernels.plain == PLAIN_ALLOW,
                                      .device = s->model->device,
                                      .threads = c->train.threads,
                                      .n_sequences = 1,

@@ -23,6 +23,8 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
     if (st == OK) {
         j->out->ledger = r.ledger;
         j->out->beside = r.beside;
+        j->out->n_plain = r.plain.n_notes;
+        memcpy(j->out->plain, r.plain.note, sizeof j->out->plain);
         memcpy(j->out->refused, r.paper.refused, sizeof j->out->refused);
         runner_term(&r);
     }
@@ -34,9 +36,9 @@ static enum status plan_memory(const struct job *j, struct rank *rank) {
 static enum status rehearse(const struct job *j, struct trainer *t) {
     struct step_report r = {.step = 1};
     struct comm_count before[N_COMM_USES];
-    TRY(train_passes(t, &r));
+    TRY(train_passes(t, &r, true));
     trainer_moved(t, before);
-    TRY(train_passes(t, &r));
+    TRY(train_passes(t, &r, true));
     trainer_moved(t, j->out->moved);
     for (int use = 0; use < N_COMM_USES; use++) {
         j->out->moved[use].messages -= before[use].messages;
@@ -185,6 +187,8 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
         if (i == 0 || ranks[i] != ranks[i - 1]) TRY(plan_rank(c, cuda, true, ranks[i], &p[n++]));
     TRY(ledger_print(&p[0].ledger, "memory plan", 1, out));
     TRY(ledger_print(&p[0].beside, "memory of the host beside it", 1, out));
+    TRY(ledger_print(&p[0].ledger, 1, out));
+    TRY(plain_print(p[0].plain, p[0].n_plain, out));
     if (p[0].refused[0])
         TRY(text_print(out, "without workspace of ops: %s of this program would be refused: %s\n",
                        cuda ? "a run on a GPU" : "a run", p[0].refused));

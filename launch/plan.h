@@ -14,7 +14,9 @@ struct rank_plan {
     struct ledger ledger, beside;         /* beside: of the host, of a GPU's rank */
     struct comm_count moved[N_COMM_USES]; /* in one step, any but the first */
     enum carry_way way;
-    bool sliced;       /* gradients leave in slices */
+    bool sliced; /* gradients leave in slices */
+    int n_plain;
+    struct plain_note plain[PLAIN_OPS]; /* what runs by kernels.plain */
     char refused[400]; /* why a GPU run of this program would be refused, whose workspace is not in the ledger then */
 };
 /* cuda: as for a GPU; wire: exchanges too. */

@@ -47,6 +47,10 @@ int report_values(const struct step_report *s, struct report_value out[REPORT_VA
     }
     if (s->drops) out[n++] = count_value("dropped", (int64_t)s->dropped, true);
     if (s->later) out[n++] = real_value("mtp_loss", s->mtp_loss);
+    if (s->gauged) {
+        out[n++] = real_value("power_w", s->power_w);
+        out[n++] = real_value("sm_mhz", s->sm_mhz);
+    }
     if (s->validated) out[n++] = real_value("valid_loss", s->valid_loss);
     return n;
 }

@@ -25,13 +25,15 @@ struct step_report {
     int bad_param;      /* the first part (model/param_parts.h) whose gradient is; -1: none     */
     bool validated;     /* valid_loss is there, if only as a value that is not finite         */
     double valid_loss;
-    bool experts;       /* there are some: the next two are known                             */
-    double expert_load; /* tokens of the most loaded expert over the mean of its layer: the worst layer */
-    double aux_loss;    /* of routers, in what is minimised but not in loss                   */
-    bool drops;         /* some have a capacity: the next is known                            */
-    double dropped;     /* choices of the step that no expert took, in all layers             */
-    bool later;         /* there are prediction heads: the next is known                      */
-    double mtp_loss;    /* the mean cross entropy of their tokens, in what is minimised by its weight */
+    bool experts;           /* there are some: the next two are known                             */
+    double expert_load;     /* tokens of the most loaded expert over the mean of its layer: the worst layer */
+    double aux_loss;        /* of routers, in what is minimised but not in loss                   */
+    bool drops;             /* some have a capacity: the next is known                            */
+    double dropped;         /* choices of the step that no expert took, in all layers             */
+    bool later;             /* there are prediction heads: the next is known                      */
+    double mtp_loss;        /* the mean cross entropy of their tokens, in what is minimised by its weight */
+    bool gauged;            /* the next two were asked of a GPU, rank 0's; NAN: it does not tell          */
+    double power_w, sm_mhz; /* means over the step                                                */
 };
 
 /* The same as named values, in the order of the metrics file; unknown and non-finite ones have known = false. */
@@ -41,7 +43,7 @@ struct report_value {
     int64_t count; /* if integer */
     double real;   /* always     */
 };
-#define REPORT_VALUES 16
+#define REPORT_VALUES 18
 int report_values(const struct step_report *s, struct report_value out[REPORT_VALUES]);
 
 struct report_spec {

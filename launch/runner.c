@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "launch/runner.h"
+#include <stdio.h>
 #include "base/pool.h"
 #include "kernels/ops.h"
 #include "kernels/space.h"
+#include "profiling/prof.h"
 
 static enum status make_ctx(struct runner *r) {
     const struct runner_spec *spec = &r->spec;
@@ -17,6 +19,11 @@ static enum status make_ctx(struct runner *r) {
         r->ctx.stream = spec->device ? device_stream(spec->device) : NULL;
         r->ctx.real = spec->precision == PRECISION_BF16 ? BF16 : r->ctx.real;
         r->ctx.space = DEVICE;
+    }
+    if (spec->plain && r->ctx.real == BF16) {
+        plain_init(&r->plain, r->ctx.ops);
+        r->ctx.plain = &r->plain;
+        r->ctx.ops = &r->plain.table;
     }
     if (spec->paper) {
         paper_init(&r->paper, r->ctx.ops);
@@ -147,6 +154,16 @@ static enum status plan(struct runner *r) {
     return runner_plan_activations(r, &keep, &r->act);
 }
 
+/* Once a run: a plan on paper has its own place for it, and runners of one model's weights say the same. */
+static enum status tell_plain(const struct runner *r) {
+    struct text text = {0};
+    if (r->spec.paper || r->spec.weights_of || (r->spec.team && !r->spec.team->leader)) return OK;
+    const enum status st = plain_print(r->plain.note, r->plain.n_notes, &text);
+    if (st == OK && text.n > 0) fputs(text.s, stderr);
+    text_term(&text);
+    return st;
+}
+
 enum status runner_init(struct runner *r, const struct model_config *c, const struct runner_spec *spec, bool dry) {
     enum status st = OK;
     *r = (struct runner){.spec = *spec};
@@ -158,6 +175,8 @@ enum status runner_init(struct runner *r, const struct model_config *c, const st
     TRY_OUT(runner_mesh_shards(r));
     TRY_OUT(runner_mesh_experts(r));
     plan_ledger(r);
+    TRY_OUT(tell_plain(r));
+    r->planned_s = prof_seconds();
     if (!dry) TRY_OUT(allocate(r));
 out:
     if (st != OK) runner_term(r);

@@ -5,6 +5,7 @@
 #include "checkpoints/hf.h"
 #include "kernels/exact.h"
 #include "kernels/paper.h"
+#include "kernels/plain.h"
 #include "kernels/traced.h"
 #include "launch/team.h"
 #include "model/model.h"
@@ -33,6 +34,7 @@ struct runner_spec {
     int64_t keep_every;
     double offload;                  /* share of what they keep that waits in the host's memory */
     int64_t cache_tokens;            /* > 0: generation through seams_cached, up to so many tokens         */
+    bool plain;                      /* kernels.plain: allow                                       */
     bool exact;                      /* numerics: rank_invariant; wants a team                   */
     struct team *team;               /* NULL: one rank                                           */
     const struct mesh_config *mesh;  /* with a team                                              */
@@ -80,6 +82,7 @@ struct runner {
     struct seams_mesh mesh;
     struct exact exact;
     struct traced traced;
+    struct plain plain;
     struct paper paper;
     struct ctx ctx;
     struct pool *pool;
@@ -110,6 +113,8 @@ struct runner {
     struct ledger ledger; /* of the ops' memory, and on the cpu of all */
     struct ledger beside; /* of the host, beside a GPU                 */
     int64_t host_bytes;   /* of it, what is not the store's            */
+    int64_t host_bytes;   /* beside a GPU                              */
+    double planned_s;     /* when the plan was made and nothing taken yet, by prof_seconds */
     int64_t baseline,
         free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */
 };

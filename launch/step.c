@@ -8,18 +8,19 @@
 #include "kernels/space.h"
 #include "launch/schedule.h"
 #include "launch/trainer.h"
+#include "parallel/quiet.h"
 #include "profiling/prof.h"
 
 /* FLOP/s of one H100 or H200 (SXM), dense, by its data sheet: the GPUs that the BF16 kernels are made for. */
 #define PEAK_BF16 989.4e12
 
-/* All sequences of a step, and with them the number of its valid targets. */
-static enum status load_step(struct trainer *t, int64_t step, int64_t *valid) {
+enum status train_load(struct trainer *t, int64_t step) {
     const int64_t S = t->run.spec.tokens, n = t->config->train.sequences_per_step;
     for (int64_t i = 0; i < n; i++)
         TRY(stream_read(t->train, step * n + i, t->ids + i * S, t->targets + i * S, t->pos + i * S));
-    *valid = 0;
-    for (int64_t i = 0; i < n * S; i++) *valid += t->targets[i] >= 0;
+    int64_t valid = 0;
+    for (int64_t i = 0; i < n * S; i++) valid += t->targets[i] >= 0;
+    t->run.scale = valid > 0 ? 1.0 / (double)valid : 0.0;
     int64_t later[MTP_DEPTHS_MAX];
     runner_later_count(&t->run, t->targets, t->pos, n * S, later);
     runner_later_scales(&t->run, later);
@@ -73,6 +74,7 @@ static enum status update_state(struct trainer *t, const struct param *p, const 
 static enum status update(struct trainer *t) {
     const struct optimizer_config *o = &t->config->optimizer;
     struct ctx *c = &t->run.ctx;
+    ASSERT(!seams_mesh_is_quiet(&t->run.mesh)); /* what quiet seams make is for the clock alone */
     for (int i = 0; i < t->run.model.params.n; i++) {
         const struct param *p = &t->run.model.params.list[i];
         const struct sharding_piece *mine = &t->run.shards.piece[i];
@@ -121,7 +123,7 @@ static enum status hear(struct trainer *t, struct step_report *r) {
     return OK;
 }
 
-enum status train_passes(struct trainer *t, struct step_report *r) {
+enum status train_passes(struct trainer *t, struct step_report *r, bool with_update) {
     struct runner *run = &t->run;
     TRY(runner_zero_total(run));
     TRY(runner_load_begin(run));
@@ -134,7 +136,7 @@ enum status train_passes(struct trainer *t, struct step_report *r) {
     TRY(runner_sum_total(run));
     TRY(runner_load_end(run));
     TRY(decide(t, r));
-    TRY(update(t));
+    if (with_update) TRY(update(t));
     TRY(sharding_publish(&run->shards));
     return hear(t, r);
 }
@@ -143,13 +145,11 @@ static enum status step(struct trainer *t, struct step_report *r) {
     struct runner *run = &t->run;
     const double begin = prof_seconds();
     const int64_t allocations = mem_stats().n_calls;
-    int64_t valid = 0;
     *r = (struct step_report){.step = t->step + 1, .mfu = NAN};
     rank_phase(t->team.rank, "step", r->step);
     r->lr = schedule_lr(&t->config->optimizer, t->config->train.steps, r->step);
-    TRY(load_step(t, t->step, &valid));
-    run->scale = valid > 0 ? 1.0 / (double)valid : 0.0;
-    TRY(train_passes(t, r));
+    TRY(train_load(t, t->step));
+    TRY(train_passes(t, r, true));
     TRY(runner_load_hear(run));
     r->aux_loss = runner_load_aux(run);
     r->expert_load = runner_load_most(run);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kernels/device_queue.h"
+#include "launch/exposed.h"
 #include "model/param_parts.h"
 #include "profiling/trace.h"
 
@@ -54,6 +56,7 @@ struct runner_spec trainer_spec(const struct config *c, struct team *team) {
                                 .policy = (enum policy)c->train.keep,
                                 .keep_every = c->train.keep_every,
                                 .offload = c->train.offload,
+                                .plain = c->kernels.plain == PLAIN_ALLOW,
                                 .exact = c->numerics == NUMERICS_RANK_INVARIANT,
                                 .team = team,
                                 .device = team ? team->device : NULL,
@@ -72,15 +75,22 @@ enum status trainer_open(struct trainer *t, const struct config *c, struct rank 
                          const struct device_choice *device, const int *stop) {
     enum status st = OK;
     *t = (struct trainer){.config = c, .run_dir = c->run.dir, .saved_step = -1};
+    startup_begin(&t->startup);
+    startup_mark(&t->startup, "start");
     t->stop = stop;
     t->n_micro = n_micro(c);
     TRY_OUT(trainer_team(&t->team, c, rank, device));
+    startup_mark(&t->startup, "ranks and devices");
     TRY_OUT(open_stream(&t->train, c, &c->data.train, true));
     if (c->data.valid.n > 0) TRY_OUT(open_stream(&t->valid, c, &c->data.valid, false));
     TRY_OUT(place_tokens(t));
+    startup_mark(&t->startup, "data");
     const struct runner_spec spec = trainer_spec(c, &t->team);
     TRY_OUT(runner_init(&t->run, &c->model, &spec, false));
+    startup_mark_at(&t->startup, "plan", t->run.planned_s);
+    startup_mark(&t->startup, "allocate");
     TRY_OUT(runner_init_params(&t->run, (uint64_t)c->run.seed));
+    startup_mark(&t->startup, "weights");
     if (rank_size(rank) == 1) t->run.step.stop = stop; /* several ranks agree, between micro-batches */
     t->flops = model_flops_per_token(&t->run.model, c->train.tokens_per_sequence);
     TRY_OUT(trainer_list_state(t));
@@ -107,6 +117,7 @@ out:
 
 void trainer_close(struct trainer *t) {
     team_leave(&t->team); /* first: after a failure other ranks may reach into this one's memory until then */
+    gauge_close(t->gauge);
     report_close(t->report);
     stream_close(t->train);
     stream_close(t->valid);
@@ -140,6 +151,14 @@ static void note_skipped(struct trainer *t, const struct step_report *r) {
                 "; nothing was changed",
                 r->step, r->loss, r->grad_norm, r->bad_param < 0 ? "none" : params_part_of(ps, r->bad_param)->name,
                 (r->step - 1) * n, r->step * n - 1);
+}
+
+static enum status tell_startup(struct trainer *t) {
+    struct text text = {0};
+    const enum status st = startup_print(&t->startup, &text);
+    if (st == OK) report_note(t->report, "%s", text.s);
+    text_term(&text);
+    return st;
 }
 
 /* After the first step, when libraries have taken what they take. */
@@ -208,6 +227,38 @@ static enum status tell_trace(struct trainer *t) {
     return OK;
 }
 
+static enum status open_gauge(struct trainer *t) {
+    char bus[DEVICE_BUS];
+    const char *why = NULL;
+    if (!t->report || !t->team.device) return OK;
+    TRY(device_bus(t->team.device, bus));
+    TRY(gauge_open(&t->gauge, bus, &why));
+    if (!t->gauge) report_note(t->report, "clocks and power of the GPU are not logged: %s", why);
+    return OK;
+}
+
+/* A step, and what the GPU of rank 0 had to give for it. */
+static enum status gauged_step(struct trainer *t, struct step_report *r) {
+    struct gauge_means m;
+    if (!t->gauge) return train_step(t, r);
+    gauge_begin(t->gauge);
+    TRY(train_step(t, r));
+    gauge_read(t->gauge, &m);
+    r->gauged = true;
+    r->power_w = m.watts;
+    r->sm_mhz = m.sm_mhz;
+    return OK;
+}
+
+static void tell_gauge(struct trainer *t) {
+    struct gauge_means m;
+    char text[GAUGE_TEXT];
+    if (!t->gauge) return;
+    gauge_all(t->gauge, &m);
+    gauge_print(&m, text);
+    report_note(t->report, "GPU of rank 0 over these steps: %s", text);
+}
+
 /* One step with what is due behind it.  ERR_STOPPED may come before the step has ended, or during its validation. */
 static enum status one_step(struct trainer *t) {
     const struct config *c = t->config;
@@ -220,9 +271,10 @@ static enum status one_step(struct trainer *t) {
     if (told) trainer_moved(t, before);
     const bool trace = t->report && t->step + 1 == c->run.trace;
     if (trace) TRY(trace_begin());
-    const enum status stepped = train_step(t, &r);
+    const enum status stepped = gauged_step(t, &r);
     if (trace) TRY(tell_trace(t));
     TRY(stepped);
+    if (t->report && !t->told_memory) startup_mark(&t->startup, "first step");
     if (told) tell_exchanges(t, before);
     if (record) TRY(tell_times(t));
     enum status st = OK;
@@ -231,16 +283,35 @@ static enum status one_step(struct trainer *t) {
         r.validated = st == OK;
     }
     if (t->report) TRY(report_step(t->report, &r));
-    if (t->report && !t->told_memory) TRY(tell_memory(t));
+    if (t->report && !t->told_memory) {
+        TRY(tell_startup(t));
+        TRY(tell_memory(t));
+    }
     if (r.skipped && t->report) note_skipped(t, &r);
     TRY(st);
     if (t->step < c->train.steps && due(t->step, c->checkpoint.every, -1)) save_or_warn(t);
     return OK;
 }
 
+/* Before the first step of this start. */
+static enum status measure_exchanges(struct trainer *t) {
+    struct exposed e;
+    if (t->config->run.exposed == 0 || t->step >= t->config->train.steps) return OK;
+    if (rank_size(t->team.rank) == 1) {
+        if (t->report) report_note(t->report, "run.exposed: one rank exchanges nothing");
+        return OK;
+    }
+    TRY(exposed_measure(t, (int)t->config->run.exposed, &e));
+    startup_mark(&t->startup, "measuring exchanges");
+    if (t->report) exposed_tell(t, &e);
+    return OK;
+}
+
 enum status trainer_run(struct trainer *t) {
-    enum status st = OK;
+    enum status st = measure_exchanges(t);
+    if (st == OK) st = open_gauge(t);
     while (st == OK && t->step < t->config->train.steps) st = one_step(t);
+    tell_gauge(t);
     const bool alone = rank_size(t->team.rank) == 1; /* after a failure ranks meet no more */
     if (st != OK && st != ERR_STOPPED && !(st == ERR_DATA && alone)) return st;
     if (t->step > 0 && t->saved_step != t->step) TRY(trainer_save(t)); /* finished steps outlive bad data, too */

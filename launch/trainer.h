@@ -8,6 +8,8 @@
 #include "launch/report.h"
 #include "launch/run_folder.h"
 #include "launch/runner.h"
+#include "launch/startup.h"
+#include "profiling/gauge.h"
 
 struct trainer {
     const struct config *config;
@@ -29,7 +31,9 @@ struct trainer {
     struct state_memory memory; /* how, where the host cannot read them                          */
     struct text identity_diff;  /* of the checkpoint that was restored, where it may differ */
     struct report *report;
+    struct startup startup; /* up to the first update of this start */
     bool told_memory;
+    struct gauge *gauge; /* of the leader's GPU; or NULL */
 };
 
 /* A tensor of the state: rows of a parameter from element `first` on, or of its moments (param -1). */
@@ -40,8 +44,11 @@ struct state_place {
 
 /* One training step that reads on one screen (step.c).  On ERR_STOPPED nothing of the state has changed. */
 enum status train_step(struct trainer *t, struct step_report *r);
-/* Its part between the data and the report, which is all that ranks exchange. */
-enum status train_passes(struct trainer *t, struct step_report *r);
+/* All sequences of the step behind `step`, and with them the number of its valid targets. */
+enum status train_load(struct trainer *t, int64_t step);
+/* The part of a step between the data and the report, which is all that ranks exchange.  Without its update the state
+ * stays as it is (exposed.h). */
+enum status train_passes(struct trainer *t, struct step_report *r, bool with_update);
 /* What this rank has moved so far, by use, over all its communicators. */
 void trainer_moved(const struct trainer *t, struct comm_count out[N_COMM_USES]);
 /* Mean loss over the validation sequences. */

@@ -99,7 +99,7 @@ static enum status refuse(const struct ctx *c, const struct layer *l) {
     char why[512];
     snprintf(why, sizeof why, "%s", status_text());
     FAIL(ERR_CONFIG, "layer %d, %c (%s): %s%s", l->index, l->symbol, l->kind->name, why,
-         c->real == BF16 ? "; or set train.precision=f32" : "");
+         c->real == BF16 ? "; or set train.precision=f32, or kernels.plain=allow, which is slow" : "");
 }
 
 static void plan_mtp(struct plan *p, const struct model *m, struct activations *a) {

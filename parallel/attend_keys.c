@@ -94,6 +94,7 @@ static enum status fill_keys(struct step *s, struct attend *a) {
 static enum status send_keys(struct step *s, struct attend *a) {
     struct seams_mesh *m = mesh_of(s);
     const struct shard_map *map = m->spec.map;
+    if (m->spec.real == BF16) TRY(rows_zero(s, a->wide[WIDE_QKV])); /* tiles hold rows that nobody sends me, too */
     TRY(place_own(s, a));
     list_clear(m);
     for (int64_t i = 0; i < map->n_ranges; i++) {
@@ -111,7 +112,7 @@ static enum status send_keys(struct step *s, struct attend *a) {
             list_send(m, r, mine.data, tensor_bytes(mine));
         }
     }
-    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+    return list_begin(s, m->spec.seq, COMM_KEYS, &m->attend.pending);
 }
 
 /* Gradients of others' keys go home; those of mine arrive in attend.recv, by range, then by rank. */
@@ -136,7 +137,7 @@ static enum status send_gradients(struct step *s, struct attend *a) {
             at += bytes;
         }
     }
-    return comm_begin(m->spec.seq, COMM_KEYS, m->list, m->n_list, &m->attend.pending);
+    return list_begin(s, m->spec.seq, COMM_KEYS, &m->attend.pending);
 }
 
 /* Parts of the gradient of my range t, by rank: mine lies in the wide rows, the others' behind each other at *at. */
@@ -206,7 +207,7 @@ enum status keys_begin(struct step *s, struct flow *f, struct attend *a, enum at
 enum status keys_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when) {
     struct seams_mesh *m = mesh_of(s);
     (void)f;
-    if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(comm_end(m->spec.seq, &m->attend.pending));
+    if (when == ATTEND_QKV || when == ATTEND_DQKV) TRY(list_end(m->spec.seq, &m->attend.pending));
     if (when == ATTEND_QKV || when == ATTEND_DO) TRY(fill_keys(s, a));
     return when == ATTEND_DQKV ? add_gradients(s, a) : OK;
 }

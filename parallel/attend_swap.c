@@ -14,7 +14,8 @@ static struct tensor rank_cols(struct tensor all, int r, int64_t width) { return
 
 /* Rows of every range travel between its owner's packed tensor for one peer and the wide tensor of that peer.
  * out: packed -> wide (tokens leave home); else wide -> packed. */
-static enum status list_rows(struct seams_mesh *m, struct tensor wide, char *packed, bool out) {
+static enum status list_rows(struct step *s, struct tensor wide, char *packed, bool out) {
+    struct seams_mesh *m = mesh_of(s);
     const struct shard_map *map = m->spec.map;
     const int64_t cols = wide.shape[1], row = cols * dtype_bytes(wide.dtype);
     const int64_t mine = map->tokens[m->me] * row; /* bytes of one peer's packed tensor */
@@ -35,7 +36,7 @@ static enum status list_rows(struct seams_mesh *m, struct tensor wide, char *pac
             else list_recv(m, r, here, bytes);
         }
     }
-    return comm_begin(m->spec.seq, COMM_SWAP, m->list, m->n_list, &m->attend.pending);
+    return list_begin(s, m->spec.seq, COMM_SWAP, &m->attend.pending);
 }
 
 /* My own rows need no message: between packed part `me` and the wide rows. */
@@ -72,7 +73,7 @@ static enum status qkv_out(struct step *s, struct attend *a) {
         TRY(rows_copy(s, tensor_cols(a->mine.v, key_col(a, r, P), k), tensor_cols(to, q + k, k)));
     }
     TRY(own_rows(s, a->wide[WIDE_QKV], m->attend.send, true));
-    return list_rows(m, a->wide[WIDE_QKV], m->attend.send, true);
+    return list_rows(s, a->wide[WIDE_QKV], m->attend.send, true);
 }
 
 static enum status dout_out(struct step *s, struct attend *a) {
@@ -81,7 +82,7 @@ static enum status dout_out(struct step *s, struct attend *a) {
     for (int r = 0; r < m->spec.map->spec.n_ranks; r++)
         TRY(rows_copy(s, rank_cols(a->mine.dout, r, q), packed_part(s, m->attend.send, r, q)));
     TRY(own_rows(s, a->wide[WIDE_DO], m->attend.send, true));
-    return list_rows(m, a->wide[WIDE_DO], m->attend.send, true);
+    return list_rows(s, a->wide[WIDE_DO], m->attend.send, true);
 }
 
 static enum status o_home(struct step *s, struct attend *a) {
@@ -117,10 +118,10 @@ enum status swap_begin(struct step *s, struct flow *f, struct attend *a, enum at
         return dout_out(s, a);
     case ATTEND_O:
         TRY(own_rows(s, a->wide[WIDE_O], m->attend.recv, false));
-        return list_rows(m, a->wide[WIDE_O], m->attend.recv, false);
+        return list_rows(s, a->wide[WIDE_O], m->attend.recv, false);
     case ATTEND_DQKV:
         TRY(own_rows(s, a->wide[WIDE_DQKV], m->attend.recv, false));
-        return list_rows(m, a->wide[WIDE_DQKV], m->attend.recv, false);
+        return list_rows(s, a->wide[WIDE_DQKV], m->attend.recv, false);
     }
     return OK;
 }
@@ -128,7 +129,7 @@ enum status swap_begin(struct step *s, struct flow *f, struct attend *a, enum at
 enum status swap_end(struct step *s, struct flow *f, struct attend *a, enum attend_when when) {
     struct seams_mesh *m = mesh_of(s);
     (void)f;
-    TRY(comm_end(m->spec.seq, &m->attend.pending));
+    TRY(list_end(m->spec.seq, &m->attend.pending));
     if (when == ATTEND_O) return o_home(s, a);
     return when == ATTEND_DQKV ? dqkv_home(s, a) : OK;
 }

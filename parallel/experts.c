@@ -78,7 +78,8 @@ static int64_t visit(const struct visit *v, int to) {
 
 /* ---- counts ---- */
 
-/* On paper no token chooses: every expert gets as many of each section as every other. */
+/* On paper no token chooses, and a quiet seam does not ask: every expert gets as many of each section as every other.
+ */
 static void even_counts(const struct seams_mesh *m, const struct layer *l, int64_t top_k) {
     const struct shard_map *map = m->spec.map;
     const int64_t E = l->n_experts;
@@ -100,7 +101,7 @@ static enum status counts_begin(struct step *s, const struct layer *l, const str
     int64_t first = 0;
     const struct tensor from = r->home.offset;
     ASSERT(from.shape[0] == member_sections(m, m->spec.expert->index) && from.shape[1] == l->n_experts + 1);
-    if (s->ctx->paper) {
+    if (s->ctx->paper || is_quiet(m->quiet, COMM_EXPERT)) {
         even_counts(m, l, r->home.x.shape[0] / most(1, m->spec.map->tokens[m->me]));
         return OK;
     }
@@ -144,10 +145,12 @@ static enum status counts_end(struct step *s, const struct layer *l, struct rout
     struct pending p = {0};
     sections_at(m, m->sections);
     for (int i = 0; i <= c->size; i++) m->sections[i] *= row;
-    TRY(space_reach(s->ctx));
-    char *const table = (char *)table_of(m, l);
-    TRY(all_gather_begin(c, COMM_CONTROL, table + m->sections[c->index], table, m->sections, &p));
-    TRY(comm_end(c, &p));
+    if (!is_quiet(m->quiet, COMM_EXPERT)) {
+        char *const table = (char *)table_of(m, l);
+        TRY(space_reach(s->ctx));
+        TRY(all_gather_begin(c, COMM_CONTROL, table + m->sections[c->index], table, m->sections, &p));
+        TRY(comm_end(c, &p));
+    }
     r->n_rounds = 1;
     for (int to = 0; to < c->size; to++) {
         const int64_t n = visit(&(struct visit){.m = m, .l = l}, to);
@@ -195,7 +198,7 @@ static enum status rows_begin(struct step *s, const struct layer *l, struct rout
         const int64_t n = visit(&v, to) - r->round * r->rows_most;
         if (to == c->index) r->n_rows = most(0, least(r->rows_most, n));
     }
-    return comm_begin(c, COMM_EXPERT, m->list, m->n_list, &m->routed);
+    return list_begin(s, c, COMM_EXPERT, &m->routed);
 }
 
 enum status experts_begin(struct step *s, const struct layer *l, struct routed *r, enum routed_when when) {
@@ -217,5 +220,5 @@ enum status experts_begin(struct step *s, const struct layer *l, struct routed *
 
 enum status experts_end(struct step *s, const struct layer *l, struct routed *r, enum routed_when when) {
     if (when == ROUTED_COUNTS) return counts_end(s, l, r);
-    return comm_end(mesh_of(s)->spec.expert, &mesh_of(s)->routed);
+    return list_end(mesh_of(s)->spec.expert, &mesh_of(s)->routed);
 }

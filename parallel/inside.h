@@ -15,6 +15,12 @@ void list_send(struct seams_mesh *m, int peer, const void *data, int64_t bytes);
 void list_recv(struct seams_mesh *m, int peer, void *data, int64_t bytes);
 
 void list_own(struct seams_mesh *m, const void *from, void *to, int64_t bytes); /* of expert's communicator */
+/* The list is on its way, or is quiet (quiet.h): then nothing is pending. */
+enum status list_begin(struct step *s, struct comm *c, enum comm_use use, struct pending *p);
+enum status list_end(struct comm *c, struct pending *p);
+/* What the receives of a list would bring, of numbers of this type. */
+enum status quiet_list(struct step *s, enum dtype type, const struct transfer *list, int n);
+static inline bool is_quiet(unsigned quiet, enum comm_use use) { return quiet >> use & 1u; }
 
 /* The summaries or states of a rank's ranges, `bytes` each and one behind the other from `base`, that travel between me
  * and `peer`; neighbours go in one message. */

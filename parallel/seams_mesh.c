@@ -71,9 +71,14 @@ struct tensor range_view(struct tensor t, int64_t index, int64_t rows, int64_t c
     return tensor_like(t, tensor_rows(t, index, 1).data, rows, cols);
 }
 
+static bool quiet_carry(struct step *s, const struct carry *c) {
+    return is_quiet(mesh_of(s)->quiet, c->op == CARRY_LAST ? COMM_HALO : COMM_CARRY);
+}
+
 static enum status carry_begin(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
     (void)l, (void)f;
     ASSERT(c->id < LANES);
+    if (quiet_carry(s, c)) return OK;
     if (c->op == CARRY_LAST) return last_begin(s, c);
     switch (mesh_of(s)->spec.way) {
     case CARRY_GATHER:
@@ -88,6 +93,7 @@ static enum status carry_begin(struct step *s, const struct layer *l, struct flo
 
 static enum status carry_end(struct step *s, const struct layer *l, struct flow *f, struct carry *c) {
     (void)l, (void)f;
+    if (quiet_carry(s, c)) return rows_zero(s, c->entering);
     if (c->op == CARRY_LAST) return last_end(s, c);
     switch (mesh_of(s)->spec.way) {
     case CARRY_GATHER:
@@ -134,10 +140,11 @@ static struct comm *comm_over(const struct seams_mesh *m, unsigned axes) {
 static enum status total(struct step *s, struct tensor t, unsigned axes) {
     struct seams_mesh *m = mesh_of(s);
     struct comm *over = comm_over(m, axes);
-    if (over->size == 1) return OK;
+    const enum comm_use use = axes == AXIS_TENSOR ? COMM_TENSOR : COMM_CONTROL;
+    if (over->size == 1 || is_quiet(m->quiet, use)) return OK;
     ASSERT(tensor_packed(t));
     ASSERT(all_reduce_scratch(over, t.dtype, tensor_count(t)) <= m->scratch_bytes);
-    struct reduction r = {.use = axes == AXIS_TENSOR ? COMM_TENSOR : COMM_CONTROL,
+    struct reduction r = {.use = use,
                           .dtype = t.dtype,
                           .in = t.data,
                           .out = t.data,

@@ -76,6 +76,7 @@ struct seams_mesh {
     int64_t table_numbers;    /* of one layer */
     int64_t *sections;        /* (members + 1) */
     struct pending routed;
+    unsigned quiet; /* uses that are not sent (quiet.h) */
 };
 /* Transfers of one list at most, for comm_limits: over seq, and over n ranks of tensor. */
 int seams_mesh_transfers(const struct shard_map *map, int me);

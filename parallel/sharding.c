@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "parallel/sharding.h"
+#include "kernels/fill/fill.h"
 #include "kernels/space.h"
 #include "parallel/inside.h"
 
@@ -27,7 +28,38 @@ static enum status arrive(struct sharding *h, struct sharding_block *b) {
     return b->gather.flight ? comm_end(&h->comm, &b->gather) : OK;
 }
 
+/* My numbers of a block in this type, of parameter i if I have any of it. */
+static struct tensor mine_like(const struct sharding *h, const struct sharding_block *b, int i, enum dtype type) {
+    struct tensor found = {0};
+    for (int k = b->first; k < b->end; k++) {
+        const struct sharding_piece *mine = &h->piece[k];
+        const struct tensor t = tensor_has(mine->out) ? mine->out : mine->w;
+        if (mine->n > 0 && t.dtype == type && (k == i || !tensor_has(found))) found = t;
+    }
+    return found;
+}
+
+/* The row of a quiet ring: copies of my own part of the block, or small numbers where I have none of a type. */
+static enum status invent(struct sharding *h, const struct sharding_block *b) {
+    struct step s = {.ctx = h->spec.ctx};
+    for (int i = b->first; i < b->end; i++) {
+        const struct param *p = &h->spec.params->list[i];
+        const int64_t n = param_count(p), size = dtype_bytes(p->w.dtype);
+        if (!sharding_has(h, i)) continue;
+        const struct tensor own = mine_like(h, b, i, p->w.dtype);
+        struct tensor row = tensor_2d(b->w + h->w_at[i], p->w.dtype, 1, n);
+        row.space = s.ctx->space;
+        if (!tensor_has(own)) TRY(s.ctx->ops->fill_fwd(s.ctx, &(struct fill){.x = row, .value = 0.01}));
+        for (int64_t at = 0, k; tensor_has(own) && at < n; at += k) {
+            k = least(n - at, own.shape[0]);
+            TRY(rows_copy(&s, tensor_like(row, own.data, 1, k), tensor_like(row, (char *)row.data + at * size, 1, k)));
+        }
+    }
+    return OK;
+}
+
 static enum status gather(struct sharding *h, struct sharding_block *b) {
+    if (is_quiet(h->quiet, COMM_PARAMS)) return h->ring_w && b != ends_of(h) ? invent(h, b) : OK;
     return all_gather_begin(&h->comm, COMM_PARAMS, b->w_mine, b->w, b->bytes_at, &b->gather);
 }
 
@@ -141,19 +173,23 @@ static enum status open_gradient(struct sharding *h, struct step *s, struct shar
     return rows_zero(s, row_of(h, b->g, b->n));
 }
 
-static enum status launch(struct sharding *h, struct sharding_block *b, int k) {
+static enum status launch(struct sharding *h, struct step *s, struct sharding_block *b, int k) {
     char *mine = b->g + b->begin * unit_bytes(h);
     struct reduction *r = &h->flight[k];
     *r = (struct reduction){
         .use = COMM_GRADS, .dtype = h->wide, .in = b->g, .out = mine, .tree = h->spec.exact, .scratch = h->scratch[k]};
     h->flying[k] = b;
     if (h->n_ranks == 1) return OK; /* the sum is there */
+    const bool quiet = is_quiet(h->quiet, COMM_GRADS);
+    if (!h->sliced && quiet) return OK;
     if (!h->sliced) {
         r->n = b->n;
         return all_reduce_begin(&h->comm, r);
     }
     r->at = b->at;
     if (b->n_arrived == 0) r->out = b->sum;
+    if (quiet)
+        return r->out == mine || b->mine == 0 ? OK : rows_copy(s, row_of(h, mine, b->mine), row_of(h, r->out, b->mine));
     return reduce_scatter_begin(&h->comm, r);
 }
 
@@ -162,7 +198,8 @@ static enum status land(struct sharding *h, struct step *s, int k) {
     struct reduction *r = &h->flight[k];
     if (!b) return OK;
     h->flying[k] = NULL;
-    if (h->n_ranks > 1) TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
+    if (h->n_ranks > 1 && !is_quiet(h->quiet, COMM_GRADS))
+        TRY(h->sliced ? reduce_scatter_end(&h->comm, r) : all_reduce_end(&h->comm, r));
     const bool first = b->n_arrived++ == 0;
     if (r->out == b->sum || b->mine == 0) return OK;
     const struct tensor x = row_of(h, r->out, b->mine), sum = row_of(h, b->sum, b->mine);
@@ -175,7 +212,7 @@ static enum status done(struct sharding *h, struct step *s, int block) {
     const int k = block < 0 ? 0 : h->n_flown++ % FLIGHTS_G;
     if (block >= 0) h->done_at = block;
     TRY(land(h, s, k));
-    TRY(launch(h, b, k));
+    TRY(launch(h, s, b, k));
     return block > 0 ? open_gradient(h, s, &h->block[block - 1]) : OK;
 }
 
@@ -209,7 +246,7 @@ enum status sharding_pass_begin(struct sharding *h, struct step *s) {
 enum status sharding_pass_turns(struct sharding *h, struct step *s) {
     struct sharding_block *b = ends_of(h);
     if (!h->spec.ends_twice) return OK;
-    TRY(launch(h, b, 0));
+    TRY(launch(h, s, b, 0));
     TRY(land(h, s, 0));
     return rows_zero(s, row_of(h, b->g, b->n));
 }

@@ -75,6 +75,7 @@ struct sharding {
     bool masters;                     /* weights are rounded copies                              */
     bool sliced, ring_w, ring_g;      /* my part is less than the row; rows come and go          */
     bool fresh, open;                 /* gradients of a pass start from zero; comm is open       */
+    unsigned quiet;                   /* uses that are not sent (quiet.h)                         */
     struct comm comm, tensor, expert; /* the last two: open where there are several ranks */
     struct sharding_block *block;
     struct sharding_piece *piece; /* one a parameter           */

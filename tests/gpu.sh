@@ -13,6 +13,7 @@
 #   tests/gpu.sh axes                a small Nemotron-3 over the tensor and the expert axis beside one GPU
 #   tests/gpu.sh long                409,600 tokens on one GPU and on two
 #   tests/gpu.sh 8b                  Nemotron-H 8B on two GPUs, 65,536 and 409,600 tokens; 180 GiB of the host
+#   tests/gpu.sh exposed             what exchanges cost of a step: 409,600 tokens on two GPUs, five rounds
 set -u
 build=${BATON_BUILD:-build}
 program=$build/tests/ops_cuda
@@ -269,7 +270,8 @@ YAML
         row "one GPU, $precision" "$(speed one_$precision)"
         for mesh in "mesh.tensor=2" "mesh.seq=2 mesh.expert=2" "mesh.seq=2 mesh.tensor=2 mesh.expert=2"; do
             name=$precision.${mesh//[ .=]/_}
-            run "$name" --device cuda train.precision=$precision run.trace=5 $mesh
+            run "$name" --device cuda train.precision=$precision run.trace=5 run.exposed=5 $mesh
+            sed -n '/^exposed communication/,/^  nothing/p' "$work/$name.out"
             row "$mesh, $precision" "$(speed "$name"); $(grep -o 'the busiest GPU .*' "$work/$name.out")"
             [ $precision = f32 ] && near "$name" one_f32 1e-5 1 10 || near "$name" one_bf16 2e-2 1 10
         done
@@ -327,6 +329,16 @@ whole_8b() {
     steps_8b inputs400k train.tokens_per_sequence=409600 train.offload=1 mesh.attention=keys mesh.layout=zigzag
     about "tests/gpu.sh 8b"
     cat "$work/table"
+# Some six minutes: each round is a step for every kind of exchange, and two more.
+exposed() {
+    local config=$root/configs/bench_1b_409600.yaml
+    [ "$(nvidia-smi -L | wc -l)" -ge 2 ] || { echo "one GPU exchanges nothing"; return 77; }
+    small_hybrid
+    timeout 580 "$baton" train "$config" run.dir="$work/exposed" --device cuda --ranks 2 data.train="$work/text" \
+        train.steps=2 run.exposed="${ROUNDS:-5}" "$@" >"$work/out" 2>&1 ||
+        fail "exposed" "$(tail -n 3 "$work/out")"
+    about "tests/gpu.sh exposed"
+    grep -v '^ *$' "$work/out" | tail -n 24
     return $failed
 }
 
@@ -337,4 +349,6 @@ case $part in
 correct | sanitize | bench | peers | train | comm | killed | axes | long) "$part" "$@" ;;
 8b) whole_8b ;;
 *) sed -n '3,15s/^# //p' "$0" && exit 2 ;;
+correct | sanitize | bench | peers | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
+*) sed -n '3,16s/^# //p' "$0" && exit 2 ;;
 esac

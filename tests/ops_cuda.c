@@ -11,6 +11,7 @@
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "kernels/plain.h"
 #include "profiling/prof.h"
 #include "tests/trial_checks.h"
 
@@ -155,6 +156,32 @@ struct seen {
     double worst[2], ms[2];
 };
 
+/* A shape without a BF16 kernel, by the F32 ones on copies (kernels/plain.h): guard, match and same, in the bounds of
+ * BF16; the note has the cost. */
+static void plain_row(struct mirror *m, struct ctx *c, struct trial *t64, struct ctx *c64, struct seen *seen) {
+    struct trial *t = m->t;
+    struct plain plain;
+    struct shot first, second;
+    plain_init(&plain, c->ops);
+    c->plain = &plain;
+    c->ops = &plain.table;
+    const int64_t work = t->op->work(c, t->args);
+    CHECK(plain.n_notes == 1 && work >= plain.note[0].workspace && (work == 0 || plain.note[0].forward_bytes > 0) &&
+              strstr(plain.note[0].why, t->op->name),
+          "%s, %s: %d notes, a workspace of %lld bytes", t->op->name, t->why, plain.n_notes, (long long)work);
+    device_arena_term(&m->work);
+    MUST(device_arena_init(&m->work, "workspace of one call", work));
+    trial_fill(t);
+    guard_and_match(m, c, t64, c64, seen->worst);
+    shot_take(&first, t);
+    trial_fill(t);
+    for (enum pass p = FORWARD; p <= last_pass(t); p++) mirror_run(m, c, p);
+    shot_take(&second, t);
+    compare_bits(t, &first, &second, "one plain run and another");
+    shot_drop(&first);
+    shot_drop(&second);
+}
+
 static void row_of(const struct case_op *op, int row, enum dtype real, struct pool *pool, struct device *d,
                    struct seen *seen) {
     struct trial t, t64;
@@ -175,6 +202,8 @@ static void row_of(const struct case_op *op, int row, enum dtype real, struct po
     if (real == BF16 && t.no_bf16) {
         to_device(&m);
         must_fail(&t, &c, FORWARD, ERR_ARG, "a shape", "that has no kernel");
+        to_host(&m);
+        plain_row(&m, &c, &t64, &c64, seen);
         goto out;
     }
     guard_and_match(&m, &c, &t64, &c64, seen->worst);

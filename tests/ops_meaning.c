@@ -8,6 +8,7 @@
 #include "kernels/affine/affine.h"
 #include "kernels/balance/balance.h"
 #include "kernels/cases.h"
+#include "kernels/cast/cast.h"
 #include "kernels/clip/clip.h"
 #include "kernels/combine/combine.h"
 #include "kernels/embedding/embedding.h"
@@ -374,6 +375,11 @@ static void mean_token_loss(const struct before *b, const void *args) {
     expect(b, "total", 0, total, 0.0);
 }
 
+static void mean_cast(const struct before *b, const void *args) {
+    (void)args;
+    for (int64_t i = 0; i < count(b, "y"); i++) expect(b, "y", i, was(b, "x", i), 0.0);
+}
+
 static void mean_clip(const struct before *b, const void *args) {
     const struct clip *a = args;
     double sum = 0.0, bad = -1.0;
@@ -422,6 +428,7 @@ static const struct {
     {"add", mean_add},
     {"affine", mean_affine},
     {"balance", mean_balance},
+    {"cast", mean_cast},
     {"clip", mean_clip},
     {"combine", mean_combine},
     {"embedding", mean_embedding},

@@ -59,6 +59,18 @@ run cpu cpu
 run cuda cuda
 near cuda cpu 1e-4
 grep -q 'memory of the GPU: plan' "$work/cuda.out" || wrong "nothing is told of the GPU's memory"
+# Clocks and power of the GPU: over a library in NVML's name, and without it.
+grep -q '"power_w"' "$work/cuda/metrics.jsonl" && wrong "power without a gauge"
+grep -q 'clocks and power of the GPU are not logged: ' "$work/cuda.out" || wrong "no word of clocks and power"
+LD_LIBRARY_PATH=$BATON_BUILD/tests/fake_nvml run gauged cuda
+grep -q '"power_w": [56][0-9.]*, "sm_mhz": 1[0-9.e+]*[,}]' "$work/gauged/metrics.jsonl" ||
+    wrong "metrics without clocks: $(tail -n 1 "$work/gauged/metrics.jsonl")"
+grep -q 'GPU of rank 0 over these steps: .*(least 1400), memory 2619 MHz, .* W, 61 C' "$work/gauged.out" ||
+    wrong "clocks at the end: $(tail -n 2 "$work/gauged.out")"
+[ "$(numbers gauged)" = "$(numbers cuda)" ] || wrong "a gauge changes numbers"
+grep -q '^first update after [0-9.]* s: .* start, .* plan, .* allocate, .* choice of products, .* first step$' \
+    "$work/cuda.out" || wrong "the time to the first update is not told"
+
 run inputs cuda train.keep=inputs train.keep_every=2 run.profile=1
 for name in ssd_bwd adamw_fwd "seam carry_end"; do
     grep -q "^ *$name .* ms .* calls" "$work/inputs.out" || wrong "no device time of $name"
@@ -86,6 +98,13 @@ near tensor cuda 1e-5
 run parts cuda mesh.seq=2 mesh.tensor=2 mesh.tensor_part=1 train.keep=inputs train.keep_every=2
 [ "$(numbers parts)" = "$(numbers tensor)" ] || wrong "parts of outer products change numbers"
 grep -q "^ *seam leave .* ms .* calls" "$work/tensor.out" || wrong "no device time of the seam leave"
+# What exchanges cost, and that measuring it changes nothing.
+run exposed cuda mesh.seq=2 mesh.tensor=2 run.exposed=2
+for name in hand-off attention tensor parameters gradients all nothing; do
+    grep -q "^ *$name .* [0-9.-]* %$" "$work/exposed.out" || wrong "exposed communication has no row $name"
+done
+[ "$(numbers exposed)" = "$(numbers tensor)" ] || wrong "measuring exchanges changes numbers"
+grep -q 'not finite' "$work/exposed.out" && wrong "quiet seams make numbers that are not finite"
 for n in 1 2; do run "exact$n" cuda --ranks $n numerics=rank_invariant mesh.shard=none; done
 [ "$(bits exact1)" = "$(bits exact2)" ] || wrong "exact mode: two ranks have other bits than one"
 
@@ -123,6 +142,16 @@ run half cuda train.steps=3
 [ "$(numbers half)" = "$(numbers straight)" ] || wrong "BF16: a continue has other numbers"
 [ -s "$work/half/products.txt" ] || wrong "BF16: the choice of products is not kept"
 
+# Gathered keys: a rank's tiles hold rows that it never receives.
+yaml=$work/keys.yaml
+sed -e '/kind: mamba2/d; s/M-\*/-*/; s/precision: f32/precision: bf16/' "$work/run.yaml" >"$yaml"
+run keys1 cuda
+run keys2 cuda --ranks 2 mesh.attention=keys
+near keys2 keys1 2e-3
+for n in 1 2; do run "keys_exact$n" cuda --ranks $n numerics=rank_invariant; done
+[ "$(numbers keys_exact1)" = "$(numbers keys_exact2)" ] ||
+    wrong "BF16, exact mode, attention: two ranks have other numbers than one: $(numbers keys_exact2 | paste -s)"
+
 # Experts: their losses and loads too, on the rank that has them and over ranks.
 experts='E: {kind: moe, experts: 8, top_k: 2, hidden: 24, activation: swiglu, shared: 24, scores: sigmoid,
         renormalise: true, scale: 2.5, bias: true, bias_rate: 1.0e-2, aux_loss: 1.0e-2, z_loss: 1.0e-3}'
@@ -152,6 +181,10 @@ run experts_full cuda train.precision=f32
 near experts_half experts_full 3e-2
 run experts_sliced cuda --ranks 2 mesh.shard=parameters
 near experts_sliced experts_half 2e-3
+run experts_exposed cuda mesh.seq=2 mesh.expert=2 mesh.shard=parameters run.exposed=1
+grep -q "^ *experts .* %$" "$work/experts_exposed.out" || wrong "BF16: exposed communication has no row experts"
+grep -q 'not finite' "$work/experts_exposed.out" && wrong "BF16: quiet seams make numbers that are not finite"
+near experts_exposed experts_half 2e-3
 
 yaml=$work/run.yaml
 refused() { # refused CODE TEXT ARGUMENTS
@@ -164,6 +197,26 @@ refused 2 "f64 runs on the cpu alone" --device cuda train.precision=f64
 refused 2 "layer 0, M (mamba2): ssd: .*in bf16 expected .* head_width 64" \
     --device cuda train.precision=bf16 --dry-run
 refused 2 "bf16 needs a GPU" --device cpu train.precision=bf16
+
+# Sizes without BF16 kernels, where the configuration allows it: near F32, and it says once what that costs.
+yaml=$work/odd.yaml
+sed -e 's/head_width: 8, rope/head_width: 12, rope/' "$work/run.yaml" >"$yaml"
+run odd cuda
+run plain cuda train.precision=bf16 kernels.plain=allow
+near plain odd 3e-2
+for op in ssd ssd_local attention; do
+    [ "$(grep -c "^kernels.plain: $op: " "$work/plain.out")" = 1 ] || wrong "nothing is told of $op, or more than once"
+done
+grep -q '^  ssd runs in F32 on copies: [0-9.]* MiB of workspace, ' "$work/plain.out" || wrong "the cost is not told"
+for n in 1 2; do
+    run "plain_exact$n" cuda train.precision=bf16 kernels.plain=allow numerics=rank_invariant --ranks $n
+done
+[ "$(numbers plain_exact1)" = "$(numbers plain_exact2)" ] ||
+    wrong "kernels.plain, exact mode: other numbers on two ranks"
+run plain_again cuda train.precision=bf16 kernels.plain=allow train.keep=inputs run.profile=1
+[ "$(numbers plain_again)" = "$(numbers plain)" ] || wrong "kernels.plain: layers computed again change numbers"
+"$emulated" plan "$yaml" --device cuda train.precision=bf16 kernels.plain=allow >"$work/out" 2>&1
+grep -q '^kernels.plain: ssd: ' "$work/out" || wrong "plan does not tell of kernels.plain: $(tail -n 2 "$work/out")"
 export EMULATED_GIB=0.000293
 refused 1 "MiB are short: train.keep=[a-z]* would fit" --device cuda
 exit $((failures > 0))
