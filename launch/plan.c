@@ -187,7 +187,6 @@ enum status plan_print(const struct config *c, bool cuda, struct text *out) {
         if (i == 0 || ranks[i] != ranks[i - 1]) TRY(plan_rank(c, cuda, true, ranks[i], &p[n++]));
     TRY(ledger_print(&p[0].ledger, "memory plan", 1, out));
     TRY(ledger_print(&p[0].beside, "memory of the host beside it", 1, out));
-    TRY(ledger_print(&p[0].ledger, 1, out));
     TRY(plain_print(p[0].plain, p[0].n_plain, out));
     if (p[0].refused[0])
         TRY(text_print(out, "without workspace of ops: %s of this program would be refused: %s\n",

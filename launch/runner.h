@@ -113,7 +113,6 @@ struct runner {
     struct ledger ledger; /* of the ops' memory, and on the cpu of all */
     struct ledger beside; /* of the host, beside a GPU                 */
     int64_t host_bytes;   /* of it, what is not the store's            */
-    int64_t host_bytes;   /* beside a GPU                              */
     double planned_s;     /* when the plan was made and nothing taken yet, by prof_seconds */
     int64_t baseline,
         free_before; /* of a GPU, in bytes: taken by its context; free before the plan's memory was taken */

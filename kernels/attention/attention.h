@@ -13,7 +13,6 @@
  *              and range r sees the rows of k with the numbers of its own (U is T)
  *   types      range, pos, keys I64; lse wide; the rest `real`
  *   errors     ERR_ARG: shapes or types disagree, a range has fewer keys than queries, a promise that is not kept
- *   errors     ERR_ARG: shapes or types disagree, a range has fewer keys than queries
  *   bf16       k and v are read in tiles of 128 rows: rows beside a range's keys must be finite, though unseen
  *   source     Vaswani et al. 2017; streamed softmax: Milakov and Gimelshein 2018, arXiv:1805.02867 */
 #include "base/ctx.h"

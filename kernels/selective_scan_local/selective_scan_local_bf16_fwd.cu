@@ -188,7 +188,7 @@ __global__ static void __launch_bounds__(PAIRS, 4)
 
 /* A state of a range over its stretches: what enters each goes into its chunks, what leaves the last is the range's. */
 __global__ static void fold_stretches(const struct selective_scan_local a, const struct stretches w,
-                            const struct reached reached) {
+                                      const struct reached reached) {
     const int64_t D = a.A_log.shape[0], N = a.state, R = a.range.shape[0] - 1, each = w.length / a.chunk;
     FOR_CELLS(r, e, R, D * N) {
         const int64_t d = e / N, tokens = long_at(a.range, r + 1) - long_at(a.range, r);

@@ -354,7 +354,7 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
         barrier_of(3, 2 * GROUP); /* M and xq are there */
-        barrier_wait<WIDE_THREADS>();
+        barrier_of(1, WIDE_THREADS);
         store_da(a, sc, p, p.h0 + head, &m->w);
     }
     store_weights(a, sc, p, heads, i, K);
@@ -438,7 +438,7 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
                 product<false, true>(q, panel_rows(m->M, 0, 16 * k), panel_cols(m->head[at].dy, 64 + 16 * k), true);
             wgmma_commit();
         }
-        barrier_arrive<WIDE_THREADS>(); /* the sums of da are there */
+        barrier_arrive(1, WIDE_THREADS); /* the sums of da are there */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int s = i.s + 8 * half;
