@@ -166,7 +166,8 @@ int main(void) {
         run(&j);
         for (int backward = 0; backward < 2; backward++) {
             check(&j, WHAT_HALO, backward, 1, 1);
-            check(&j, WHAT_STATE, backward, 1, 1);
+            /* Mamba-1, forward: all its products come before the state is known, and adding it is little work. */
+            check(&j, WHAT_STATE, backward, 1, i == 0 || backward);
         }
     }
     struct job attention = {.pattern = "*", .mesh = MESH(2, 1, 0)};

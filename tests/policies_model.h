@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #ifndef BATON_TESTS_POLICIES_MODEL_H
 #define BATON_TESTS_POLICIES_MODEL_H
+#include <stddef.h>
+
 /* The models of policies.c: every kind of layer with its options, and what two ranks of tensor share. */
 
 static const char *const symbols[] = {"M=mamba2 heads=4 head_width=6 state=5 groups=2 conv=4 chunk=8",
