@@ -15,7 +15,7 @@
 #include "profiling/prof.h"
 #include "tests/trial_checks.h"
 
-#define HOOK_BYTES (64 << 20)
+#define HOOK_BYTES (128 << 20)
 
 #define STUB(op)
 #define TWIN(op)     #op,
