@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* labels: cpu threads */
+/* labels: cpu */
 /* policies.c - activation policies give the same bits on one mesh, also with a part of what is kept in the host's
  * memory; they send nothing when layers are computed again but for rows that enter and leave over tensor, counted by
  * hand, and take the memory that the plan says.  Before each layer is computed again, all that was not kept is filled
