@@ -132,34 +132,6 @@ static void exact_bits(const char *fixed, int expert) {
 static const char *const places[] = {"{data: 1}", "{seq: 2, expert: 2}",
                                      "{data: 2, seq: 2, expert: 4, shard: gradients, expert_room: 0.5}",
                                      "{seq: 2, tensor: 2, expert: 2, shard: parameters}"};
-enum { PLACES = sizeof places / sizeof *places };
-
-static void from_any_to_any(void) {
-    static struct mesh_run one, first, second;
-    char why[300], dir[64], path[PATH_BYTES];
-    mesh_run_read(&one, NEMOTRON, "{data: 1}", "", "fast");
-    mesh_run(&one, "one rank");
-    for (int a = 0; a < PLACES; a++) {
-        snprintf(dir, sizeof dir, "saved_%d", a);
-        mesh_run_read(&first, NEMOTRON, places[a], "", "fast");
-        first.steps = 2;
-        first.to = dir;
-        mesh_run(&first, places[a]);
-        MUST(checkpoint_find(dir, path, NULL));
-        for (int b = 0; b < PLACES; b++) {
-            snprintf(why, sizeof why, "saved on %s, loaded on %s", places[a], places[b]);
-            mesh_run_read(&second, NEMOTRON, places[b], "", "fast");
-            second.steps = 3;
-            second.from = path;
-            mesh_run(&second, why);
-            mesh_run_compare(&second, &one, 2, MESH_STEPS, 1e-10, why);
-            mesh_run_term(&second);
-        }
-        mesh_run_term(&first);
-        MUST(file_remove_tree(dir));
-    }
-    mesh_run_term(&one);
-}
 
 int main(void) {
     char dir[] = "/tmp/expert_axis-XXXXXX";
@@ -175,7 +147,7 @@ int main(void) {
     exact_bits("", 4);
     exact_bits(", data: 2", 2);
     exact_bits(", tensor: 2", 2);
-    from_any_to_any();
+    mesh_run_places(NEMOTRON, places, sizeof places / sizeof *places, "");
     MUST(file_remove_tree(dir));
     return check_end();
 }

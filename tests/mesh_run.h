@@ -129,4 +129,31 @@ static inline void mesh_run_compare(const struct mesh_run *j, const struct mesh_
 
 static inline void mesh_run_term(struct mesh_run *j) { config_term(&j->config); }
 
+/* Two steps on each of the meshes, saved, and three more on each of them from there are as five on one rank. */
+static inline void mesh_run_places(const char *model, const char *const *places, size_t n, const char *about) {
+    static struct mesh_run one, first, second;
+    char why[300], dir[] = "saved", path[PATH_BYTES];
+    mesh_run_read(&one, model, "{data: 1}", "", "fast");
+    mesh_run(&one, "one rank");
+    for (size_t a = 0; a < n; a++) {
+        mesh_run_read(&first, model, places[a], "", "fast");
+        first.steps = 2;
+        first.to = dir;
+        mesh_run(&first, places[a]);
+        MUST(checkpoint_find(dir, path, NULL));
+        for (size_t b = 0; b < n; b++) {
+            snprintf(why, sizeof why, "%ssaved on %s, loaded on %s", about, places[a], places[b]);
+            mesh_run_read(&second, model, places[b], "", "fast");
+            second.steps = 3;
+            second.from = path;
+            mesh_run(&second, why);
+            mesh_run_compare(&second, &one, 2, MESH_STEPS, 1e-10, why);
+            mesh_run_term(&second);
+        }
+        mesh_run_term(&first);
+        MUST(file_remove_tree(dir));
+    }
+    mesh_run_term(&one);
+}
+
 #endif

@@ -137,34 +137,12 @@ static void by_parts(const char *mesh, const char *train) {
 
 static const char *const places[] = {"{data: 1}", "{tensor: 2}", "{tensor: 4}",
                                      "{data: 2, seq: 2, tensor: 2, shard: gradients}"};
-enum { PLACES = sizeof places / sizeof *places };
 
 static void from_any_to_any(const char *tied) {
-    static struct mesh_run one, first, second;
-    char model[1000], why[300], dir[64], path[PATH_BYTES];
+    char model[1000], why[40];
     snprintf(model, sizeof model, every, tied);
-    mesh_run_read(&one, model, "{data: 1}", "", "fast");
-    mesh_run(&one, "one rank");
-    for (int a = 0; a < PLACES; a++) {
-        snprintf(dir, sizeof dir, "saved_%s_%d", tied, a);
-        mesh_run_read(&first, model, places[a], "", "fast");
-        first.steps = 2;
-        first.to = dir;
-        mesh_run(&first, places[a]);
-        MUST(checkpoint_find(dir, path, NULL));
-        for (int b = 0; b < PLACES; b++) {
-            snprintf(why, sizeof why, "tied %s, saved on %s, loaded on %s", tied, places[a], places[b]);
-            mesh_run_read(&second, model, places[b], "", "fast");
-            second.steps = 3;
-            second.from = path;
-            mesh_run(&second, why);
-            mesh_run_compare(&second, &one, 2, MESH_STEPS, 1e-10, why);
-            mesh_run_term(&second);
-        }
-        mesh_run_term(&first);
-        MUST(file_remove_tree(dir));
-    }
-    mesh_run_term(&one);
+    snprintf(why, sizeof why, "tied %s, ", tied);
+    mesh_run_places(model, places, sizeof places / sizeof *places, why);
 }
 
 /* ---- exact mode ---- */
