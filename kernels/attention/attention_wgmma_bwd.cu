@@ -7,15 +7,8 @@
  *
  * A third group of warps brings the next tile, waits for turns and passes them on, so that the two that compute do not.
  *
- * A tile's dq is the sum over blocks of keys, ascending, each in its turn (turns.cuh).  Blocks start with the longest,
- * of the first keys; all walk the same way, so each finds its turn come.  What a step has made is added one step later,
- * while the products of that step's scores are under way, so that neither a late turn nor the addition stops the tensor
- * cores at once; the turn is passed on at the step after that.  A block that waits with step n has passed on, or will
- * without waiting for anybody, the turns of all steps before n, and blocks with the same heads come to their steps in
- * one order: who waits, waits for a block of lower keys, which has a lower number and runs, and the lowest waits for
- * none.
- *
- * Where blocks of keys are few, several blocks share the heads of a key head; their dk and dv are summed in order.
+ * A tile's dq is the sum over blocks of keys, ascending, each in its turn (turns.cuh): the last one rounds and writes
+ * it.  Blocks start with the longest, of the first keys; all walk the same way, so each finds its turn come.
  *
  *   p = 2^(scale' s - lse')   ds = p (do . v - delta)   dq = scale ds k   dv = p^T do   dk = scale ds^T q */
 #include <stddef.h>
@@ -26,14 +19,9 @@
 #ifndef ATTENTION_PARTIAL
 #define ATTENTION_PARTIAL (1 << 30)
 #endif
-#ifndef ATTENTION_BLOCKS
-#define ATTENTION_BLOCKS 256
-#endif
-constexpr int64_t BLOCKS = ATTENTION_BLOCKS;          /* of a launch, which all processors share about evenly then */
-constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP;   /* threads */
-constexpr int STAGES = 3;                             /* the step that is read, and two that are under way or there */
-constexpr int GRADIENT_BARRIER = 1, TURN_BARRIER = 2; /* the latter of each group */
-constexpr int REGISTERS = 65536 / ALL / 8 * 8;        /* of each thread at the start: 168 */
+constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP; /* threads */
+constexpr int STAGES = 3;                           /* the step that is read, and two that are under way or there */
+constexpr int REGISTERS = 65536 / ALL / 8 * 8;      /* of each thread at the start: 168 */
 constexpr int64_t PARTIAL_BYTES =
     ATTENTION_PARTIAL; /* of unfinished dq at a time, unless one key head's heads are more */
 
@@ -43,11 +31,10 @@ template <int D> struct stage {
     struct row_sums sums[SPAN];
     struct seen seen[SPAN];
 };
-/* What all threads need to know of a step. */
+/* What the groups that compute need to know of a step. */
 struct told {
     int place;  /* of its dq among the unfinished: (tile, head of the part) */
-    int turn;   /* of its dq; below 0: there is no step                     */
-    int order;  /* blocks that add to it before                             */
+    int first;  /* nobody has added to it                                   */
     int partly; /* bit g: not all keys of group g are seen by all queries   */
     int more;   /* a step follows                                           */
 };
@@ -59,11 +46,10 @@ template <int D> struct room {
 };
 static_assert(sizeof(struct stage<64>) % 1024 == 0 && sizeof(struct stage<128>) % 1024 == 0, "panels of the next one");
 
-/* Key heads [first, first + n) of one launch, the heads of each on `sets` blocks, and what is unfinished of them. */
+/* Key heads [first, first + n) of one launch, and the unfinished dq of their heads. */
 struct part {
-    int64_t first, n, sets;
-    float4 *partial; /* dq: (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP)    */
-    float4 *keys;    /* dk and dv, if sets > 1: (key tiles, n, sets, 2, D / 8, WORKERS)     */
+    int64_t first, n;
+    float4 *partial; /* (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP) */
 };
 
 /* A tile of SPAN queries, and a head; none: a tile before the walk's end. */
@@ -164,12 +150,9 @@ static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int
     }
 }
 
-/* A group's part of a step's dq, (64, D / 2), to what blocks before have made. */
-template <int D>
-static __device__ void part_add(float4 *partial, const struct told *step, int group, const float dq[D / 16][4]) {
-    float4 *const here = partial + ((int64_t)step->place * 2 + group) * (D / 16 * GROUP) + threadIdx.x % GROUP;
-    const bool first = same(step->order) == 0;
-    if (same(step->turn) < 0) return;
+/* A group's part of a tile's dq, (64, D / 2), to what blocks before have made. */
+template <int D> static __device__ void part_add(float4 *partial, int place, bool first, const float dq[D / 16][4]) {
+    float4 *const here = partial + (int64_t)place * (D / 16 * GROUP) + threadIdx.x % GROUP;
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
         float4 *const at = here + n * GROUP;
@@ -179,18 +162,28 @@ static __device__ void part_add(float4 *partial, const struct told *step, int gr
     }
 }
 
+/* Where a step's part of dq stands in line. */
+struct place {
+    unsigned order; /* blocks before this one */
+    unsigned *turn;
+};
+static __device__ struct place place_of(const struct attention &a, const struct tables &t, const struct step &s,
+                                        int key_tile) {
+    return {(unsigned)(key_tile - t.tile[s.tile].first / BLOCK), t.turn + s.tile * a.heads + s.h};
+}
+
 /* What a block works on. */
 struct work {
-    int key_tile, j;
+    int key_tile, j, u0, P;
     struct walk walk;
     struct step now, next, later;
 };
 static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
-    const int item = (int)(blockIdx.x / p.sets), key_tile = (int)(item / p.n), j = (int)(p.first + item % p.n);
-    const int per = (int)(a.heads / a.key_heads / p.sets), set = (int)(blockIdx.x % p.sets);
-    const int h0 = (int)(j * p.sets + set) * per;
+    const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
+              j = (int)(p.first + blockIdx.x % p.n), u0 = key_tile * BLOCK;
     const struct seen by = t.key_tile[key_tile];
-    struct work w = {key_tile, j, {key_tile * BLOCK, same(by.last < 0 ? 0 : by.first), h0, per}, {}, {}, {}};
+    struct work w = {key_tile, j,  u0, (int)a.head_width, {u0, same(by.last < 0 ? 0 : by.first), j * per, per},
+                     {},       {}, {}};
     w.now = step_at(t, w.walk, same(by.last));
     w.next = step_after(t, w.walk, w.now);
     w.later = step_after(t, w.walk, w.next);
@@ -205,100 +198,62 @@ static __device__ void move_on(struct work *w, const struct tables &t) {
 static __device__ int partly(const struct seen_by_tile &sees, int u) {
     return u < sees.first_all || u + 63 > sees.last_all;
 }
-static __device__ void tell(struct told *to, const struct attention &a, const struct tables &t, const struct work &w,
-                            const struct part &p) {
+static __device__ void tell(struct told *to, const struct tables &t, const struct work &w, const struct part &p) {
     const struct seen_by_tile sees = t.tile[w.now.tile];
-    const int64_t per = a.heads / a.key_heads;
-    to->place = (int)(w.now.tile * p.n * per + w.now.h - p.first * per);
-    to->turn = (int)(w.now.tile * a.heads + w.now.h);
-    to->order = w.key_tile - sees.first / BLOCK;
-    to->partly = partly(sees, w.walk.u0) | partly(sees, w.walk.u0 + 64) << 1;
+    to->place = (int)((int64_t)w.now.tile * p.n * w.walk.per + (w.now.h - p.first * w.walk.per));
+    to->first = sees.first / BLOCK == w.key_tile;
+    to->partly = partly(sees, w.u0) | partly(sees, w.u0 + 64) << 1;
     to->more = w.next.tile >= w.walk.end;
 }
 
-/* The stage of the step before that of stage i. */
-static __device__ int stage_before(int i) { return i == 0 ? STAGES - 1 : i - 1; }
-static __device__ int stage_after(int i) { return i == STAGES - 1 ? 0 : i + 1; }
-
-/* One warp, for both groups: a step's turn has come.  Some looked before, and may have seen it. */
-static __device__ void bring_turn(const struct told *step, const struct tables &t, bool came) {
-    if (!came && step->order > 0) turn_await(t.turn + step->turn, (unsigned)step->order);
-    __syncwarp();
-    barrier_arrive(TURN_BARRIER, GROUP + WARP);
-    barrier_arrive(TURN_BARRIER + 1, GROUP + WARP);
-}
-/* One warp, whose first thread says it. */
-static __device__ void pass_turn(const struct told *step, const struct tables &t) {
-    const bool mine = threadIdx.x % WARP == 0 && step->turn >= 0;
-    turn_pass(t.turn + (mine ? step->turn : 0), (unsigned)step->order + 1, mine);
-}
-
-/* The third group loads, two steps ahead; one warp of it waits for turns, one passes them on. */
+/* The third group loads, two steps ahead; a thread of it waits for turns, one passes them on. */
 template <int D>
 static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, const struct part &p,
                              struct work w) {
     const int thread = threadIdx.x - WORKERS, warp = same(thread / WARP);
-    bool came = false;
-    int i = 0;
+    struct place before = {0, NULL};
     const auto fetch = [&](const struct step &s, int stage) {
         if (s.tile >= w.walk.end) fetch_step<D>(m->stages + stage, a, t, s, thread);
         cp_commit(); /* an empty one too: they are counted */
     };
-    if (thread == 2 * WARP) m->told[1].turn = m->told[2].turn = -1, m->told[2].order = 0;
     if (w.now.tile >= w.walk.end) {
-        fetch_rows<D, BLOCK>(m->k, rows_of(a.k, w.walk.u0, w.j * a.head_width, (int)a.head_width), thread);
-        fetch_rows<D, BLOCK>(m->v, rows_of(a.v, w.walk.u0, w.j * a.head_width, (int)a.head_width), thread);
+        fetch_rows<D, BLOCK>(m->k, rows_of(a.k, w.u0, (int64_t)w.j * w.P, w.P), thread);
+        fetch_rows<D, BLOCK>(m->v, rows_of(a.v, w.u0, (int64_t)w.j * w.P, w.P), thread);
         fetch(w.now, 0);
         fetch(w.next, 1);
     }
 #pragma unroll 1
-    for (; w.now.tile >= w.walk.end; i = stage_after(i)) {
-        if (thread == 2 * WARP) tell(m->told + i, a, t, w, p);
+    for (int i = 0; w.now.tile >= w.walk.end; i = i == STAGES - 1 ? 0 : i + 1) {
+        const struct place place = place_of(a, t, w.now, w.key_tile);
+        if (thread == 2 * WARP) tell(m->told + i, t, w, p);
         cp_wait<1>();
         shared_fence();
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
-        if (warp == 3) bring_turn(m->told + stage_before(i), t, came);
-        if (warp == 2) pass_turn(m->told + stage_after(i), t); /* of two steps before: it is added */
-        fetch(w.later, stage_before(i));
-        if (warp == 3) came = turn_came(t.turn + m->told[i].turn, (unsigned)m->told[i].order);
+        if (thread == GROUP - 1 && place.order > 0) turn_await(place.turn, place.order);
+        __syncwarp();
+        barrier_arrive<ALL>(); /* the turn has come */
+        if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
+        fetch(w.later, i == 0 ? STAGES - 1 : i - 1);
+        before = place;
         move_on(&w, t);
     }
     __syncthreads();
-    if (warp == 3) bring_turn(m->told + stage_before(i), t, came);
-    if (warp == 2) pass_turn(m->told + stage_after(i), t);
-    __syncthreads(); /* the last step is added */
-    if (warp == 2) pass_turn(m->told + stage_before(i), t);
-}
-
-/* A block's dk or dv: rounded, or to the parts of all sets. */
-template <int D>
-static __device__ void leave(const float sum[D / 8][4], const struct tensor &x, const struct part &p, int which,
-                             int64_t P, float factor) {
-    const int64_t item = blockIdx.x / p.sets, key_tile = item / p.n, j = p.first + item % p.n;
-    const float factors[2] = {factor, factor};
-    if (p.sets == 1) {
-        store<D>(sum, x, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, j * P, (int)P, factors);
-        return;
-    }
-    float4 *const to = p.keys + ((int64_t)blockIdx.x * 2 + which) * (D / 8 * WORKERS) + threadIdx.x;
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) to[n * WORKERS] = make_float4(sum[n][0], sum[n][1], sum[n][2], sum[n][3]);
+    if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
 }
 
 /* The two groups that compute. */
 template <int D>
 static __device__ void compute(struct room<D> *m, const struct attention &a, const struct tables &t,
                                const struct part &p) {
-    const int key_tile = (int)(blockIdx.x / (p.n * p.sets)), group = same(threadIdx.x / GROUP), r0 = group * 64,
+    const int key_tile = (int)(blockIdx.x / p.n), group = same(threadIdx.x / GROUP), r0 = group * 64,
               r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
-    const float scale = LOG2E * (float)a.scale;
+    const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
     const panels k = panels_of(m->k);
     constexpr int bytes = sizeof(struct stage<D>), dout_at = sizeof m->stages->q;
-    float dk[D / 8][4] = {}, dv[D / 8][4] = {}, made[D / 16][4] = {}; /* the last: a part of dq, to be added */
+    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     bool more = same(t.key_tile[key_tile].last) >= 0;
-    int i = 0;
 #pragma unroll 1
-    for (; more; i = stage_after(i)) {
+    for (int i = 0; more; i = i == STAGES - 1 ? 0 : i + 1) {
         const struct stage<D> *const at = m->stages + i;
         const panels at_q = panels_on(k, (int)offsetof(struct room<D>, stages) + i * bytes);
         float s[8][4], dp[8][4], dq[D / 16][4];
@@ -307,12 +262,9 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         __syncthreads();
         wgmma_fence();
         scores<D>(s, k, r0, at_q);
+        scores<D>(dp, panels_on(k, sizeof m->k), r0, panels_on(at_q, dout_at));
         const bool hide = same(m->told[i].partly >> group & 1);
         more = same(m->told[i].more);
-        barrier_of(TURN_BARRIER + group, GROUP + WARP); /* of the step before */
-        part_add<D>(p.partial, m->told + stage_before(i), group, made);
-        wgmma_fence();
-        scores<D>(dp, panels_on(k, sizeof m->k), r0, panels_on(at_q, dout_at));
 
         wgmma_wait<1>();
         wgmma_settled<8>(s);
@@ -326,7 +278,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
         shared_fence();
-        barrier_of(GRADIENT_BARRIER, WORKERS); /* ds of both groups is there */
+        barrier_wait<ALL>(); /* ds of both groups is there, and the turn has come */
         wgmma_fence();
         add_rows<D>(dk, ds, at_q);
 #pragma unroll
@@ -336,19 +288,14 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settled<D / 16>(dq);
-#pragma unroll
-        for (int n = 0; n < D / 16; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) made[n][e] = (float)a.scale * dq[n][e];
+        part_add<D>(p.partial, m->told[i].place * 2 + group, same(m->told[i].first), dq);
     }
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
     __syncthreads();
-    barrier_of(TURN_BARRIER + group, GROUP + WARP);
-    part_add<D>(p.partial, m->told + stage_before(i), group, made);
-    __syncthreads();
-    leave<D>(dk, a.dk, p, 0, a.head_width, (float)a.scale);
-    leave<D>(dv, a.dv, p, 1, a.head_width, 1.0f);
+    const int64_t column = (p.first + blockIdx.x % p.n) * a.head_width;
+    store<D>(dk, a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_k);
+    store<D>(dv, a.dv, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_v);
 }
 
 template <int D>
@@ -372,7 +319,7 @@ template <int D>
 __global__ __launch_bounds__(GROUP) static void finish_queries(const struct attention a, const struct part p) {
     const int64_t per = a.heads / a.key_heads, item = blockIdx.x / 2, half = blockIdx.x % 2;
     const int64_t tile = item / (p.n * per), h = p.first * per + item % (p.n * per);
-    const float factor[2] = {1.0f, 1.0f};
+    const float factor[2] = {(float)a.scale, (float)a.scale};
     float dq[D / 16][4];
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
@@ -384,28 +331,6 @@ __global__ __launch_bounds__(GROUP) static void finish_queries(const struct atte
     }
     store<D / 2>(dq, a.dq, tile * SPAN, (int)threadIdx.x / WARP * 16, h * a.head_width + half * (D / 2),
                  (int)(a.head_width - half * (D / 2)), factor);
-}
-
-/* dk and dv of a part whose heads several blocks had, in the order of the sets. */
-template <int D>
-__global__ __launch_bounds__(WORKERS) static void finish_keys(const struct attention a, const struct part p) {
-    const int64_t item = blockIdx.x / 2, key_tile = item / p.n, column = (p.first + item % p.n) * a.head_width;
-    const int which = blockIdx.x % 2;
-    const float factor[2] = {which ? 1.0f : (float)a.scale, which ? 1.0f : (float)a.scale};
-    float sum[D / 8][4] = {};
-    for (int64_t set = 0; set < p.sets; set++) {
-        const float4 *from = p.keys + ((item * p.sets + set) * 2 + which) * (D / 8 * WORKERS) + threadIdx.x;
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            const float4 x = from[n * WORKERS];
-            sum[n][0] += x.x;
-            sum[n][1] += x.y;
-            sum[n][2] += x.z;
-            sum[n][3] += x.w;
-        }
-    }
-    store<D>(sum, which ? a.dv : a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width,
-             factor);
 }
 
 /* ---- the launches ---- */
@@ -420,34 +345,19 @@ static int64_t key_heads_at_once(const struct attention *a) {
     return ceil_div(a->key_heads, ceil_div(a->key_heads, fit));
 }
 
-/* Blocks that share the heads of a key head: as few as give a launch BLOCKS blocks, where there are heads enough. */
-static int64_t sets_of(const struct attention *a) {
-    const int64_t per = a->heads / a->key_heads, blocks = ceil_div(a->k.shape[0], BLOCK) * key_heads_at_once(a);
-    int64_t sets = 1;
-    while (sets < per && (blocks * sets < BLOCKS || per % sets != 0)) sets++;
-    return sets;
-}
-static int64_t keys_bytes(const struct attention *a) {
-    const int64_t blocks = ceil_div(a->k.shape[0], BLOCK) * key_heads_at_once(a) * sets_of(a);
-    return sets_of(a) == 1 ? 0 : blocks * 2 * BLOCK * padded_width(a) * (int64_t)sizeof(float);
-}
-
 int64_t attention_partial_bytes(const struct attention *a) {
-    if (a->head_width > 128) return 0;
-    return arena_round(key_heads_at_once(a) * key_head_bytes(a)) + arena_round(keys_bytes(a));
+    return a->head_width > 128 ? 0 : arena_round(key_heads_at_once(a) * key_head_bytes(a));
 }
 
 template <int D> static enum status start(struct ctx *c, const struct attention *a, const struct tables *t) {
-    const int64_t at_once = key_heads_at_once(a), sets = sets_of(a), key_tiles = ceil_div(a->k.shape[0], BLOCK);
-    void *partial, *keys;
-    TRY(arena_take(c->work, at_once * key_head_bytes(a), &partial));
-    TRY(arena_take(c->work, keys_bytes(a), &keys));
-    for (int64_t first = 0; first < a->key_heads; first += at_once) {
-        const struct part p = {first, least(at_once, a->key_heads - first), sets, (float4 *)partial, (float4 *)keys};
+    void *partial;
+    TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
+    for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
+        const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
         const int64_t halves = ceil_div(a->q.shape[0], SPAN) * p.n * (a->heads / a->key_heads) * 2;
-        LAUNCH_TILES(all_gradients<D>, key_tiles * p.n * sets, ALL, (int64_t)sizeof(struct room<D>), *a, *t, p);
+        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a,
+                     *t, p);
         LAUNCH(finish_queries<D>, dim3((unsigned)halves), GROUP, *a, p);
-        if (sets > 1) LAUNCH(finish_keys<D>, dim3((unsigned)(key_tiles * p.n * 2)), WORKERS, *a, p);
     }
     return OK;
 }
