@@ -12,11 +12,13 @@
 #include "kernels/device.cuh"
 
 #ifndef BATON_EMULATED /* tests/emulator/device.h has these: there blocks run one after another */
+static inline __device__ bool turn_came(const unsigned *turn, unsigned n) {
+    unsigned now;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory");
+    return now == n;
+}
 static inline __device__ void turn_await(const unsigned *turn, unsigned n) {
-    for (unsigned polls = 0;; polls++) {
-        unsigned now;
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory");
-        if (now == n) return;
+    for (unsigned polls = 0; !turn_came(turn, n); polls++) {
         if (polls > 1u << 24) __trap();
         __nanosleep(64);
     }

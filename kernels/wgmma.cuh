@@ -131,16 +131,12 @@ template <int n> static inline __device__ void registers_up() {
 template <int n> static inline __device__ void registers_down() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
 }
-/* A second barrier of all threads of the block: those that only arrive do not wait. */
-template <int threads> static inline __device__ void barrier_wait() {
-    asm volatile("barrier.cta.sync 1, %0;" ::"n"(threads) : "memory");
-}
-template <int threads> static inline __device__ void barrier_arrive() {
-    asm volatile("barrier.cta.arrive 1, %0;" ::"n"(threads) : "memory");
-}
-/* A barrier of n threads of the block, whole warps; 1 < id < 16. */
+/* A barrier of n threads of the block, whole warps; 0 < id < 16.  Those that only arrive do not wait. */
 static inline __device__ void barrier_of(int id, int n) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
+}
+static inline __device__ void barrier_arrive(int id, int n) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(n) : "memory");
 }
 #define DYNAMIC_PANELS(name) extern __shared__ __align__(1024) unsigned char name[]
 #endif

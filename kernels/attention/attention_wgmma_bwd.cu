@@ -231,7 +231,7 @@ static __device__ void bring(struct room<D> *m, const struct attention &a, const
         __syncthreads(); /* the step is there, and nobody reads the one before any more */
         if (thread == GROUP - 1 && place.order > 0) turn_await(place.turn, place.order);
         __syncwarp();
-        barrier_arrive<ALL>(); /* the turn has come */
+        barrier_arrive(1, ALL); /* the turn has come */
         if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
         fetch(w.later, i == 0 ? STAGES - 1 : i - 1);
         before = place;
@@ -278,7 +278,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         pack_all<8>(ds, dp);
         keep_gradients(m->ds, ds, r);
         shared_fence();
-        barrier_wait<ALL>(); /* ds of both groups is there, and the turn has come */
+        barrier_of(1, ALL); /* ds of both groups is there, and the turn has come */
         wgmma_fence();
         add_rows<D>(dk, ds, at_q);
 #pragma unroll
