@@ -26,6 +26,7 @@ typedef const bf16_bits *panels; /* where a tile begins */
 static inline panels panels_of(const bf16_bits *tile) { return tile; }
 static inline panels panels_here(const bf16_bits *tile) { return tile; }
 static inline panels panels_on(panels p, int bytes) { return p + bytes / 2; }
+static inline panels panels_anew(panels p) { return p; }
 struct operand {
     const bf16_bits *at;
     int lead; /* BF16 from panel to panel */
@@ -43,6 +44,11 @@ static inline __device__ panels panels_here(const bf16_bits *tile) {
     return (int)((shared_address(tile) & 0x3ffff) >> 4);
 }
 static inline __device__ panels panels_on(panels p, int bytes) { return p + bytes / 16; }
+/* In a loop: what is made of it is made anew, and takes no registers meanwhile. */
+static inline __device__ panels panels_anew(panels p) {
+    asm volatile("" : "+r"(p));
+    return p;
+}
 struct operand {
     uint64_t bits;
 };

@@ -6,12 +6,15 @@
  * passes is cuDNN's where there is one (attention_dnn.h); all else are our own kernels.
  *
  *   flops      forward 4 H P per visible (query, key); backward 10, and 14 of heads wider than 128, which make scores
- * and weights twice.  At 990 TFLOP/s dense, T 32,768, H 32, P 128, one document: 8.8 TFLOP and 8.9 ms forward, 22 TFLOP
- * and 22 ms backward at the least bytes      once o, lse, gradients; q once a tile of 128 queries; k and v once for
- * every 128 queries that see them, mostly from L2; backward q and do once for every 128 keys, and there, through L2, dq
- * in F32 twice workspace  forward 1 MiB for cuDNN, 12 bytes a query; backward also 8 bytes a (query, head), 8 bytes for
- * 128 keys, and unfinished dq, 4 bytes a number: of as many key heads at a time as 1 GiB holds, one at least order
- * every dk and dv has one owner; dq is summed over blocks of keys, ascending */
+ *              and weights twice.  At 990 TFLOP/s dense, T 32,768, H 32, P 128, one document: 8.8 TFLOP and 8.9 ms
+ *              forward, 22 TFLOP and 22 ms backward at the least
+ *   bytes      once o, lse, gradients; q once a tile of 128 queries; k and v once for every 128 queries that see them,
+ *              mostly from L2; backward q and do once for every 128 keys, and there, through L2, dq in F32 twice
+ *   workspace  forward 1 MiB for cuDNN, 12 bytes a query; backward also 8 bytes a (query, head), 8 bytes for 128 keys,
+ *              and unfinished dq, 4 bytes a number: of as many key heads at a time as 1 GiB holds, one at least; where
+ *              blocks of keys are few, unfinished dk and dv too, of 512 blocks at most
+ *   order      every dk and dv has one owner, or one a set of heads, ascending; dq is summed over blocks of keys,
+ *              ascending */
 #include "kernels/attention/attention.h"
 
 #ifdef __cplusplus

@@ -4,52 +4,64 @@
  * heads that read that key head.  Scores are transposed, keys along rows, so that weights and their gradients are
  * operands in registers for dv and dk, which stay in registers.  The gradients of scores also go to shared memory, and
  * what the block's keys add to a tile's dq is made there: one group makes its first columns, the other one the rest.
+ * The next step's scores are under way while that is taken out of registers.
  *
- * A third group of warps brings the next tile, waits for turns and passes them on, so that the two that compute do not.
+ * Of a third group one thread has the tiles brought, two steps ahead.  Two others, each every second step, wait for a
+ * step's dq in shared memory and for its turn, have it added in the L2 cache and pass the turn on: a tile's dq is the
+ * sum over blocks of keys, ascending (turns.cuh).  Blocks start with the longest, of the first keys; all walk the same
+ * way, so each finds its turn come.  A step needs nothing but the steps before it of its own block and the same step
+ * of the block of keys before, which has a lower number and runs: who waits, waits for one that does not wait for him.
  *
- * A tile's dq is the sum over blocks of keys, ascending, each in its turn (turns.cuh): the last one rounds and writes
- * it.  Blocks start with the longest, of the first keys; all walk the same way, so each finds its turn come.
+ * Where blocks of keys are few, several blocks share the heads of a key head; their dk and dv are summed in order.
  *
  *   p = 2^(scale' s - lse')   ds = p (do . v - delta)   dq = scale ds k   dv = p^T do   dk = scale ds^T q */
 #include <stddef.h>
 #include "kernels/attention/attention_bf16.cuh"
+#include "kernels/bulk.cuh"
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
 
 #ifndef ATTENTION_PARTIAL
 #define ATTENTION_PARTIAL (1 << 30)
 #endif
+#ifndef ATTENTION_BLOCKS
+#define ATTENTION_BLOCKS 256
+#endif
+constexpr int64_t BLOCKS = ATTENTION_BLOCKS;        /* of a launch, which all processors share about evenly then */
 constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP; /* threads */
 constexpr int STAGES = 3;                           /* the step that is read, and two that are under way or there */
-constexpr int REGISTERS = 65536 / ALL / 8 * 8;      /* of each thread at the start: 168 */
+constexpr int SENDERS = 2;                          /* warps */
+constexpr int GRADIENT_BARRIER = 1;
+constexpr int REGISTERS = 65536 / ALL / 8 * 8; /* of each thread at the start: 168 */
 constexpr int64_t PARTIAL_BYTES =
     ATTENTION_PARTIAL; /* of unfinished dq at a time, unless one key head's heads are more */
 
-/* What comes for a tile of queries of a head: panels of 64 columns. */
-template <int D> struct stage {
-    bf16_bits q[SPAN * D], dout[SPAN * D];
-    struct row_sums sums[SPAN];
-    struct seen seen[SPAN];
-};
 /* What the groups that compute need to know of a step. */
 struct told {
-    int place;  /* of its dq among the unfinished: (tile, head of the part) */
-    int first;  /* nobody has added to it                                   */
+    int tile;   /* of queries                                               */
     int partly; /* bit g: not all keys of group g are seen by all queries   */
     int more;   /* a step follows                                           */
 };
+/* Tiles are panels of 64 columns.  `freed`, `made`, `taken`: of a stage, of dq, which is read by the next but one. */
 template <int D> struct room {
     bf16_bits k[BLOCK * D], v[BLOCK * D];
-    bf16_bits ds[BLOCK * SPAN]; /* (keys, queries) */
-    struct stage<D> stages[STAGES];
+    bf16_bits ds[2][BLOCK * SPAN]; /* (keys, queries), of a step and of the one before */
+    bf16_bits q[STAGES][SPAN * D], dout[STAGES][SPAN * D];
+    float4 dq[2][D / 16 * GROUP]; /* of each group, as its threads hold it */
+    struct row_sums sums[STAGES][SPAN];
     struct told told[STAGES];
+    uint64_t keys, there[STAGES], freed[STAGES], made[SENDERS], taken;
 };
-static_assert(sizeof(struct stage<64>) % 1024 == 0 && sizeof(struct stage<128>) % 1024 == 0, "panels of the next one");
 
-/* Key heads [first, first + n) of one launch, and the unfinished dq of their heads. */
+/* Key heads [first, first + n) of one launch, the heads of each on `sets` blocks, and what is unfinished of them. */
 struct part {
-    int64_t first, n;
-    float4 *partial; /* (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP) */
+    int64_t first, n, sets;
+    float4 *partial; /* dq: (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP)    */
+    float4 *keys;    /* dk and dv, if sets > 1: (key tiles, n, sets, 2, D / 8, WORKERS)     */
+};
+/* Of a head each: SPAN rows of q and dout, BLOCK rows of k and v. */
+struct maps {
+    tensor_map q, dout, k, v;
 };
 
 /* A tile of SPAN queries, and a head; none: a tile before the walk's end. */
@@ -64,7 +76,7 @@ struct walk {
 static __device__ struct step step_at(const struct tables &t, const struct walk &w, int tile) {
     for (; tile >= w.end; tile--)
         if (t.tile[tile].first < w.u0 + BLOCK && t.tile[tile].last >= w.u0) break;
-    return {same(tile), w.h0};
+    return {tile, w.h0};
 }
 static __device__ struct step step_after(const struct tables &t, const struct walk &w, const struct step &s) {
     if (s.tile < w.end) return s;
@@ -72,31 +84,92 @@ static __device__ struct step step_after(const struct tables &t, const struct wa
     return step_at(t, w, s.tile - 1);
 }
 
-/* `rows` rows into panels by the third group; what lies outside the matrix becomes zero. */
-template <int D, int rows> static __device__ void fetch_rows(bf16_bits *to, const struct rows16 &x, int thread) {
-    constexpr int step = GROUP / (D / 8);
-    static_assert(step % 8 == 0, "a thread's pieces lie in one column");
-    const int first = thread / (D / 8), col = thread % (D / 8) * 8;
-    const bf16_bits *from = x.at + first * x.pitch + col;
-    bf16_bits *piece = tile_piece<64>(to + col / 64 * rows * 64, first, col % 64);
-#pragma unroll 2
-    for (int r = first; r < rows; r += step, from += step * x.pitch, piece += step * 64) {
-        const bool inside = r < x.n && col < x.P;
-        cp_async16_or_zero(piece, inside ? from : x.at, inside);
+/* What a block works on. */
+struct work {
+    int key_tile, j;
+    struct walk walk;
+    struct step first;
+};
+static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
+    const int item = (int)(blockIdx.x / p.sets), key_tile = (int)(item / p.n), j = (int)(p.first + item % p.n);
+    const int per = (int)(a.heads / a.key_heads / p.sets), set = (int)(blockIdx.x % p.sets);
+    const int h0 = (int)(j * p.sets + set) * per;
+    const struct seen by = t.key_tile[key_tile];
+    struct work w = {key_tile, j, {key_tile * BLOCK, by.last < 0 ? 0 : by.first, h0, per}, {}};
+    w.first = step_at(t, w.walk, by.last);
+    return w;
+}
+
+/* ---- the third group ---- */
+
+static __device__ int partly(const struct seen_by_tile &sees, int u) {
+    return u < sees.first_all || u + 63 > sees.last_all;
+}
+
+template <int D> static __device__ void fetch_keys(struct room<D> *m, const struct maps &x, const struct work &w) {
+    bulk_expect(&m->keys, sizeof m->k + sizeof m->v);
+    for (int col = 0; col < D; col += 64) {
+        bulk_fetch(m->k + col * BLOCK, &x.k, col, w.walk.u0, w.j, &m->keys);
+        bulk_fetch(m->v + col * BLOCK, &x.v, col, w.walk.u0, w.j, &m->keys);
+    }
+}
+template <int D>
+static __device__ void fetch_step(struct room<D> *m, int i, const struct maps &x, const struct tables &t,
+                                  const struct step &s) {
+    uint64_t *const there = &m->there[i];
+    const int t0 = s.tile * SPAN;
+    bulk_expect(there, sizeof m->q[i] + sizeof m->dout[i] + sizeof m->sums[i]);
+    for (int col = 0; col < D; col += 64) bulk_fetch(m->q[i] + col * SPAN, &x.q, col, t0, s.h, there);
+    bulk_copy(m->sums[i], t.sums + s.h * t.queries + t0, sizeof m->sums[i], there);
+    for (int col = 0; col < D; col += 64) bulk_fetch(m->dout[i] + col * SPAN, &x.dout, col, t0, s.h, there);
+}
+
+/* One thread. */
+template <int D>
+static __device__ void bring(struct room<D> *m, const struct maps &x, const struct attention &a, const struct tables &t,
+                             const struct part &p) {
+    const struct work w = work_of(a, t, p);
+    struct step now = w.first;
+    if (now.tile >= w.walk.end) fetch_keys<D>(m, x, w);
+    for (int n = 0, i = 0, parity = 0; now.tile >= w.walk.end; n++) {
+        const struct step next = step_after(t, w.walk, now);
+        const struct seen_by_tile sees = t.tile[now.tile];
+        if (n >= STAGES - 1) bulk_wait(&m->freed[i], parity);
+        m->told[i] = {now.tile, partly(sees, w.walk.u0) | partly(sees, w.walk.u0 + 64) << 1, next.tile >= w.walk.end};
+        fetch_step<D>(m, i, x, t, now);
+        now = next;
+        if (n >= STAGES - 1 && i == STAGES - 2) parity ^= 1;
+        if (++i == STAGES) i = 0;
     }
 }
 
-/* By the GROUP threads of the third group. */
+/* One thread for every SENDERS-th step from `first` on. */
 template <int D>
-static __device__ void fetch_step(struct stage<D> *to, const struct attention &a, const struct tables &t,
-                                  const struct step &s, int thread) {
-    const int64_t t0 = (int64_t)s.tile * SPAN;
-    const int P = (int)a.head_width;
-    fetch_rows<D, SPAN>(to->q, rows_of(a.q, t0, (int64_t)s.h * P, P), thread);
-    fetch_rows<D, SPAN>(to->dout, rows_of(a.dout, t0, (int64_t)s.h * P, P), thread);
-    if (thread < SPAN / 2) cp_async16(to->sums + 2 * thread, t.sums + s.h * t.queries + t0 + 2 * thread);
-    else if (thread < SPAN) cp_async16(to->seen + 2 * thread - SPAN, t.query + t0 + 2 * thread - SPAN);
+static __device__ void send(struct room<D> *m, const struct attention &a, const struct tables &t, const struct part &p,
+                            int first) {
+    const struct work w = work_of(a, t, p);
+    const int64_t per = a.heads / a.key_heads;
+    struct step now = w.first;
+    if (first == 1) now = step_after(t, w.walk, now);
+    for (int parity = 0; now.tile >= w.walk.end; parity ^= 1) {
+        unsigned *const turn = t.turn + now.tile * a.heads + now.h;
+        const int order = w.key_tile - t.tile[now.tile].first / BLOCK;
+        float *const to = (float *)(p.partial + (now.tile * p.n * per + now.h - p.first * per) * (D / 8 * GROUP));
+        if (order > 0) turn_await(turn, (unsigned)order);
+        bulk_turn();
+        bulk_wait(&m->made[first], parity);
+        if (order > 0) bulk_add(to, (const float *)m->dq, sizeof m->dq);
+        else bulk_put(to, (const float *)m->dq, sizeof m->dq);
+        bulk_commit();
+        now = step_after(t, w.walk, step_after(t, w.walk, now));
+        bulk_taken();
+        bulk_arrive(&m->taken);
+        bulk_done();
+        turn_pass(turn, (unsigned)order + 1, true);
+    }
 }
+
+/* ---- the two groups that compute ---- */
 
 /* s (64 keys, 64 queries) of a group: rows r0.. of `keys` times the rows of `queries`, D terms.  Under way. */
 template <int D> static __device__ void scores(float s[8][4], panels keys, int r0, panels queries) {
@@ -150,164 +223,168 @@ static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int
     }
 }
 
-/* A group's part of a tile's dq, (64, D / 2), to what blocks before have made. */
-template <int D> static __device__ void part_add(float4 *partial, int place, bool first, const float dq[D / 16][4]) {
-    float4 *const here = partial + (int64_t)place * (D / 16 * GROUP) + threadIdx.x % GROUP;
-#pragma unroll
-    for (int n = 0; n < D / 16; n++) {
-        float4 *const at = here + n * GROUP;
-        const float4 x = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
-        if (first) sum_store(at, x);
-        else sum_add(at, x);
-    }
-}
-
-/* Where a step's part of dq stands in line. */
-struct place {
-    unsigned order; /* blocks before this one */
-    unsigned *turn;
-};
-static __device__ struct place place_of(const struct attention &a, const struct tables &t, const struct step &s,
-                                        int key_tile) {
-    return {(unsigned)(key_tile - t.tile[s.tile].first / BLOCK), t.turn + s.tile * a.heads + s.h};
-}
-
-/* What a block works on. */
-struct work {
-    int key_tile, j, u0, P;
-    struct walk walk;
-    struct step now, next, later;
-};
-static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
-    const int key_tile = (int)(blockIdx.x / p.n), per = (int)(a.heads / a.key_heads),
-              j = (int)(p.first + blockIdx.x % p.n), u0 = key_tile * BLOCK;
-    const struct seen by = t.key_tile[key_tile];
-    struct work w = {key_tile, j,  u0, (int)a.head_width, {u0, same(by.last < 0 ? 0 : by.first), j * per, per},
-                     {},       {}, {}};
-    w.now = step_at(t, w.walk, same(by.last));
-    w.next = step_after(t, w.walk, w.now);
-    w.later = step_after(t, w.walk, w.next);
-    return w;
-}
-static __device__ void move_on(struct work *w, const struct tables &t) {
-    w->now = w->next;
-    w->next = w->later;
-    w->later = step_after(t, w->walk, w->later);
-}
-
-static __device__ int partly(const struct seen_by_tile &sees, int u) {
-    return u < sees.first_all || u + 63 > sees.last_all;
-}
-static __device__ void tell(struct told *to, const struct tables &t, const struct work &w, const struct part &p) {
-    const struct seen_by_tile sees = t.tile[w.now.tile];
-    to->place = (int)((int64_t)w.now.tile * p.n * w.walk.per + (w.now.h - p.first * w.walk.per));
-    to->first = sees.first / BLOCK == w.key_tile;
-    to->partly = partly(sees, w.u0) | partly(sees, w.u0 + 64) << 1;
-    to->more = w.next.tile >= w.walk.end;
-}
-
-/* The third group loads, two steps ahead; a thread of it waits for turns, one passes them on. */
+/* A block's dk or dv: rounded, or to the parts of all sets. */
 template <int D>
-static __device__ void bring(struct room<D> *m, const struct attention &a, const struct tables &t, const struct part &p,
-                             struct work w) {
-    const int thread = threadIdx.x - WORKERS, warp = same(thread / WARP);
-    struct place before = {0, NULL};
-    const auto fetch = [&](const struct step &s, int stage) {
-        if (s.tile >= w.walk.end) fetch_step<D>(m->stages + stage, a, t, s, thread);
-        cp_commit(); /* an empty one too: they are counted */
-    };
-    if (w.now.tile >= w.walk.end) {
-        fetch_rows<D, BLOCK>(m->k, rows_of(a.k, w.u0, (int64_t)w.j * w.P, w.P), thread);
-        fetch_rows<D, BLOCK>(m->v, rows_of(a.v, w.u0, (int64_t)w.j * w.P, w.P), thread);
-        fetch(w.now, 0);
-        fetch(w.next, 1);
+static __device__ void leave(const float sum[D / 8][4], const struct tensor &x, const struct part &p, int which,
+                             int64_t P, float factor) {
+    const int64_t item = blockIdx.x / p.sets, key_tile = item / p.n, j = p.first + item % p.n;
+    const float factors[2] = {factor, factor};
+    if (p.sets == 1) {
+        store<D>(sum, x, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, j * P, (int)P, factors);
+        return;
     }
-#pragma unroll 1
-    for (int i = 0; w.now.tile >= w.walk.end; i = i == STAGES - 1 ? 0 : i + 1) {
-        const struct place place = place_of(a, t, w.now, w.key_tile);
-        if (thread == 2 * WARP) tell(m->told + i, t, w, p);
-        cp_wait<1>();
-        shared_fence();
-        __syncthreads(); /* the step is there, and nobody reads the one before any more */
-        if (thread == GROUP - 1 && place.order > 0) turn_await(place.turn, place.order);
-        __syncwarp();
-        barrier_arrive(1, ALL); /* the turn has come */
-        if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
-        fetch(w.later, i == 0 ? STAGES - 1 : i - 1);
-        before = place;
-        move_on(&w, t);
-    }
-    __syncthreads();
-    if (warp == 2) turn_pass(before.turn, before.order + 1, thread % WARP == 0 && before.turn);
+    float4 *const to = p.keys + ((int64_t)blockIdx.x * 2 + which) * (D / 8 * WORKERS) + threadIdx.x;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) to[n * WORKERS] = make_float4(sum[n][0], sum[n][1], sum[n][2], sum[n][3]);
 }
 
-/* The two groups that compute. */
+/* A group's part of a step's dq, (64, D / 2), to shared memory, when what was there is taken. */
+template <int D> static __device__ void hand_over(struct room<D> *m, int group, const float dq[D / 16][4], int odd) {
+    float4 *const to = m->dq[group] + threadIdx.x % GROUP;
+    bulk_wait(&m->taken, odd ^ 1);
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) to[n * GROUP] = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
+    shared_fence();
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) bulk_arrive(&m->made[odd]);
+}
+
+/* A thread of them. */
+template <int D> struct worker {
+    struct room<D> *m;
+    int group, r, key; /* r: of its warp's first row, and of the key there */
+    float scale;
+    panels k;
+};
+template <int D> static __device__ panels part_of(const struct worker<D> &w, size_t offset) {
+    return panels_on(panels_anew(w.k), (int)offset);
+}
+
+/* The scores s of the step of stage i are under way: what it adds to dv, and ds of both groups.  Whether a step
+ * follows. */
+template <int D>
+static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, int odd, float s[8][4],
+                             float dv[D / 8][4]) {
+    struct room<D> *const m = w.m;
+    const panels dout = part_of(w, offsetof(struct room<D>, dout) + i * sizeof m->dout[0]);
+    float dp[8][4];
+    uint32_t packed[4][4], ds[4][4];
+    wgmma_fence();
+    scores<D>(dp, part_of(w, offsetof(struct room<D>, v)), w.group * 64, dout);
+    const bool hide = same(m->told[i].partly >> w.group & 1), more = same(m->told[i].more);
+    wgmma_wait<1>();
+    wgmma_settled<8>(s);
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) bulk_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
+    weights(s, m->sums[i], query + m->told[i].tile * SPAN, w.key, hide, w.scale);
+    pack_all<8>(packed, s);
+    wgmma_fence();
+    add_rows<D>(dv, packed, dout);
+    wgmma_wait<1>();
+    wgmma_settled<8>(dp);
+    weights_back(s, dp, m->sums[i]);
+    pack_all<8>(ds, dp);
+    keep_gradients(m->ds[odd], ds, w.r);
+    shared_fence();
+    wgmma_wait<0>();
+    barrier_of(GRADIENT_BARRIER, WORKERS); /* ds of both groups is there */
+    return more;
+}
+
+/* dq of the step of stage i, and what it adds to dk.  Under way, dq in the older batch. */
+template <int D>
+static __device__ void multiply(const struct worker<D> &w, int i, int odd, float dq[D / 16][4], float dk[D / 8][4]) {
+    const panels k = part_of(w, 0), ds = part_of(w, offsetof(struct room<D>, ds) + odd * sizeof w.m->ds[0]),
+                 q = part_of(w, offsetof(struct room<D>, q) + i * sizeof w.m->q[0]);
+    wgmma_fence();
+#pragma unroll
+    for (int key = 0; key < BLOCK; key += 16)
+        wgmma_shared<D / 2, true, true>(dq, cols_at(ds, BLOCK, key, 0), cols_at(k, BLOCK, key, w.group * (D / 2)),
+                                        key > 0);
+    wgmma_commit();
+#pragma unroll
+    for (int c = 0; c < SPAN; c += 16)
+        wgmma_shared<D, false, true>(dk, rows_at(ds, BLOCK, w.group * 64, c), cols_at(q, SPAN, c, 0), true);
+    wgmma_commit();
+}
+
+template <int D> static __device__ void begin_scores(const struct worker<D> &w, int i, int parity, float s[8][4]) {
+    bulk_wait(&w.m->there[i], parity);
+    wgmma_fence();
+    scores<D>(s, part_of(w, 0), w.group * 64, part_of(w, offsetof(struct room<D>, q) + i * sizeof w.m->q[0]));
+}
+
+/* All steps of the block. */
+template <int D>
+static __device__ void walk_all(const struct worker<D> &w, const struct seen *query, float dk[D / 8][4],
+                                float dv[D / 8][4]) {
+    int i = 0, parity = 0, odd = 0;
+    float first[8][4], last[D / 16][4];
+    bulk_wait(&w.m->keys, 0);
+    begin_scores<D>(w, i, parity, first);
+    bool more = weigh<D>(w, query, i, odd, first, dv);
+#pragma unroll 1
+    while (more) {
+        float dq[D / 16][4], s[8][4];
+        multiply<D>(w, i, odd, dq, dk);
+        if (++i == STAGES) i = 0, parity ^= 1;
+        begin_scores<D>(w, i, parity, s);
+        wgmma_wait<2>();
+        wgmma_settled<D / 16>(dq);
+        hand_over<D>(w.m, w.group, dq, odd);
+        odd ^= 1;
+        more = weigh<D>(w, query, i, odd, s, dv);
+    }
+    multiply<D>(w, i, odd, last, dk);
+    wgmma_wait<1>();
+    wgmma_settled<D / 16>(last);
+    hand_over<D>(w.m, w.group, last, odd);
+    wgmma_wait<0>();
+    wgmma_settled<D / 8>(dk);
+    wgmma_settled<D / 8>(dv);
+}
+
 template <int D>
 static __device__ void compute(struct room<D> *m, const struct attention &a, const struct tables &t,
                                const struct part &p) {
-    const int key_tile = (int)(blockIdx.x / p.n), group = same(threadIdx.x / GROUP), r0 = group * 64,
-              r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
-    const float scale = LOG2E * (float)a.scale, factor_k[2] = {(float)a.scale, (float)a.scale}, factor_v[2] = {1, 1};
-    const panels k = panels_of(m->k);
-    constexpr int bytes = sizeof(struct stage<D>), dout_at = sizeof m->stages->q;
+    const int key_tile = (int)(blockIdx.x / (p.n * p.sets)), r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const struct worker<D> w = {
+        m, same(threadIdx.x / GROUP), r, key_tile *BLOCK + r, LOG2E *(float)a.scale, panels_of(m->k)
+    };
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-    bool more = same(t.key_tile[key_tile].last) >= 0;
-#pragma unroll 1
-    for (int i = 0; more; i = i == STAGES - 1 ? 0 : i + 1) {
-        const struct stage<D> *const at = m->stages + i;
-        const panels at_q = panels_on(k, (int)offsetof(struct room<D>, stages) + i * bytes);
-        float s[8][4], dp[8][4], dq[D / 16][4];
-        uint32_t packed[4][4], ds[4][4];
+    if (same(t.key_tile[key_tile].last) >= 0) walk_all<D>(w, t.query, dk, dv);
+    leave<D>(dk, a.dk, p, 0, a.head_width, (float)a.scale);
+    leave<D>(dv, a.dv, p, 1, a.head_width, 1.0f);
+}
 
-        __syncthreads();
-        wgmma_fence();
-        scores<D>(s, k, r0, at_q);
-        scores<D>(dp, panels_on(k, sizeof m->k), r0, panels_on(at_q, dout_at));
-        const bool hide = same(m->told[i].partly >> group & 1);
-        more = same(m->told[i].more);
-
-        wgmma_wait<1>();
-        wgmma_settled<8>(s);
-        weights(s, at->sums, at->seen, key_tile * BLOCK + r, hide, scale);
-        pack_all<8>(packed, s);
-        wgmma_wait<0>();
-        wgmma_settled<8>(dp);
-        wgmma_fence();
-        add_rows<D>(dv, packed, panels_on(at_q, dout_at));
-        weights_back(s, dp, at->sums);
-        pack_all<8>(ds, dp);
-        keep_gradients(m->ds, ds, r);
-        shared_fence();
-        barrier_of(1, ALL); /* ds of both groups is there, and the turn has come */
-        wgmma_fence();
-        add_rows<D>(dk, ds, at_q);
-#pragma unroll
-        for (int key = 0; key < BLOCK; key += 16)
-            wgmma_shared<D / 2, true, true>(dq, cols_at(panels_on(k, offsetof(struct room<D>, ds)), BLOCK, key, 0),
-                                            cols_at(k, BLOCK, key, group * (D / 2)), key > 0);
-        wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_settled<D / 16>(dq);
-        part_add<D>(p.partial, m->told[i].place * 2 + group, same(m->told[i].first), dq);
+/* One thread; a barrier follows. */
+template <int D> static __device__ void open_barriers(struct room<D> *m) {
+    bulk_barrier_init(&m->keys, 1);
+    for (int i = 0; i < STAGES; i++) {
+        bulk_barrier_init(&m->there[i], 1);
+        bulk_barrier_init(&m->freed[i], WORKERS / WARP);
     }
-    wgmma_settled<D / 8>(dk);
-    wgmma_settled<D / 8>(dv);
-    __syncthreads();
-    const int64_t column = (p.first + blockIdx.x % p.n) * a.head_width;
-    store<D>(dk, a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_k);
-    store<D>(dv, a.dv, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width, factor_v);
+    for (int i = 0; i < SENDERS; i++) bulk_barrier_init(&m->made[i], WORKERS / WARP);
+    bulk_barrier_init(&m->taken, 1);
+    bulk_barriers_see();
 }
 
 template <int D>
 __global__ __launch_bounds__(ALL, 1) static void all_gradients(const struct attention a, const struct tables t,
-                                                               const struct part p) {
-    constexpr int more = D == 64 ? 216 : 240, less = D == 64 ? 72 : 24;
+                                                               const struct part p,
+                                                               const __grid_constant__ struct maps x) {
+    constexpr int more = 240, less = 24;
     static_assert(2 * more + less <= 3 * REGISTERS, "what two groups have more, the third one has less");
     DYNAMIC_PANELS(shared);
     struct room<D> *const m = (struct room<D> *)shared;
+    if (threadIdx.x == 0) open_barriers<D>(m);
+    __syncthreads();
     if (same(threadIdx.x / GROUP) == 2) {
         registers_down<less>();
-        bring<D>(m, a, t, p, work_of(a, t, p));
+        const int warp = threadIdx.x / WARP - WORKERS / WARP;
+        if (threadIdx.x % WARP != 0) return;
+        if (warp == 0) bring<D>(m, x, a, t, p);
+        else if (warp <= SENDERS) send<D>(m, a, t, p, warp - 1);
     } else {
         registers_up<more>();
         compute<D>(m, a, t, p);
@@ -333,6 +410,28 @@ __global__ __launch_bounds__(GROUP) static void finish_queries(const struct atte
                  (int)(a.head_width - half * (D / 2)), factor);
 }
 
+/* dk and dv of a part whose heads several blocks had, in the order of the sets. */
+template <int D>
+__global__ __launch_bounds__(WORKERS) static void finish_keys(const struct attention a, const struct part p) {
+    const int64_t item = blockIdx.x / 2, key_tile = item / p.n, column = (p.first + item % p.n) * a.head_width;
+    const int which = blockIdx.x % 2;
+    const float factor[2] = {which ? 1.0f : (float)a.scale, which ? 1.0f : (float)a.scale};
+    float sum[D / 8][4] = {};
+    for (int64_t set = 0; set < p.sets; set++) {
+        const float4 *from = p.keys + ((item * p.sets + set) * 2 + which) * (D / 8 * WORKERS) + threadIdx.x;
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            const float4 x = from[n * WORKERS];
+            sum[n][0] += x.x;
+            sum[n][1] += x.y;
+            sum[n][2] += x.z;
+            sum[n][3] += x.w;
+        }
+    }
+    store<D>(sum, which ? a.dv : a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width,
+             factor);
+}
+
 /* ---- the launches ---- */
 
 static int padded_width(const struct attention *a) { return a->head_width <= 64 ? 64 : 128; }
@@ -345,19 +444,48 @@ static int64_t key_heads_at_once(const struct attention *a) {
     return ceil_div(a->key_heads, ceil_div(a->key_heads, fit));
 }
 
+/* Blocks that share the heads of a key head: as few as give a launch BLOCKS blocks, where there are heads enough. */
+static int64_t sets_of(const struct attention *a) {
+    const int64_t per = a->heads / a->key_heads, blocks = ceil_div(a->k.shape[0], BLOCK) * key_heads_at_once(a);
+    int64_t sets = 1;
+    while (sets < per && (blocks * sets < BLOCKS || per % sets != 0)) sets++;
+    return sets;
+}
+static int64_t keys_bytes(const struct attention *a) {
+    const int64_t blocks = ceil_div(a->k.shape[0], BLOCK) * key_heads_at_once(a) * sets_of(a);
+    return sets_of(a) == 1 ? 0 : blocks * 2 * BLOCK * padded_width(a) * (int64_t)sizeof(float);
+}
+
 int64_t attention_partial_bytes(const struct attention *a) {
-    return a->head_width > 128 ? 0 : arena_round(key_heads_at_once(a) * key_head_bytes(a));
+    if (a->head_width > 128) return 0;
+    return arena_round(key_heads_at_once(a) * key_head_bytes(a)) + arena_round(keys_bytes(a));
+}
+
+static enum status map_heads(tensor_map *map, const struct tensor *x, int64_t heads, int64_t P, int rows) {
+    return tensor_map_apart(map, x->data, P, x->shape[0], heads, x->pitch, P, rows);
+}
+/* Without queries there is nothing to bring. */
+static enum status map_all(struct maps *x, const struct attention *a) {
+    if (a->q.shape[0] == 0 || a->k.shape[0] == 0) return OK;
+    TRY(map_heads(&x->q, &a->q, a->heads, a->head_width, SPAN));
+    TRY(map_heads(&x->dout, &a->dout, a->heads, a->head_width, SPAN));
+    TRY(map_heads(&x->k, &a->k, a->key_heads, a->head_width, BLOCK));
+    return map_heads(&x->v, &a->v, a->key_heads, a->head_width, BLOCK);
 }
 
 template <int D> static enum status start(struct ctx *c, const struct attention *a, const struct tables *t) {
-    void *partial;
-    TRY(arena_take(c->work, attention_partial_bytes(a), &partial));
-    for (int64_t first = 0; first < a->key_heads; first += key_heads_at_once(a)) {
-        const struct part p = {first, least(key_heads_at_once(a), a->key_heads - first), (float4 *)partial};
+    const int64_t at_once = key_heads_at_once(a), sets = sets_of(a), key_tiles = ceil_div(a->k.shape[0], BLOCK);
+    struct maps maps = {};
+    void *partial, *keys;
+    TRY(map_all(&maps, a));
+    TRY(arena_take(c->work, at_once * key_head_bytes(a), &partial));
+    TRY(arena_take(c->work, keys_bytes(a), &keys));
+    for (int64_t first = 0; first < a->key_heads; first += at_once) {
+        const struct part p = {first, least(at_once, a->key_heads - first), sets, (float4 *)partial, (float4 *)keys};
         const int64_t halves = ceil_div(a->q.shape[0], SPAN) * p.n * (a->heads / a->key_heads) * 2;
-        LAUNCH_TILES(all_gradients<D>, ceil_div(a->k.shape[0], BLOCK) * p.n, ALL, (int64_t)sizeof(struct room<D>), *a,
-                     *t, p);
+        LAUNCH_TILES(all_gradients<D>, key_tiles * p.n * sets, ALL, (int64_t)sizeof(struct room<D>), *a, *t, p, maps);
         LAUNCH(finish_queries<D>, dim3((unsigned)halves), GROUP, *a, p);
+        if (sets > 1) LAUNCH(finish_keys<D>, dim3((unsigned)(key_tiles * p.n * 2)), WORKERS, *a, p);
     }
     return OK;
 }

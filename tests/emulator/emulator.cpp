@@ -68,6 +68,7 @@ static void give_way_for(const unsigned long *number) {
 static void enter() {
     kernel(kernel_arg);
     products_end();
+    bulk_end();
     now->ended = true;
     n_alive--;
     if (n_alive > 0 && n_waiting == n_alive) n_waiting = 0, turn++;
@@ -94,7 +95,7 @@ static void unsee(const struct copy *c) {
 // The last one has come to a barrier: what was written before a fence before it is there for products.  Of copies it
 // is known whose fence that must be; of plain stores it is not: where some threads that write fence and others do not,
 // nothing shows.
-static void arrive() {
+void shared_settle(void) {
     if (!fenced) return;
     fenced = false;
     memcpy(seen_memory, shared_memory, shared_bytes);
@@ -107,7 +108,7 @@ void emulated_barrier(void) {
     if (++n_waiting == n_alive) {
         n_waiting = 0;
         turn++;
-        arrive();
+        shared_settle();
         return;
     }
     while (turn == mine) give_way_for(&turn);
@@ -118,7 +119,7 @@ void emulated_arrive(int id, unsigned n) {
     if (++b->n < n) return;
     b->n = 0;
     b->turn++;
-    arrive();
+    shared_settle();
 }
 
 void emulated_barrier_of(int id, unsigned n) {
@@ -189,6 +190,7 @@ static void start_threads() {
     memset(seen_memory, 0xff, shared_bytes);
     fenced = false;
     products_begin(n_threads);
+    bulk_begin();
     for (unsigned i = 0; i < n_threads; i++) {
         struct fiber *f = &fibers[i];
         f->id = i;

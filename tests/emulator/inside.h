@@ -38,10 +38,13 @@ char *thread_stack_end(void);
 extern unsigned char *shared_seen; /* dynamic shared memory as products see it: emulated_shared, but for plain writes
                                       behind the last fence */
 extern size_t shared_bytes;        /* of both */
+void shared_settle(void);          /* the last one has come to a barrier */
 
-/* ---- products.cpp: a block begins; a thread of it ends ---- */
+/* ---- products.cpp, bulk.cpp: a block begins; a thread of it ends ---- */
 void products_begin(unsigned n_threads);
 void products_end(void);
+void bulk_begin(void);
+void bulk_end(void);
 
 #ifdef __cplusplus
 }

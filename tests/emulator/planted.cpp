@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "base/ctx.h"
+#include "kernels/bulk.cuh"
 #include "kernels/wgmma.cuh"
 
 enum { SIDE = 64, DICE = 12 };
@@ -26,6 +27,11 @@ enum mistake {
     NO_FENCE_OF_ONE,
     OPERAND_UNDER_WAY,
     OPERAND_LATE,
+    NO_SEND_FENCE,
+    NO_SEND_WAIT,
+    NO_SEND_COMMIT,
+    SENT_TOO_EARLY,
+    SEND_UNDER_WAY,
     NO_STREAM_WAIT,
     NO_WAIT_BEFORE_WRITE,
     WAIT_BEFORE_RECORD,
@@ -115,6 +121,51 @@ static void products(enum mistake m) {
     }
 }
 
+// ---- bulk copies: out (GROUP) = 1 + 2 = 3 times the thread's number, by two sends from the same place ----
+
+__global__ static void send(float *out, enum mistake m) {
+    DYNAMIC_PANELS(shared);
+    float *from = (float *)shared;
+    uint64_t *made = (uint64_t *)(from + GROUP), *taken = made + 1;
+    if (threadIdx.x == 0) {
+        bulk_barrier_init(made, GROUP);
+        bulk_barrier_init(taken, 1);
+        bulk_barriers_see();
+    }
+    __syncthreads();
+    for (int i = 0; i < 2; i++) {
+        bulk_wait(taken, i ^ 1);
+        from[threadIdx.x] = (float)((i + 1) * threadIdx.x);
+        if (m != NO_SEND_FENCE) shared_fence();
+        bulk_arrive(made);
+        if (threadIdx.x != 0) continue;
+        if (m != SENT_TOO_EARLY) bulk_wait(made, i);
+        if (i == 0) bulk_put(out, from, GROUP * 4);
+        else bulk_add(out, from, GROUP * 4);
+        if (m != NO_SEND_COMMIT) bulk_commit();
+        if (m != SEND_UNDER_WAY) bulk_taken();
+        bulk_arrive(taken);
+        if (m != NO_SEND_WAIT && m != SEND_UNDER_WAY) bulk_done();
+    }
+    if (m == SEND_UNDER_WAY) bulk_done();
+}
+
+static enum status launch_send(struct ctx *c, float *out, enum mistake m) {
+    LAUNCH_SHARED(send, 1, GROUP, GROUP * 4 + 16, out, m);
+    return OK;
+}
+
+static void sends(enum mistake m) {
+    static float got[GROUP];
+    struct ctx c = {};
+    void *out;
+    cudaMalloc(&out, sizeof got);
+    if (launch_send(&c, (float *)out, m) != OK) wrong("the kernel does not start");
+    cudaMemcpy(got, out, sizeof got, cudaMemcpyDefault);
+    for (int i = 0; i < GROUP; i++)
+        if (!(got[i] == (float)(3 * i))) wrong("wrong numbers");
+}
+
 // ---- streams: one makes numbers, the other one works on them, and the host reads the result ----
 
 enum { N = 1024 };
@@ -201,6 +252,12 @@ static const struct planted list[] = {
     {"one thread's copies without a fence", products, NO_FENCE_OF_ONE, "no shared_fence", DICE},
     {"an operand is overwritten before the wait", products, OPERAND_UNDER_WAY, "shared memory", DICE},
     {"an operand is written after the product began", products, OPERAND_LATE, "shared memory", DICE},
+    {"bulk copies as they should be", sends, NONE, NULL, DICE},
+    {"a bulk copy of stores without a fence", sends, NO_SEND_FENCE, "no shared_fence", DICE},
+    {"a bulk copy that nobody waits for", sends, NO_SEND_WAIT, "a thread ends while what it sends", DICE},
+    {"a bulk copy that nobody commits is not waited for", sends, NO_SEND_COMMIT, "a thread ends while", DICE},
+    {"a bulk copy before all threads have written", sends, SENT_TOO_EARLY, "no shared_fence", DICE - 1},
+    {"a bulk copy's source is overwritten", sends, SEND_UNDER_WAY, "while a bulk copy sends it", DICE - 1},
     {"streams as they should be", streams, NONE, NULL, DICE},
     {"a stream reads before the other one has written", streams, NO_STREAM_WAIT, "wrong numbers", 2},
     {"a stream overwrites what the other one reads", streams, NO_WAIT_BEFORE_WRITE, "wrong numbers", 2},
