@@ -51,24 +51,30 @@ __global__ static void find_tiles(const struct tables t, int64_t n_key_tiles) {
     }
 }
 
-/* A warp a (head, query); queries from T on: zeros, so that nothing in a last tile is undefined. */
+static __device__ float two_products(uint32_t x, uint32_t y) {
+    return fmaf(low_half(x), low_half(y), high_half(x) * high_half(y));
+}
+
+/* A warp two queries of a head, 16 lanes each; queries from T on: zeros, so that nothing in a last tile is undefined.
+ */
 __global__ static void sum_rows_back(const struct attention a, const struct tables t) {
-    const int64_t P = a.head_width;
-    FOR_WARPS(item, t.queries * a.heads) {
-        const int64_t h = item / t.queries, q = item % t.queries;
+    const int64_t P = a.head_width, lane = threadIdx.x % 16;
+    FOR_WARPS(pair, t.queries * a.heads / 2) {
+        const int64_t item = 2 * pair + threadIdx.x / 16, h = item / t.queries, q = item % t.queries;
         struct row_sums sums = {0.0f, 0.0f};
         if (q < a.q.shape[0]) {
             const bf16_bits *dout = (const bf16_bits *)a.dout.data + q * a.dout.pitch + h * P;
             const bf16_bits *o = (const bf16_bits *)a.o.data + q * a.o.pitch + h * P;
-            for (int64_t p = 2 * threadIdx.x; p < P; p += 2 * WARP) {
-                const uint32_t x = *(const uint32_t *)(dout + p), y = *(const uint32_t *)(o + p);
-                sums.delta = fmaf(low_half(x), low_half(y), fmaf(high_half(x), high_half(y), sums.delta));
+            for (int64_t p = 8 * lane; p < P; p += 8 * 16) {
+                const uint4 x = *(const uint4 *)(dout + p), y = *(const uint4 *)(o + p);
+                sums.delta += two_products(x.x, y.x) + two_products(x.y, y.y);
+                sums.delta += two_products(x.z, y.z) + two_products(x.w, y.w);
             }
-            for (int half = WARP / 2; half > 0; half /= 2) sums.delta += __shfl_xor_sync(0xffffffffu, sums.delta, half);
             sums.lse = LOG2E * row(a.lse, q)[h];
         }
-        if (threadIdx.x == 0) t.sums[item] = sums;
-        if (threadIdx.x == 0 && q % SPAN == 0) t.turn[q / SPAN * a.heads + h] = 0;
+        for (int half = 8; half > 0; half /= 2) sums.delta += __shfl_xor_sync(0xffffffffu, sums.delta, half);
+        if (lane == 0) t.sums[item] = sums;
+        if (lane == 0 && q % SPAN == 0) t.turn[q / SPAN * a.heads + h] = 0;
     }
 }
 
@@ -132,7 +138,7 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));
-    LAUNCH_WARPS(sum_rows_back, t->queries * a->heads, *a, *t);
+    LAUNCH_WARPS(sum_rows_back, t->queries * a->heads / 2, *a, *t);
     return OK;
 }
 

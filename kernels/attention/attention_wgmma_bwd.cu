@@ -32,9 +32,8 @@ constexpr int WORKERS = 2 * GROUP, ALL = 3 * GROUP; /* threads */
 constexpr int STAGES = 3;                           /* the step that is read, and two that are under way or there */
 constexpr int SENDERS = 2;                          /* warps */
 constexpr int GRADIENT_BARRIER = 1;
-constexpr int REGISTERS = 65536 / ALL / 8 * 8; /* of each thread at the start: 168 */
-constexpr int64_t PARTIAL_BYTES =
-    ATTENTION_PARTIAL; /* of unfinished dq at a time, unless one key head's heads are more */
+constexpr int REGISTERS = 65536 / ALL / 8 * 8;       /* of each thread at the start: 168 */
+constexpr int64_t PARTIAL_BYTES = ATTENTION_PARTIAL; /* of unfinished dq at a time, or those of one key head */
 
 /* What the groups that compute need to know of a step. */
 struct told {
@@ -68,8 +67,7 @@ struct maps {
 struct step {
     int tile, h;
 };
-/* What key block u0 walks: tiles from the last one down to `end` that see some of its rows, and the heads from h0 on.
- */
+/* The walk of key block u0: tiles that see some of its rows, from the last one down to `end`, and heads from h0 on. */
 struct walk {
     int u0, end, h0, per;
 };
@@ -260,42 +258,39 @@ template <int D> static __device__ panels part_of(const struct worker<D> &w, siz
     return panels_on(panels_anew(w.k), (int)offset);
 }
 
-/* The scores s of the step of stage i are under way: what it adds to dv, and ds of both groups.  Whether a step
- * follows. */
+/* The scores s of the step of stage i become its part of dv, and ds.  Whether a step follows. */
 template <int D>
-static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, int odd, float s[8][4],
-                             float dv[D / 8][4]) {
+static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, float s[8][4],
+                             float dv[D / 8][4], uint32_t ds[4][4]) {
     struct room<D> *const m = w.m;
     const panels dout = part_of(w, offsetof(struct room<D>, dout) + i * sizeof m->dout[0]);
     float dp[8][4];
-    uint32_t packed[4][4], ds[4][4];
+    uint32_t packed[4][4];
     wgmma_fence();
     scores<D>(dp, part_of(w, offsetof(struct room<D>, v)), w.group * 64, dout);
     const bool hide = same(m->told[i].partly >> w.group & 1), more = same(m->told[i].more);
-    wgmma_wait<1>();
-    wgmma_settled<8>(s);
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) bulk_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
     weights(s, m->sums[i], query + m->told[i].tile * SPAN, w.key, hide, w.scale);
     pack_all<8>(packed, s);
     wgmma_fence();
     add_rows<D>(dv, packed, dout);
     wgmma_wait<1>();
     wgmma_settled<8>(dp);
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) bulk_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
     weights_back(s, dp, m->sums[i]);
     pack_all<8>(ds, dp);
-    keep_gradients(m->ds[odd], ds, w.r);
-    shared_fence();
-    wgmma_wait<0>();
-    barrier_of(GRADIENT_BARRIER, WORKERS); /* ds of both groups is there */
     return more;
 }
 
 /* dq of the step of stage i, and what it adds to dk.  Under way, dq in the older batch. */
 template <int D>
-static __device__ void multiply(const struct worker<D> &w, int i, int odd, float dq[D / 16][4], float dk[D / 8][4]) {
+static __device__ void multiply(const struct worker<D> &w, int i, int odd, const uint32_t gradients[4][4],
+                                float dq[D / 16][4], float dk[D / 8][4]) {
     const panels k = part_of(w, 0), ds = part_of(w, offsetof(struct room<D>, ds) + odd * sizeof w.m->ds[0]),
                  q = part_of(w, offsetof(struct room<D>, q) + i * sizeof w.m->q[0]);
+    keep_gradients(w.m->ds[odd], gradients, w.r);
+    shared_fence();
+    barrier_of(GRADIENT_BARRIER, WORKERS); /* ds of both groups is there */
     wgmma_fence();
 #pragma unroll
     for (int key = 0; key < BLOCK; key += 16)
@@ -320,22 +315,27 @@ static __device__ void walk_all(const struct worker<D> &w, const struct seen *qu
                                 float dv[D / 8][4]) {
     int i = 0, parity = 0, odd = 0;
     float first[8][4], last[D / 16][4];
+    uint32_t ds[4][4];
     bulk_wait(&w.m->keys, 0);
     begin_scores<D>(w, i, parity, first);
-    bool more = weigh<D>(w, query, i, odd, first, dv);
+    wgmma_wait<0>();
+    wgmma_settled<8>(first);
+    bool more = weigh<D>(w, query, i, first, dv, ds);
 #pragma unroll 1
     while (more) {
         float dq[D / 16][4], s[8][4];
-        multiply<D>(w, i, odd, dq, dk);
+        const int now = i;
         if (++i == STAGES) i = 0, parity ^= 1;
         begin_scores<D>(w, i, parity, s);
-        wgmma_wait<2>();
+        multiply<D>(w, now, odd, ds, dq, dk);
+        wgmma_wait<1>();
+        wgmma_settled<8>(s);
         wgmma_settled<D / 16>(dq);
         hand_over<D>(w.m, w.group, dq, odd);
         odd ^= 1;
-        more = weigh<D>(w, query, i, odd, s, dv);
+        more = weigh<D>(w, query, i, s, dv, ds);
     }
-    multiply<D>(w, i, odd, last, dk);
+    multiply<D>(w, i, odd, ds, last, dk);
     wgmma_wait<1>();
     wgmma_settled<D / 16>(last);
     hand_over<D>(w.m, w.group, last, odd);
@@ -391,23 +391,30 @@ __global__ __launch_bounds__(ALL, 1) static void all_gradients(const struct atte
     }
 }
 
-/* dq of the heads of a part: a block of GROUP threads for a tile, a head and half of its columns. */
+/* dq of the heads of a part: a block of GROUP threads for a tile, a head and half of its columns.  A thread takes what
+ * four of a computing group have: eight columns of two rows. */
 template <int D>
 __global__ __launch_bounds__(GROUP) static void finish_queries(const struct attention a, const struct part p) {
     const int64_t per = a.heads / a.key_heads, item = blockIdx.x / 2, half = blockIdx.x % 2;
     const int64_t tile = item / (p.n * per), h = p.first * per + item % (p.n * per);
-    const float factor[2] = {(float)a.scale, (float)a.scale};
-    float dq[D / 16][4];
+    const int quad = threadIdx.x / 4, r = quad / 8 * 16 + quad % 8;
+    const float scale = (float)a.scale;
 #pragma unroll
-    for (int n = 0; n < D / 16; n++) {
-        const float4 x = p.partial[(blockIdx.x * (int64_t)(D / 16) + n) * GROUP + threadIdx.x];
-        dq[n][0] = x.x;
-        dq[n][1] = x.y;
-        dq[n][2] = x.z;
-        dq[n][3] = x.w;
+    for (int n = threadIdx.x % 4; n < D / 16; n += 4) {
+        const float4 *const from = p.partial + (blockIdx.x * (int64_t)(D / 16) + n) * GROUP + 4 * quad;
+        const float4 x[4] = {from[0], from[1], from[2], from[3]};
+        const int64_t t = tile * SPAN + r, column = half * (D / 2) + 8 * n;
+        bf16_bits *const to = (bf16_bits *)a.dq.data + t * a.dq.pitch + h * a.head_width + column;
+        uint32_t up[4], down[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            up[i] = pack(scale * x[i].x, scale * x[i].y);
+            down[i] = pack(scale * x[i].z, scale * x[i].w);
+        }
+        if (column >= a.head_width) break;
+        if (t < a.q.shape[0]) store_whole(to, make_uint4(up[0], up[1], up[2], up[3]));
+        if (t + 8 < a.q.shape[0]) store_whole(to + 8 * a.dq.pitch, make_uint4(down[0], down[1], down[2], down[3]));
     }
-    store<D / 2>(dq, a.dq, tile * SPAN, (int)threadIdx.x / WARP * 16, h * a.head_width + half * (D / 2),
-                 (int)(a.head_width - half * (D / 2)), factor);
 }
 
 /* dk and dv of a part whose heads several blocks had, in the order of the sets. */
@@ -422,10 +429,8 @@ __global__ __launch_bounds__(WORKERS) static void finish_keys(const struct atten
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
             const float4 x = from[n * WORKERS];
-            sum[n][0] += x.x;
-            sum[n][1] += x.y;
-            sum[n][2] += x.z;
-            sum[n][3] += x.w;
+            sum[n][0] += x.x, sum[n][1] += x.y;
+            sum[n][2] += x.z, sum[n][3] += x.w;
         }
     }
     store<D>(sum, which ? a.dv : a.dk, key_tile * BLOCK, (int)threadIdx.x / WARP * 16, column, (int)a.head_width,
