@@ -27,6 +27,12 @@ static inline __device__ void ldmatrix_t(uint32_t r[4], const void *row) {
                  : "r"(shared_address(row))
                  : "memory");
 }
+/* The way back: matrix i from register i. */
+static inline __device__ void stmatrix(const uint32_t r[4], void *row) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
 static inline __device__ void mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"

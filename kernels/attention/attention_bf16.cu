@@ -55,6 +55,13 @@ static __device__ float two_products(uint32_t x, uint32_t y) {
     return fmaf(low_half(x), low_half(y), high_half(x) * high_half(y));
 }
 
+static __device__ void keep_sums(const struct tables &t, int64_t P, int64_t item, const struct row_sums &sums) {
+    struct tile_sums *const tile = t.tiles + item / SPAN;
+    const int place = place_in_tile((int)(item % SPAN));
+    if (P > 128) t.sums[item] = sums;
+    else tile->lse[place] = sums.lse, tile->delta[place] = sums.delta;
+}
+
 /* A warp two queries of a head, 16 lanes each; queries from T on: zeros, so that nothing in a last tile is undefined.
  */
 __global__ static void sum_rows_back(const struct attention a, const struct tables t) {
@@ -73,7 +80,7 @@ __global__ static void sum_rows_back(const struct attention a, const struct tabl
             sums.lse = LOG2E * row(a.lse, q)[h];
         }
         for (int half = 8; half > 0; half /= 2) sums.delta += __shfl_xor_sync(0xffffffffu, sums.delta, half);
-        if (lane == 0) t.sums[item] = sums;
+        if (lane == 0) keep_sums(t, P, item, sums);
         if (lane == 0 && q % SPAN == 0) t.turn[q / SPAN * a.heads + h] = 0;
     }
 }
@@ -132,6 +139,7 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
           (struct seen_by_tile *)at[1],
           (struct seen *)at[2],
           (struct row_sums *)at[3],
+          (struct tile_sums *)at[3],
           (unsigned *)at[4],
           padded(a->q.shape[0]),
           NULL};

@@ -33,12 +33,19 @@ struct seen_by_tile {
 struct row_sums {
     float lse, delta;
 };
+/* Of SPAN queries of a head, as threads of attention_wgmma_bwd.cu want them: the eight with the same columns, 2 c and
+ * 2 c + 1, of two times eight queries lie in 16 bytes, and those of the four c side by side. */
+struct tile_sums {
+    float lse[SPAN], delta[SPAN];
+};
+static inline __device__ int place_in_tile(int q) { return q / 16 * 16 + q % 8 / 2 * 4 + q / 8 % 2 * 2 + q % 2; }
 
 struct tables {
     struct seen *query;        /* (queries)                        */
     struct seen_by_tile *tile; /* (queries / SPAN)                 */
     struct seen *key_tile;     /* (ceil(U / BLOCK)) tiles of queries that see one of its rows, inclusive */
-    struct row_sums *sums;     /* (H, queries)                     */
+    struct row_sums *sums;     /* (H, queries), of heads wider than 128 */
+    struct tile_sums *tiles;   /* (H, queries / SPAN), of others   */
     unsigned *turn;            /* (queries / SPAN, H) tiles of keys that have added to a tile's dq */
     int64_t queries;           /* T rounded up to BLOCK            */
     const int64_t *rest;       /* NULL, or the forward ends before this row */

@@ -47,7 +47,7 @@ template <int D> struct room {
     bf16_bits ds[2][BLOCK * SPAN]; /* (keys, queries), of a step and of the one before */
     bf16_bits q[STAGES][SPAN * D], dout[STAGES][SPAN * D];
     float4 dq[2][D / 16 * GROUP]; /* of each group, as its threads hold it */
-    struct row_sums sums[STAGES][SPAN];
+    struct tile_sums sums[STAGES];
     struct told told[STAGES];
     uint64_t keys, there[STAGES], freed[STAGES], made[SENDERS], taken;
 };
@@ -118,7 +118,7 @@ static __device__ void fetch_step(struct room<D> *m, int i, const struct maps &x
     const int t0 = s.tile * SPAN;
     bulk_expect(there, sizeof m->q[i] + sizeof m->dout[i] + sizeof m->sums[i]);
     for (int col = 0; col < D; col += 64) bulk_fetch(m->q[i] + col * SPAN, &x.q, col, t0, s.h, there);
-    bulk_copy(m->sums[i], t.sums + s.h * t.queries + t0, sizeof m->sums[i], there);
+    bulk_copy(&m->sums[i], t.tiles + s.h * (t.queries / SPAN) + s.tile, sizeof m->sums[i], there);
     for (int col = 0; col < D; col += 64) bulk_fetch(m->dout[i] + col * SPAN, &x.dout, col, t0, s.h, there);
 }
 
@@ -177,16 +177,24 @@ template <int D> static __device__ void scores(float s[8][4], panels keys, int r
     wgmma_commit();
 }
 
-/* Scores become weights.  Rows are keys u and u + 8, columns queries; `partly`: not all is seen. */
-static __device__ void weights(float s[8][4], const struct row_sums *sums, const struct seen *seen, int u, bool partly,
-                               float scale) {
+/* Scores become weights.  Columns are queries. */
+static __device__ void weights(float s[8][4], const struct tile_sums *sums, float scale) {
+    const float4 *const lse = (const float4 *)sums->lse + threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < 8; n += 2) {
+        const float4 x = lse[2 * n];
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            s[n][e] = exp2_fast(fmaf(scale, s[n][e], -(e % 2 ? x.y : x.x)));
+            s[n + 1][e] = exp2_fast(fmaf(scale, s[n + 1][e], -(e % 2 ? x.w : x.z)));
+        }
+    }
+}
+/* Those of keys u and u + 8, the rows, that their query does not see. */
+static __device__ void hide_unseen(float s[8][4], const struct seen *seen, int u) {
     const int c = 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-        const float4 two = *(const float4 *)(sums + 8 * n + c);
-#pragma unroll
-        for (int e = 0; e < 4; e++) s[n][e] = exp2_fast(fmaf(scale, s[n][e], -(e % 2 ? two.z : two.x)));
-        if (!partly) continue;
         const int4 rows = *(const int4 *)(seen + 8 * n + c);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
@@ -195,13 +203,16 @@ static __device__ void weights(float s[8][4], const struct row_sums *sums, const
         }
     }
 }
-static __device__ void weights_back(const float s[8][4], float dp[8][4], const struct row_sums *sums) {
-    const int c = 2 * (threadIdx.x % 4);
+static __device__ void weights_back(const float s[8][4], float dp[8][4], const struct tile_sums *sums) {
+    const float4 *const delta = (const float4 *)sums->delta + threadIdx.x % 4;
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
-        const float4 two = *(const float4 *)(sums + 8 * n + c);
+    for (int n = 0; n < 8; n += 2) {
+        const float4 x = delta[2 * n];
 #pragma unroll
-        for (int e = 0; e < 4; e++) dp[n][e] = s[n][e] * (dp[n][e] - (e % 2 ? two.w : two.y));
+        for (int e = 0; e < 4; e++) {
+            dp[n][e] = s[n][e] * (dp[n][e] - (e % 2 ? x.y : x.x));
+            dp[n + 1][e] = s[n + 1][e] * (dp[n + 1][e] - (e % 2 ? x.w : x.z));
+        }
     }
 }
 
@@ -211,14 +222,11 @@ template <int D> static __device__ void add_rows(float sum[D / 8][4], const uint
     for (int k = 0; k < 4; k++) wgmma_registers<D, true>(sum, a[k], cols_at(queries, SPAN, 16 * k, 0));
     wgmma_commit();
 }
-/* The gradients of scores to shared memory: row r of the panel and r + 8. */
-static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int r) {
-    const int c = 2 * (threadIdx.x % 4);
+/* A warp's gradients of scores to shared memory, rows r0 to r0 + 15 of the panel. */
+static __device__ void keep_gradients(bf16_bits *ds, const uint32_t a[4][4], int r0) {
+    const int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
-        *(uint32_t *)(tile_piece<64>(ds, r, 8 * n) + c) = a[n / 2][n % 2 * 2];
-        *(uint32_t *)(tile_piece<64>(ds, r + 8, 8 * n) + c) = a[n / 2][n % 2 * 2 + 1];
-    }
+    for (int k = 0; k < 4; k++) stmatrix(a[k], tile_piece<64>(ds, r0 + lane % 16, 16 * k + lane / 16 * 8));
 }
 
 /* A block's dk or dv: rounded, or to the parts of all sets. */
@@ -242,15 +250,17 @@ template <int D> static __device__ void hand_over(struct room<D> *m, int group, 
     bulk_wait(&m->taken, odd ^ 1);
 #pragma unroll
     for (int n = 0; n < D / 16; n++) to[n * GROUP] = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
+}
+
+template <int D> static __device__ void announce(struct room<D> *m, int odd) {
     shared_fence();
     __syncwarp();
     if (threadIdx.x % WARP == 0) bulk_arrive(&m->made[odd]);
 }
-
 /* A thread of them. */
 template <int D> struct worker {
     struct room<D> *m;
-    int group, r, key; /* r: of its warp's first row, and of the key there */
+    int group, key; /* the first of its two rows */
     float scale;
     panels k;
 };
@@ -260,7 +270,7 @@ template <int D> static __device__ panels part_of(const struct worker<D> &w, siz
 
 /* The scores s of the step of stage i become its part of dv, and ds.  Whether a step follows. */
 template <int D>
-static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, float s[8][4],
+static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, int odd, float s[8][4],
                              float dv[D / 8][4], uint32_t ds[4][4]) {
     struct room<D> *const m = w.m;
     const panels dout = part_of(w, offsetof(struct room<D>, dout) + i * sizeof m->dout[0]);
@@ -268,8 +278,10 @@ static __device__ bool weigh(const struct worker<D> &w, const struct seen *query
     uint32_t packed[4][4];
     wgmma_fence();
     scores<D>(dp, part_of(w, offsetof(struct room<D>, v)), w.group * 64, dout);
+    if (odd >= 0) announce<D>(m, odd);
     const bool hide = same(m->told[i].partly >> w.group & 1), more = same(m->told[i].more);
-    weights(s, m->sums[i], query + m->told[i].tile * SPAN, w.key, hide, w.scale);
+    weights(s, &m->sums[i], w.scale);
+    if (hide) hide_unseen(s, query + m->told[i].tile * SPAN, w.key);
     pack_all<8>(packed, s);
     wgmma_fence();
     add_rows<D>(dv, packed, dout);
@@ -277,8 +289,9 @@ static __device__ bool weigh(const struct worker<D> &w, const struct seen *query
     wgmma_settled<8>(dp);
     __syncwarp();
     if (threadIdx.x % WARP == 0) bulk_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
-    weights_back(s, dp, m->sums[i]);
+    weights_back(s, dp, &m->sums[i]);
     pack_all<8>(ds, dp);
+    wgmma_wait<0>();
     return more;
 }
 
@@ -288,7 +301,7 @@ static __device__ void multiply(const struct worker<D> &w, int i, int odd, const
                                 float dq[D / 16][4], float dk[D / 8][4]) {
     const panels k = part_of(w, 0), ds = part_of(w, offsetof(struct room<D>, ds) + odd * sizeof w.m->ds[0]),
                  q = part_of(w, offsetof(struct room<D>, q) + i * sizeof w.m->q[0]);
-    keep_gradients(w.m->ds[odd], gradients, w.r);
+    keep_gradients(w.m->ds[odd], gradients, (int)threadIdx.x / WARP * 16);
     shared_fence();
     barrier_of(GRADIENT_BARRIER, WORKERS); /* ds of both groups is there */
     wgmma_fence();
@@ -320,7 +333,7 @@ static __device__ void walk_all(const struct worker<D> &w, const struct seen *qu
     begin_scores<D>(w, i, parity, first);
     wgmma_wait<0>();
     wgmma_settled<8>(first);
-    bool more = weigh<D>(w, query, i, first, dv, ds);
+    bool more = weigh<D>(w, query, i, -1, first, dv, ds);
 #pragma unroll 1
     while (more) {
         float dq[D / 16][4], s[8][4];
@@ -333,12 +346,13 @@ static __device__ void walk_all(const struct worker<D> &w, const struct seen *qu
         wgmma_settled<D / 16>(dq);
         hand_over<D>(w.m, w.group, dq, odd);
         odd ^= 1;
-        more = weigh<D>(w, query, i, s, dv, ds);
+        more = weigh<D>(w, query, i, odd ^ 1, s, dv, ds);
     }
     multiply<D>(w, i, odd, ds, last, dk);
     wgmma_wait<1>();
     wgmma_settled<D / 16>(last);
     hand_over<D>(w.m, w.group, last, odd);
+    announce<D>(w.m, odd);
     wgmma_wait<0>();
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
@@ -349,7 +363,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
                                const struct part &p) {
     const int key_tile = (int)(blockIdx.x / (p.n * p.sets)), r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
     const struct worker<D> w = {
-        m, same(threadIdx.x / GROUP), r, key_tile *BLOCK + r, LOG2E *(float)a.scale, panels_of(m->k)
+        m, same(threadIdx.x / GROUP), key_tile *BLOCK + r, LOG2E *(float)a.scale, panels_of(m->k)
     };
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     if (same(t.key_tile[key_tile].last) >= 0) walk_all<D>(w, t.query, dk, dv);

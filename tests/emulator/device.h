@@ -148,6 +148,13 @@ static inline void emulated_matrices(uint32_t r[4], const void *row, bool trans)
 static inline void ldmatrix(uint32_t r[4], const void *row) { emulated_matrices(r, row, false); }
 static inline void ldmatrix_t(uint32_t r[4], const void *row) { emulated_matrices(r, row, true); }
 
+static inline void stmatrix(const uint32_t r[4], void *row) {
+    const char(*rows)[32] = emulated_exchange(&row, sizeof row);
+    const int lane = emulated_lane();
+    for (int i = 0; i < 4; i++) emulated_from<uint32_t *>(rows, 8 * i + lane / 4)[lane % 4] = r[i];
+    __syncwarp();
+}
+
 static inline float of_eight(float x, int i) { return __shfl_sync(0xffffffffu, x, (int)(threadIdx.x % 8) + 8 * i); }
 static inline void mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
     struct operands {
