@@ -62,8 +62,7 @@ static __device__ void keep_sums(const struct tables &t, int64_t P, int64_t item
     else tile->lse[place] = sums.lse, tile->delta[place] = sums.delta;
 }
 
-/* A warp two queries of a head, 16 lanes each; queries from T on: zeros, so that nothing in a last tile is undefined.
- */
+/* 16 lanes a (head, query); queries from T on: zeros, so that nothing in a last tile is undefined. */
 __global__ static void sum_rows_back(const struct attention a, const struct tables t) {
     const int64_t P = a.head_width, lane = threadIdx.x % 16;
     FOR_WARPS(pair, t.queries * a.heads / 2) {
@@ -135,14 +134,10 @@ enum status attention_tables(struct ctx *c, const struct attention *a, bool back
     void *at[N_TABLES];
     table_bytes(a, backward, bytes);
     for (int i = 0; i < N_TABLES; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
-    *t = {(struct seen *)at[0],
-          (struct seen_by_tile *)at[1],
-          (struct seen *)at[2],
-          (struct row_sums *)at[3],
-          (struct tile_sums *)at[3],
-          (unsigned *)at[4],
-          padded(a->q.shape[0]),
-          NULL};
+    *t = {(struct seen *)at[0],      (struct seen_by_tile *)at[1],
+          (struct seen *)at[2],      (struct row_sums *)at[3],
+          (struct tile_sums *)at[3], (unsigned *)at[4],
+          padded(a->q.shape[0]),     NULL};
     LAUNCH_WARPS(find_seen, t->queries / SPAN, *a, *t);
     if (!backward) return OK;
     LAUNCH_WARPS(find_tiles, key_tiles(a), *t, key_tiles(a));

@@ -33,8 +33,8 @@ struct seen_by_tile {
 struct row_sums {
     float lse, delta;
 };
-/* Of SPAN queries of a head, as threads of attention_wgmma_bwd.cu want them: the eight with the same columns, 2 c and
- * 2 c + 1, of two times eight queries lie in 16 bytes, and those of the four c side by side. */
+/* Of SPAN queries of a head, as threads of attention_wgmma_bwd.cu want them, whose columns are 2 c and 2 c + 1 of every
+ * eight: those of two times eight in 16 bytes, and the four c side by side. */
 struct tile_sums {
     float lse[SPAN], delta[SPAN];
 };

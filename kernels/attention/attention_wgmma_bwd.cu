@@ -16,7 +16,7 @@
  *
  *   p = 2^(scale' s - lse')   ds = p (do . v - delta)   dq = scale ds k   dv = p^T do   dk = scale ds^T q */
 #include <stddef.h>
-#include "kernels/attention/attention_bf16.cuh"
+#include "kernels/attention/attention_walk.cuh"
 #include "kernels/bulk.cuh"
 #include "kernels/turns.cuh"
 #include "kernels/wgmma.cuh"
@@ -52,57 +52,12 @@ template <int D> struct room {
     uint64_t keys, there[STAGES], freed[STAGES], made[SENDERS], taken;
 };
 
-/* Key heads [first, first + n) of one launch, the heads of each on `sets` blocks, and what is unfinished of them. */
-struct part {
-    int64_t first, n, sets;
-    float4 *partial; /* dq: (queries / SPAN, heads of the part, 2 groups, D / 16, GROUP)    */
-    float4 *keys;    /* dk and dv, if sets > 1: (key tiles, n, sets, 2, D / 8, WORKERS)     */
-};
 /* Of a head each: SPAN rows of q and dout, BLOCK rows of k and v. */
 struct maps {
     tensor_map q, dout, k, v;
 };
 
-/* A tile of SPAN queries, and a head; none: a tile before the walk's end. */
-struct step {
-    int tile, h;
-};
-/* The walk of key block u0: tiles that see some of its rows, from the last one down to `end`, and heads from h0 on. */
-struct walk {
-    int u0, end, h0, per;
-};
-static __device__ struct step step_at(const struct tables &t, const struct walk &w, int tile) {
-    for (; tile >= w.end; tile--)
-        if (t.tile[tile].first < w.u0 + BLOCK && t.tile[tile].last >= w.u0) break;
-    return {tile, w.h0};
-}
-static __device__ struct step step_after(const struct tables &t, const struct walk &w, const struct step &s) {
-    if (s.tile < w.end) return s;
-    if (s.h + 1 < w.h0 + w.per) return {s.tile, s.h + 1};
-    return step_at(t, w, s.tile - 1);
-}
-
-/* What a block works on. */
-struct work {
-    int key_tile, j;
-    struct walk walk;
-    struct step first;
-};
-static __device__ struct work work_of(const struct attention &a, const struct tables &t, const struct part &p) {
-    const int item = (int)(blockIdx.x / p.sets), key_tile = (int)(item / p.n), j = (int)(p.first + item % p.n);
-    const int per = (int)(a.heads / a.key_heads / p.sets), set = (int)(blockIdx.x % p.sets);
-    const int h0 = (int)(j * p.sets + set) * per;
-    const struct seen by = t.key_tile[key_tile];
-    struct work w = {key_tile, j, {key_tile * BLOCK, by.last < 0 ? 0 : by.first, h0, per}, {}};
-    w.first = step_at(t, w.walk, by.last);
-    return w;
-}
-
 /* ---- the third group ---- */
-
-static __device__ int partly(const struct seen_by_tile &sees, int u) {
-    return u < sees.first_all || u + 63 > sees.last_all;
-}
 
 template <int D> static __device__ void fetch_keys(struct room<D> *m, const struct maps &x, const struct work &w) {
     bulk_expect(&m->keys, sizeof m->k + sizeof m->v);
@@ -250,13 +205,11 @@ template <int D> static __device__ void hand_over(struct room<D> *m, int group, 
     bulk_wait(&m->taken, odd ^ 1);
 #pragma unroll
     for (int n = 0; n < D / 16; n++) to[n * GROUP] = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
-}
-
-template <int D> static __device__ void announce(struct room<D> *m, int odd) {
     shared_fence();
     __syncwarp();
     if (threadIdx.x % WARP == 0) bulk_arrive(&m->made[odd]);
 }
+
 /* A thread of them. */
 template <int D> struct worker {
     struct room<D> *m;
@@ -270,7 +223,7 @@ template <int D> static __device__ panels part_of(const struct worker<D> &w, siz
 
 /* The scores s of the step of stage i become its part of dv, and ds.  Whether a step follows. */
 template <int D>
-static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, int odd, float s[8][4],
+static __device__ bool weigh(const struct worker<D> &w, const struct seen *query, int i, float s[8][4],
                              float dv[D / 8][4], uint32_t ds[4][4]) {
     struct room<D> *const m = w.m;
     const panels dout = part_of(w, offsetof(struct room<D>, dout) + i * sizeof m->dout[0]);
@@ -278,7 +231,6 @@ static __device__ bool weigh(const struct worker<D> &w, const struct seen *query
     uint32_t packed[4][4];
     wgmma_fence();
     scores<D>(dp, part_of(w, offsetof(struct room<D>, v)), w.group * 64, dout);
-    if (odd >= 0) announce<D>(m, odd);
     const bool hide = same(m->told[i].partly >> w.group & 1), more = same(m->told[i].more);
     weights(s, &m->sums[i], w.scale);
     if (hide) hide_unseen(s, query + m->told[i].tile * SPAN, w.key);
@@ -333,7 +285,7 @@ static __device__ void walk_all(const struct worker<D> &w, const struct seen *qu
     begin_scores<D>(w, i, parity, first);
     wgmma_wait<0>();
     wgmma_settled<8>(first);
-    bool more = weigh<D>(w, query, i, -1, first, dv, ds);
+    bool more = weigh<D>(w, query, i, first, dv, ds);
 #pragma unroll 1
     while (more) {
         float dq[D / 16][4], s[8][4];
@@ -346,13 +298,12 @@ static __device__ void walk_all(const struct worker<D> &w, const struct seen *qu
         wgmma_settled<D / 16>(dq);
         hand_over<D>(w.m, w.group, dq, odd);
         odd ^= 1;
-        more = weigh<D>(w, query, i, odd ^ 1, s, dv, ds);
+        more = weigh<D>(w, query, i, s, dv, ds);
     }
     multiply<D>(w, i, odd, ds, last, dk);
     wgmma_wait<1>();
     wgmma_settled<D / 16>(last);
     hand_over<D>(w.m, w.group, last, odd);
-    announce<D>(w.m, odd);
     wgmma_wait<0>();
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
