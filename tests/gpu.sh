@@ -85,7 +85,7 @@ bench() { "$baton" bench --device cuda "$@"; }
 
 peers() {
     local script
-    for script in dense attention ssd selective; do
+    for script in dense attention conv ssd selective; do
         LEAVE=$work/$script timeout 240 python3 "$root/profiling/peers/$script.py"
         [ ! -d "$work/$script" ] || "$build/tests/peers_cuda" $script "$work/$script" || failed=1
     done
