@@ -5,8 +5,8 @@
  * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
  * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
  *   ops_cuda [--table] [--large] [--own] [OP ...] [--part=I/N]
- * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --part: every Nth row
- * --table: a line for every op with the worst error and the longest time of its rows */
+ * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --part: every Nth
+ * row; --table: a line for every op with the worst error and the longest time of its rows */
 #include "base/pool.h"
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
