@@ -34,7 +34,8 @@ enum status space_zero(struct ctx *c, void *p, int64_t bytes);
 
 /* Elements [first, first + n) of t become numbers of the host of its wide type, rounded to nearest where t is BF16: on
  * the way, or before by space_round.  t is packed.  Copies are enqueued, as by space_send. */
-enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide, const void *rounded);
+enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide,
+                        const void *rounded);
 void space_round(const float *wide, int64_t n, void *rounded);
 /* And back as such.  Waits; neither is for a training step. */
 enum status space_load(struct ctx *c, struct tensor t, int64_t first, int64_t n, void *wide);
