@@ -149,7 +149,7 @@ static __device__ void carry_state(const struct walk &a, const struct walk_place
         const struct step_raw *raw = &m->raw[at][head];
         cp_wait<0>();
         shared_fence();
-        __syncthreads();
+        barrier_of(0, walk_threads<N>);
         if (part == 0) {
             step_make<false>(a, raw, b, n, m->pos[at], m->weight[head]);
             outputs_make<N>(a, raw, b, n, m->pos[at] >= n, head, m);
@@ -175,7 +175,7 @@ template <int N> __global__ __launch_bounds__(walk_threads<N>) static void walk_
         return;
     }
     for (int i = 0; i < p.steps; i++) {
-        __syncthreads();
+        barrier_of(0, walk_threads<N>);
         outputs_of<N>(a, p, i, w, m);
     }
 }
