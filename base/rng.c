@@ -88,7 +88,8 @@ static void normals(uint64_t key, uint64_t first, int n, double scale, float *ou
         const double c = sin_near(6.283185307179586476925 * (fabs(uniform_of(bits[2 * i + 1]) - 0.5) - 0.25));
         const double v = scale * (r * c), e = fabs(v) * NEAR;
         const float least = (float)(v - e), most = (float)(v + e);
-        out[i] = (least == most) & (fabs(c) > 0x1p-8) & (r > 0.0) ? least : NAN;
+        const int sure = (least == most) & (fabs(c) > 0x1p-8) & (r > 0.0);
+        out[i] = sure ? least : NAN;
     }
 }
 
