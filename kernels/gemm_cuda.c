@@ -7,14 +7,20 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/rng.h"
 #include "kernels/device_inside.h"
+#include "kernels/space.h"
 
-enum { CANDIDATES = 8, RUNS = 5 };
+enum { CANDIDATES = 8, RUNS = 3 };
+/* What is timed of a large product: about 2 ms; 16 times as many tiles as a GPU has multiprocessors; terms of a sum,
+ * and of one that is not counted. */
+#define PART_FLOPS 1.5e12
+enum { PART_CELLS = 1 << 26, PART_SUM = 1 << 16, BRIEF_SUM = 1 << 12 };
 
 struct gemm {
     cublasLtHandle_t library;
     void *workspace;
-    bool pinned;
+    bool pinned, listing;
     struct gemm_plans plans;
 };
 
@@ -65,6 +71,8 @@ void gemm_cuda_pin(struct device *d) {
     g->plans.n = 0;
 }
 
+void gemm_cuda_list(struct device *d, bool on) { ((struct gemm *)d->gemm)->listing = on; }
+
 /* ---- one product as the library wants it described ---- */
 
 struct call {
@@ -77,6 +85,7 @@ static void call_close(struct call *x) {
     if (x->right) (void)cublasLtMatrixLayoutDestroy(x->right);
     if (x->left) (void)cublasLtMatrixLayoutDestroy(x->left);
     if (x->desc) (void)cublasLtMatmulDescDestroy(x->desc);
+    *x = (struct call){0};
 }
 
 static enum status call_open(struct call *x, const struct gemm_shape *s) {
@@ -218,6 +227,7 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
     struct call x;
     TRY(call_open(&x, &s));
     TRY_OUT(plan_of(g, &s, &x, &plan));
+    if (g->listing) goto out;
     TRY_OUT(call_run(g, &x, (const cublasLtMatmulAlgo_t *)(const void *)plan->words, alpha, A.data, B.data, beta,
                      C.data, c->stream));
 out:
@@ -232,72 +242,152 @@ static int64_t matrix_bytes(int64_t rows, int64_t cols, int64_t ld, int64_t each
     return arena_round(((rows - 1) * ld + cols) * each);
 }
 
-struct stopwatch {
+enum { SAMPLE = 1000000 }; /* numbers; no multiple of a row */
+
+/* Numbers of the kind that a model has: a GPU that multiplies equal ones draws less power, and runs faster. */
+static enum status take_sample(uint16_t **out) {
+    void *wide = NULL, *rounded = NULL;
+    enum status st = mem_take(SAMPLE * (int64_t)sizeof(float), &wide);
+    if (st == OK) st = mem_take(SAMPLE * (int64_t)sizeof **out, &rounded);
+    if (st == OK) {
+        rng_normals(1, rng_stream("products"), 0, SAMPLE, 0.02, wide);
+        space_round(wide, SAMPLE, rounded);
+    }
+    mem_free(wide);
+    *out = rounded;
+    return st;
+}
+
+/* A product being measured: its algorithms run in turns. */
+struct trial {
+    struct device *device;
+    uint16_t *sample;
+    struct call call;
+    char *A, *B, *C;
+    float beta;
     cudaEvent_t start, end;
+    int n;
+    cublasLtMatmulAlgo_t algorithm[CANDIDATES];
+    float ms[CANDIDATES]; /* the fastest of its runs; 0: none yet */
+    bool out[CANDIDATES];
 };
 
-/* Fastest of RUNS, one run before them uncounted. */
-static enum status time_algorithm(struct device *d, const struct call *x, const cublasLtMatmulAlgo_t *a,
-                                  const struct gemm_shape *s, char *A, char *B, char *C, struct stopwatch w,
-                                  float *ms) {
-    const struct gemm *g = d->gemm;
+/* The sample, again and again. */
+static enum status fill(const struct trial *t, char *at, int64_t bytes) {
     enum status st = OK;
-    *ms = 0.0f;
-    for (int i = 0; i <= RUNS; i++) {
-        float now = 0.0f;
-        CUDA_OUT(cudaEventRecord(w.start, d->stream), "timing a product");
-        TRY_OUT(call_run(g, x, a, 1.0f, A, B, s->add ? 1.0f : 0.0f, C, d->stream));
-        CUDA_OUT(cudaEventRecord(w.end, d->stream), "timing a product");
-        CUDA_OUT(cudaEventSynchronize(w.end), "a product");
-        CUDA_OUT(cudaEventElapsedTime(&now, w.start, w.end), "timing a product");
-        if (i == 1 || (i > 1 && now < *ms)) *ms = now;
+    int64_t done = bytes < 2 * SAMPLE ? bytes : 2 * SAMPLE;
+    CUDA_OUT(cudaMemcpyAsync(at, t->sample, (size_t)done, cudaMemcpyDefault, t->device->stream), "filling memory");
+    for (int64_t n; done < bytes; done += n) {
+        n = bytes - done < done ? bytes - done : done;
+        CUDA_OUT(cudaMemcpyAsync(at + done, at, (size_t)n, cudaMemcpyDefault, t->device->stream), "filling memory");
     }
 out:
     return st;
 }
 
-static enum status measure_plan(struct device *d, struct gemm_plan *p, char *scratch, int64_t bytes,
-                                struct stopwatch w) {
-    const struct gemm_shape *s = &p->shape;
+static enum status time_run(struct trial *t, int i, float *ms) {
+    const struct device *d = t->device;
+    enum status st = OK;
+    CUDA_OUT(cudaEventRecord(t->start, d->stream), "timing a product");
+    TRY_OUT(call_run(d->gemm, &t->call, &t->algorithm[i], 1.0f, t->A, t->B, t->beta, t->C, d->stream));
+    CUDA_OUT(cudaEventRecord(t->end, d->stream), "timing a product");
+    CUDA_OUT(cudaEventSynchronize(t->end), "a product");
+    CUDA_OUT(cudaEventElapsedTime(ms, t->start, t->end), "timing a product");
+out:
+    return st;
+}
+
+/* One run of each that is still in, those out that are slower than the fastest by more than a share. */
+static enum status time_round(struct trial *t, float share) {
+    float best = 0.0f;
+    for (int i = 0; i < t->n; i++) {
+        float ms = 0.0f;
+        if (!t->out[i]) TRY(time_run(t, i, &ms));
+        if (!t->out[i] && (t->ms[i] == 0.0f || ms < t->ms[i])) t->ms[i] = ms;
+        if (!t->out[i] && (best == 0.0f || t->ms[i] < best)) best = t->ms[i];
+    }
+    for (int i = 0; i < t->n; i++) t->out[i] |= t->ms[i] > best * (1.0f + share);
+    return OK;
+}
+
+static bool fits(const struct trial *t, int i) {
+    const struct gemm *g = t->device->gemm;
+    const struct call *x = &t->call;
+    cublasLtMatmulHeuristicResult_t about;
+    return cublasLtMatmulAlgoCheck(g->library, x->desc, x->left, x->right, x->out, x->out, &t->algorithm[i], &about) ==
+           CUBLAS_STATUS_SUCCESS;
+}
+
+/* One run of each uncounted, a short one, which loads it; then RUNS of those that may win. */
+static enum status time_algorithms(struct trial *t, const struct gemm_shape *part, int *best) {
+    struct gemm_shape brief = *part;
+    float unused = 0.0f;
+    brief.k = part->k < BRIEF_SUM ? part->k : BRIEF_SUM;
+    TRY(call_open(&t->call, &brief));
+    for (int i = 0; i < t->n; i++)
+        if (fits(t, i)) TRY(time_run(t, i, &unused));
+    call_close(&t->call);
+    TRY(call_open(&t->call, part));
+    for (int i = 0; i < t->n; i++) t->out[i] = !fits(t, i);
+    for (int round = 0; round < RUNS; round++) TRY(time_round(t, round == 0 ? 0.06f : 0.02f));
+    *best = 0;
+    for (int i = 1; i < t->n; i++)
+        if (t->ms[i] > 0.0f && (t->ms[*best] == 0.0f || t->ms[i] < t->ms[*best])) *best = i;
+    return OK;
+}
+
+/* The same product with fewer rows and columns, while they fill a GPU many times, and not all of the longest sums:
+ * algorithms stand to each other as they do in the whole, and their time does not grow with the tokens of a sequence.
+ */
+static struct gemm_shape part_of(const struct gemm_shape *s) {
+    struct gemm_shape part = *s;
+    if (part.k > PART_SUM) part.k = PART_SUM;
+    while (2.0 * (double)part.m * (double)part.n * (double)part.k > PART_FLOPS && part.m * part.n >= 2 * PART_CELLS) {
+        int64_t *const longer = part.m >= part.n ? &part.m : &part.n;
+        *longer = (*longer / 2 + 255) / 256 * 256;
+    }
+    return part;
+}
+
+static enum status measure_plan(struct trial *t, struct gemm_plan *p, char *scratch, int64_t bytes) {
+    const struct gemm_shape part = part_of(&p->shape), *s = &part;
     const int64_t a = matrix_bytes(s->trans_a ? s->k : s->m, s->trans_a ? s->m : s->k, s->lda, 2);
     const int64_t b = matrix_bytes(s->trans_b ? s->n : s->k, s->trans_b ? s->k : s->n, s->ldb, 2);
     const int64_t c = matrix_bytes(s->m, s->n, s->ldc, s->wide ? 4 : 2);
-    /* Addresses aligned as in use, and no better: 256-byte places moved by the alignment. */
-    char *A = scratch + s->align_a % 16, *B = scratch + a + 256 + s->align_b % 16;
-    char *C = scratch + a + b + 512 + s->align_c % 16;
-    cublasLtMatmulAlgo_t found[CANDIDATES];
     enum status st = OK;
-    struct call x;
-    int n = 0;
-    float best = 0.0f;
+    struct call whole = {0};
+    int best = 0;
     p->measured = true;
     if (a + b + c + 768 > bytes) return OK;
-    TRY(call_open(&x, s));
-    CUDA_OUT(cudaMemsetAsync(scratch, 0x3c, (size_t)(a + b + c + 768), d->stream), "filling the scratch memory");
-    TRY_OUT(find_algorithms(d->gemm, s, &x, found, &n));
-    for (int i = 0; i < n; i++) {
-        float ms = 0.0f;
-        TRY_OUT(time_algorithm(d, &x, &found[i], s, A, B, C, w, &ms));
-        if (i > 0 && ms >= best) continue;
-        best = ms;
-        memcpy(p->words, &found[i], sizeof p->words);
-    }
+    /* Addresses aligned as in use, and no better: 256-byte places moved by the alignment. */
+    *t = (struct trial){.device = t->device, .sample = t->sample, .start = t->start, .end = t->end};
+    t->beta = s->add ? 1.0f : 0.0f;
+    t->A = scratch + s->align_a % 16, t->B = scratch + a + 256 + s->align_b % 16;
+    t->C = scratch + a + b + 512 + s->align_c % 16;
+    TRY_OUT(fill(t, scratch, a + b + c + 768));
+    TRY_OUT(call_open(&whole, &p->shape));
+    TRY_OUT(find_algorithms(t->device->gemm, &p->shape, &whole, t->algorithm, &t->n));
+    TRY_OUT(time_algorithms(t, s, &best));
+    memcpy(p->words, &t->algorithm[best], sizeof p->words);
 out:
-    call_close(&x);
+    call_close(&whole);
+    call_close(&t->call);
     return st;
 }
 
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
     struct gemm *g = d->gemm;
     enum status st = OK;
-    struct stopwatch w = {0};
-    CUDA_OUT(cudaEventCreate(&w.start), "making an event");
-    CUDA_OUT(cudaEventCreate(&w.end), "making an event");
+    struct trial t = {.device = d};
+    TRY_OUT(take_sample(&t.sample));
+    CUDA_OUT(cudaEventCreate(&t.start), "making an event");
+    CUDA_OUT(cudaEventCreate(&t.end), "making an event");
     for (int64_t i = 0; i < g->plans.n && !g->pinned; i++)
-        if (!g->plans.plan[i].measured) TRY_OUT(measure_plan(d, &g->plans.plan[i], scratch, bytes, w));
+        if (!g->plans.plan[i].measured) TRY_OUT(measure_plan(&t, &g->plans.plan[i], scratch, bytes));
 out:
-    if (w.start) (void)cudaEventDestroy(w.start);
-    if (w.end) (void)cudaEventDestroy(w.end);
+    if (t.start) (void)cudaEventDestroy(t.start);
+    if (t.end) (void)cudaEventDestroy(t.end);
+    mem_free(t.sample);
     return st;
 }
 
@@ -323,6 +413,7 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
     NO_CUDA();
 }
 void gemm_cuda_pin(struct device *d) { (void)d; }
+void gemm_cuda_list(struct device *d, bool on) { (void)d, (void)on; }
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
     (void)d, (void)scratch, (void)bytes;
     NO_CUDA();

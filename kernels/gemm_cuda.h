@@ -26,8 +26,11 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
                       float beta, struct tensor C);
 /* From now on the first algorithm without a split of k; forgets all choices. */
 void gemm_cuda_pin(struct device *d);
-/* Times the algorithms of every shape used so far and not yet measured, on `scratch` (device memory whose content is
- * lost), keeps the fastest; a shape whose matrices do not fit keeps what it has, as measured.  Waits for the device. */
+/* From now on shapes are noted and nothing is computed; off again with false. */
+void gemm_cuda_list(struct device *d, bool on);
+/* Times the algorithms of every shape used so far and not yet measured, on a part of a large product, in `scratch`
+ * (device memory whose content is lost), keeps the fastest; a shape whose matrices do not fit keeps what it has, as
+ * measured.  Waits for the device. */
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes);
 enum status gemm_cuda_export(struct device *d, char **text); /* released with mem_free */
 /* ERR_MISSING: from another version of the library or another GPU; ERR_DATA: damaged. */

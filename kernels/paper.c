@@ -29,3 +29,10 @@ void paper_init(struct paper *p, const struct ops *base) {
 #include "kernels/ops.def"
 #undef OP
 }
+
+void paper_keep_products(struct paper *p) {
+#define KEEP(op) p->table.op##_fwd = p->base->op##_fwd, p->table.op##_bwd = p->base->op##_bwd
+    KEEP(linear);
+    KEEP(head);
+#undef KEEP
+}

@@ -103,14 +103,21 @@ static float f32_of(uint16_t x) {
 
 enum { PIECE = 1 << 16 }; /* elements rounded at a time */
 
-enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide) {
+void space_round(const float *wide, int64_t n, void *rounded) {
+    uint16_t *out = rounded;
+    for (int64_t i = 0; i < n; i++) out[i] = bf16_of(wide[i]);
+}
+
+enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide,
+                        const void *rounded) {
     uint16_t piece[PIECE];
+    const bool ready = rounded || t.dtype == dtype_wide(t.dtype);
     ASSERT(tensor_packed(t) && first >= 0 && first + n <= tensor_count(t));
-    if (t.dtype == dtype_wide(t.dtype)) return space_copy(c, element(t, first), wide, n * dtype_bytes(t.dtype));
+    if (ready) return space_send(c, element(t, first), t.dtype == BF16 ? rounded : wide, n * dtype_bytes(t.dtype));
     const float *x = wide;
     for (int64_t at = 0; at < n; at += PIECE) {
         const int64_t m = n - at < PIECE ? n - at : PIECE;
-        for (int64_t i = 0; i < m; i++) piece[i] = bf16_of(x[at + i]);
+        space_round(x + at, m, piece);
         TRY(space_copy(c, element(t, first + at), piece, m * (int64_t)sizeof *piece));
     }
     return OK;

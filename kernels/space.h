@@ -32,9 +32,12 @@ enum status space_settle(struct ctx *c); /* waits for all that is enqueued; the 
 enum status space_copy(struct ctx *c, void *to, const void *from, int64_t bytes);
 enum status space_zero(struct ctx *c, void *p, int64_t bytes);
 
-/* Elements [first, first + n) of t are set to numbers of the host of its wide type, rounded to nearest where t is
- * BF16; and read back as such.  t is packed.  Waits; nothing for a training step. */
-enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide);
+/* Elements [first, first + n) of t become numbers of the host of its wide type, rounded to nearest where t is BF16: on
+ * the way, or before by space_round.  t is packed.  Copies are enqueued, as by space_send. */
+enum status space_store(struct ctx *c, struct tensor t, int64_t first, int64_t n, const void *wide,
+                        const void *rounded);
+void space_round(const float *wide, int64_t n, void *rounded);
+/* And back as such.  Waits; neither is for a training step. */
 enum status space_load(struct ctx *c, struct tensor t, int64_t first, int64_t n, void *wide);
 
 /* All of a tensor of ops' memory on the host, as F64. */

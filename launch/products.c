@@ -4,8 +4,10 @@
 #include "base/log.h"
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/gemm_cuda.h"
+#include "kernels/paper.h"
 #include "kernels/space.h"
 #include "launch/trainer.h"
+#include "parallel/quiet.h"
 
 /* Which algorithm computes which product in BF16: chosen by one rank's clock before the first step, kept in the run
  * folder, and the same on all ranks and after a continue, so that a run repeats bit for bit. */
@@ -34,9 +36,8 @@ static enum status tell_all(struct trainer *t, char **text) {
     return team_agree(&t->team, *text, bytes);
 }
 
-/* A pass of nothing, so that all shapes of products have been asked for; its gradients are thrown away. */
-static enum status warm_up(struct trainer *t) {
-    struct runner *r = &t->run;
+/* A pass of nothing in particular; its gradients are thrown away. */
+static enum status pass(struct runner *r) {
     const int64_t S = r->spec.tokens;
     for (int64_t i = 0; i < r->spec.n_sequences * S; i++) {
         r->ids[i] = 0;
@@ -44,15 +45,33 @@ static enum status warm_up(struct trainer *t) {
         r->pos[i] = i % S;
     }
     r->scale = 0.0;
-    TRY(runner_zero_total(r));
     TRY(sharding_step_begin(&r->shards, &r->step));
-    TRY(runner_pass(r, true));
+    return runner_pass(r, true);
+}
+
+/* On paper, so that all shapes of products have been asked for before the first step, at no step's cost. */
+static enum status rehearse(struct trainer *t) {
+    struct runner *r = &t->run;
+    const struct ops *const ops = r->ctx.ops;
+    paper_init(&r->paper, ops);
+    paper_keep_products(&r->paper);
+    r->ctx.ops = &r->paper.table;
+    r->ctx.paper = &r->paper;
+    seams_mesh_quiet(&r->mesh, quiet_kinds[QUIET_KINDS - 1].uses);
+    gemm_cuda_list(t->team.device, true);
+    const enum status st = pass(r);
+    gemm_cuda_list(t->team.device, false);
+    seams_mesh_quiet(&r->mesh, 0);
+    r->ctx.paper = NULL;
+    r->ctx.ops = ops;
+    TRY(st);
+    TRY(sharding_publish(&r->shards)); /* weights that would have come, and did not */
     return space_settle(&r->ctx);
 }
 
 static enum status measure(struct trainer *t, char **text) {
     char path[PATH_BYTES];
-    TRY(warm_up(t));
+    TRY(rehearse(t));
     if (t->team.leader) {
         TRY(gemm_cuda_measure(t->team.device, t->run.act.region, t->run.act.region_bytes));
         TRY(gemm_cuda_export(t->team.device, text));

@@ -203,51 +203,73 @@ void runner_term(struct runner *r) {
 
 /* ---- parameters ---- */
 
-enum { DRAW_PIECE = 1 << 14, DRAW_PIECES = 256 }; /* elements that one thread draws; pieces on the host at a time */
+/* Elements that one thread draws; pieces on the host at a time, twice: some are drawn while those before them leave. */
+enum { DRAW_PIECE = 1 << 14, DRAW_PIECES = 256, DRAW_ROOM = DRAW_PIECE * DRAW_PIECES };
 struct drawing {
     struct param_draw draw;
     int64_t first, n;
     enum dtype type;
     char *out;
+    char *rounded; /* the same in BF16, where weights are; else NULL */
 };
 
 static void draw_piece(void *arg, int64_t item, int worker) {
     const struct drawing *d = arg;
     const int64_t at = item * DRAW_PIECE, n = d->n - at < DRAW_PIECE ? d->n - at : DRAW_PIECE;
+    char *const out = d->out + at * dtype_bytes(d->type);
     (void)worker;
-    param_draw(&d->draw, d->first + at, n, d->type, d->out + at * dtype_bytes(d->type));
+    param_draw(&d->draw, d->first + at, n, d->type, out);
+    if (d->rounded) space_round((const float *)(const void *)out, n, d->rounded + at * dtype_bytes(BF16));
 }
 
-static enum status draw_param(struct runner *r, int i, uint64_t seed, char *room) {
-    const int64_t most = (int64_t)DRAW_PIECE * DRAW_PIECES;
+static enum status draw_param(struct runner *r, int i, uint64_t seed, struct drawing rooms[2]) {
     int64_t first = 0, n = 0;
-    struct drawing d = {.draw = {.param = &r->model.params.list[i],
-                                 .seed = seed,
-                                 .std = r->model.config->init_std,
-                                 .n_layers = r->model.n_layers},
-                        .type = dtype_wide(r->ctx.real),
-                        .out = room};
+    const struct param_draw draw = {.param = &r->model.params.list[i],
+                                    .seed = seed,
+                                    .std = r->model.config->init_std,
+                                    .n_layers = r->model.n_layers};
     sharding_kept(&r->shards, i, &first, &n);
-    for (d.first = first; d.first < first + n; d.first += d.n) {
-        d.n = first + n - d.first < most ? first + n - d.first : most;
-        pool_run(r->ctx.pool, (d.n + DRAW_PIECE - 1) / DRAW_PIECE, draw_piece, &d);
-        TRY(sharding_store(&r->shards, i, d.first, d.n, room));
+    for (int64_t at = 0, turn = 0; at < n; at += DRAW_ROOM, turn ^= 1) {
+        struct drawing *d = &rooms[turn];
+        d->draw = draw;
+        d->first = first + at;
+        d->n = n - at < DRAW_ROOM ? n - at : DRAW_ROOM;
+        pool_run(r->ctx.pool, (d->n + DRAW_PIECE - 1) / DRAW_PIECE, draw_piece, d);
+        TRY(space_reach(&r->ctx)); /* the other room is free */
+        TRY(sharding_store(&r->shards, i, d->first, d->n, d->out, d->rounded));
+        TRY(space_mark(&r->ctx));
+    }
+    return space_reach(&r->ctx);
+}
+
+static enum status draw_rooms(struct runner *r, struct arena *memory, struct drawing rooms[2]) {
+    const enum dtype type = dtype_wide(r->ctx.real);
+    const int64_t wide = DRAW_ROOM * dtype_bytes(type),
+                  rounded = r->ctx.real == BF16 ? DRAW_ROOM * dtype_bytes(BF16) : 0;
+    TRY(space_host_init(&r->ctx, memory, "weights on their way", 2 * (wide + rounded)));
+    for (int k = 0; k < 2; k++) {
+        void *out = NULL, *beside = NULL;
+        TRY(arena_take(memory, wide, &out));
+        if (rounded) TRY(arena_take(memory, rounded, &beside));
+        rooms[k] = (struct drawing){.type = type, .out = out, .rounded = beside};
     }
     return OK;
 }
 
 enum status runner_init_params(struct runner *r, uint64_t seed) {
-    void *room = NULL;
-    enum status st = OK;
-    TRY(mem_take((int64_t)DRAW_PIECE * DRAW_PIECES * dtype_bytes(dtype_wide(r->ctx.real)), &room));
-    for (int i = 0; st == OK && i < r->model.params.n; i++) st = draw_param(r, i, seed, room);
-    mem_free(room);
+    struct arena memory = {0};
+    struct drawing rooms[2];
+    enum status st = draw_rooms(r, &memory, rooms);
+    for (int i = 0; st == OK && i < r->model.params.n; i++) st = draw_param(r, i, seed, rooms);
+    if (r->ctx.device) (void)space_settle(&r->ctx); /* also after a failure: copies read what goes now */
+    space_host_term(&r->ctx, &memory);
     return st;
 }
 
 static enum status store(void *arg, int param, int64_t first, int64_t n, const void *numbers) {
     struct runner *r = arg;
-    return sharding_store(&r->shards, param, first, n, numbers);
+    TRY(sharding_store(&r->shards, param, first, n, numbers, NULL));
+    return space_settle(&r->ctx);
 }
 
 struct param_sink runner_sink(struct runner *r) {

@@ -51,7 +51,10 @@ static enum status put(void *arg, const struct state_tensor *s, int64_t first, i
     struct trainer *t = arg;
     const struct state_place *place = &t->place[s - t->state];
     const int64_t size = dtype_bytes(s->t.dtype);
-    if (place->param >= 0) return sharding_store(&t->run.shards, place->param, place->first + first, n, host);
+    if (place->param >= 0) {
+        TRY(sharding_store(&t->run.shards, place->param, place->first + first, n, host, NULL));
+        return space_settle(&t->run.ctx);
+    }
     return space_copy(&t->run.ctx, (char *)s->t.data + first * size, host, n * size);
 }
 

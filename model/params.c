@@ -146,17 +146,22 @@ static double dt_bias_from(double u) {
     return dt + log(-expm1(-dt));
 }
 
-static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64_t i, double std, int n_layers) {
-    const double u = rng_uniform(seed, stream, i);
+static bool normal(const struct param *p) { return p->init == INIT_NORMAL || p->init == INIT_NORMAL_OUT; }
+static double deviation(const struct param_draw *d) {
+    return d->param->init == INIT_NORMAL_OUT ? d->std / sqrt(2.0 * d->n_layers) : d->std;
+}
+
+static double draw(const struct param_draw *d, uint64_t stream, uint64_t i) {
+    const struct param *p = d->param;
+    const double u = rng_uniform(d->seed, stream, i);
     switch (p->init) {
     case INIT_ZERO:
         return 0.0;
     case INIT_ONE:
         return 1.0;
     case INIT_NORMAL:
-        return std * rng_normal(seed, stream, i);
     case INIT_NORMAL_OUT:
-        return std / sqrt(2.0 * n_layers) * rng_normal(seed, stream, i);
+        return deviation(d) * rng_normal(d->seed, stream, i);
     case INIT_CONV:
     case INIT_FAN_IN:
         return (2.0 * u - 1.0) / sqrt((double)p->whole[p->n_dims - 1]);
@@ -175,13 +180,18 @@ static double draw(const struct param *p, uint64_t seed, uint64_t stream, uint64
 
 void param_draw(const struct param_draw *d, int64_t first, int64_t n, enum dtype type, void *out) {
     const uint64_t stream = rng_stream(d->param->name);
-    int64_t whole = 0, run = 0;
+    const bool many = type == F32 && normal(d->param);
+    int64_t whole = 0;
     ASSERT(type == F32 || type == F64);
-    for (int64_t i = 0; i < n; i++, whole++, run--) {
-        if (run == 0) run = param_run(d->param, first + i, &whole);
-        const double v = draw(d->param, d->seed, stream, (uint64_t)whole, d->std, d->n_layers);
-        if (type == F64) ((double *)out)[i] = v;
-        else ((float *)out)[i] = (float)v;
+    for (int64_t at = 0, run; at < n; at += run) {
+        run = param_run(d->param, first + at, &whole);
+        if (run > n - at) run = n - at;
+        if (many) rng_normals(d->seed, stream, (uint64_t)whole, run, deviation(d), (float *)out + at);
+        for (int64_t i = at; i < at + run && !many; i++) {
+            const double v = draw(d, stream, (uint64_t)(whole + i - at));
+            if (type == F64) ((double *)out)[i] = v;
+            else ((float *)out)[i] = (float)v;
+        }
     }
 }
 

@@ -147,18 +147,20 @@ void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t 
     *n = part ? h->piece[param].n : param_count(&h->spec.params->list[param]);
 }
 
-enum status sharding_store(struct sharding *all, int param, int64_t first, int64_t n, const void *numbers) {
+enum status sharding_store(struct sharding *all, int param, int64_t first, int64_t n, const void *numbers,
+                           const void *rounded) {
     const struct sharding *h = owner(all, param);
     const struct param *p = &h->spec.params->list[param];
     const struct sharding_piece *mine = &h->piece[param];
     const int64_t from = most(first, mine->begin), to = least(first + n, mine->begin + mine->n);
     const char *part = (const char *)numbers + (from - first) * unit_bytes(h);
-    if (!in_ring(h, param)) TRY(space_store(h->spec.ctx, p->w, first, n, numbers));
+    const void *part_rounded = rounded ? (const uint16_t *)rounded + (from - first) : NULL;
+    if (!in_ring(h, param)) TRY(space_store(h->spec.ctx, p->w, first, n, numbers, rounded));
     if (from >= to) return OK;
     if (in_ring(h, param) && tensor_has(mine->out))
-        TRY(space_store(h->spec.ctx, mine->out, from - mine->begin, to - from, part));
+        TRY(space_store(h->spec.ctx, mine->out, from - mine->begin, to - from, part, part_rounded));
     if (!in_ring(h, param) && !tensor_has(mine->out)) return OK; /* done with the row */
-    return space_store(h->spec.ctx, mine->w, from - mine->begin, to - from, part);
+    return space_store(h->spec.ctx, mine->w, from - mine->begin, to - from, part, part_rounded);
 }
 
 /* ---- gradients ---- */

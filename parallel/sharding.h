@@ -123,8 +123,10 @@ enum status sharding_settle(struct sharding *h);
 /* Elements of a parameter that this rank keeps, of those that its mesh coordinates give it: all, or a slice. */
 void sharding_kept(const struct sharding *h, int param, int64_t *first, int64_t *n);
 /* Elements [first, first + n) of a parameter's weight become these numbers of the wide type, in host memory: what of
- * them this rank keeps, masters and rounded copies.  Waits; the same on all ranks, or sharding_publish follows. */
-enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers);
+ * them this rank keeps, masters and rounded copies; `rounded`: the same in BF16, or NULL, as for
+ * space_store.  Copies are enqueued; the same on all ranks, or sharding_publish follows. */
+enum status sharding_store(struct sharding *h, int param, int64_t first, int64_t n, const void *numbers,
+                           const void *rounded);
 /* Whether another rank has the same in its slice, and counts and saves it. */
 bool sharding_elsewhere(const struct sharding *h, int param, int part);
 /* For the files of sharding.  The parameters' w point into the row of their block, their g into that row. */

@@ -30,7 +30,7 @@ static enum status equal_scores(struct trainer *t) {
         void *zeros = NULL;
         if (!strstr(p->name, "router.weight")) continue;
         TRY(mem_take(param_count(p) * 8, &zeros));
-        const enum status st = sharding_store(&t->run.shards, i, 0, param_count(p), zeros);
+        const enum status st = sharding_store(&t->run.shards, i, 0, param_count(p), zeros, NULL);
         mem_free(zeros);
         TRY(st);
     }

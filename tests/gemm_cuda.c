@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* labels: gpu1 */
 /* Choosing algorithms for products on a GPU: the text of measured choices makes another handle compute the same bits,
- * what comes from elsewhere is refused, pinned handles agree, and every choice is right. */
+ * what comes from elsewhere is refused, pinned handles agree, a large product is listed without being computed and
+ * measured on a part, and every choice is right. */
 #include "kernels/gemm_cuda.h"
 #include <math.h>
 #include <string.h>
@@ -61,6 +62,37 @@ static void result_is_right(const struct matrices *x, const char *what) {
     }
 }
 
+/* Sums of nines, exact in any order. */
+static void large_is_right(struct device *d) {
+    enum { SIDE = 12288, SUM = 8192, ROOM = 1 << 30 }; /* 2.5 TFLOP */
+    static float out[SIDE];
+    void *scratch = NULL;
+    struct ctx c = {.device = d, .stream = device_stream(d), .real = BF16, .space = DEVICE};
+    const struct tensor A = on_device(NULL, BF16, SIDE, SUM), B = on_device(NULL, BF16, SUM, SIDE);
+    const struct tensor C = on_device(NULL, F32, SIDE, SIDE);
+    MUST(device_take(ROOM, &scratch));
+    MUST(device_fill(A.data, 0x40, tensor_bytes(A))); /* 3 */
+    MUST(device_fill(B.data, 0x40, tensor_bytes(B)));
+    MUST(device_fill(C.data, 0, tensor_bytes(C)));
+    gemm_cuda_list(d, true);
+    MUST(gemm_cuda(&c, false, false, 1.0f, A, B, 0.0f, C));
+    gemm_cuda_list(d, false);
+    MUST(gemm_cuda_measure(d, scratch, ROOM));
+    MUST(device_copy(out, C.data, sizeof out));
+    CHECK(out[0] == 0.0f, "a product was computed, not listed: %g", (double)out[0]);
+    MUST(gemm_cuda(&c, false, false, 1.0f, A, B, 0.0f, C));
+    MUST(device_wait());
+    for (int64_t row = 0; row < SIDE; row++) {
+        MUST(device_copy(out, tensor_rows(C, row, 1).data, sizeof out));
+        for (int i = 0; i < SIDE; i++)
+            CHECK(out[i] == 9.0f * SUM, "row %d, column %d: %g", (int)row, i, (double)out[i]);
+    }
+    device_free(A.data);
+    device_free(B.data);
+    device_free(C.data);
+    device_free(scratch);
+}
+
 int main(void) {
     struct device *first = NULL, *second = NULL, *pinned = NULL;
     struct matrices x;
@@ -88,6 +120,7 @@ int main(void) {
     gemm_cuda_pin(pinned);
     multiply(pinned, &x);
     result_is_right(&x, "the pinned algorithm");
+    large_is_right(first);
     mem_free(text);
     mem_free(again);
     device_free(scratch);

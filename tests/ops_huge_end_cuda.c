@@ -75,7 +75,8 @@ static struct tensor random_on(enum dtype type, int64_t rows, int64_t cols, doub
     const int64_t e = dtype_bytes(type), n = rows * cols, first = n < PERIOD ? n : PERIOD;
     stream++;
     for (int64_t i = 0; i < first; i++) numbers[i] = (float)(middle + scale * rng_normal(7, stream, (uint64_t)i));
-    MUST(space_store(&gpu, flat(t), 0, first, numbers));
+    MUST(space_store(&gpu, flat(t), 0, first, numbers, NULL));
+    MUST(space_settle(&gpu));
     for (int64_t done = first; done < n; done += done < n - done ? done : n - done)
         MUST(device_copy((char *)t.data + done * e, t.data, (done < n - done ? done : n - done) * e));
     return t;

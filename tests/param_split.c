@@ -47,18 +47,22 @@ static const struct split_case cases[] = {
 };
 enum { MOST = 4096 };
 
-/* Every element held, once; draws are those of the whole. */
+/* Every element held, once; draws are those of the whole, and rounded where floats are wanted. */
 static void check_rank(const struct split_case *c, const struct param *p, int *seen, const double *all) {
     double own[MOST];
+    float narrow[MOST];
     int64_t n = 0, whole = 0;
     const struct param_draw d = {.param = p, .seed = 3, .std = 1.0, .n_layers = 2};
     param_draw(&d, 0, param_count(p), F64, own);
+    param_draw(&d, 0, param_count(p), F32, narrow);
     for (int64_t i = 0; i < param_count(p); i += n) {
         n = param_run(p, i, &whole);
         CHECK(n > 0 && i + n <= param_count(p) && whole >= 0 && whole + n <= param_whole(p),
               "%s: a run of %d elements at %d of %d", c->why, (int)n, (int)i, (int)param_count(p));
         for (int64_t k = 0; k < n; k++) {
             seen[whole + k]++;
+            CHECK(narrow[i + k] == (float)own[i + k], "%s: element %d begins as %g, not %g", c->why, (int)(whole + k),
+                  (double)narrow[i + k], own[i + k]);
             CHECK(own[i + k] == all[whole + k], "%s: element %d begins as %g, not %g", c->why, (int)(whole + k),
                   own[i + k], all[whole + k]);
         }

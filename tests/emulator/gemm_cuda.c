@@ -3,11 +3,33 @@
  * column-major matrices.  Nothing is chosen or measured. */
 #include "kernels/gemm_cuda.h"
 #include <string.h>
+#include "kernels/device_inside.h"
 #include "tests/emulator/cuda_runtime.h"
 
-enum status gemm_cuda_open(struct device *d) { return (void)d, OK; }
-void gemm_cuda_close(struct device *d) { (void)d; }
+/* What a run has listed before its first step is all that it asks for later. */
+struct gemm {
+    bool listing, listed;
+    struct gemm_plans plans;
+};
+
+enum status gemm_cuda_open(struct device *d) {
+    TRY(mem_take(sizeof(struct gemm), &d->gemm));
+    memset(d->gemm, 0, sizeof(struct gemm));
+    return OK;
+}
+
+void gemm_cuda_close(struct device *d) {
+    mem_free(d->gemm);
+    d->gemm = NULL;
+}
+
 void gemm_cuda_pin(struct device *d) { (void)d; }
+void gemm_cuda_list(struct device *d, bool on) {
+    struct gemm *g = d->gemm;
+    g->listing = on;
+    g->listed = true;
+}
+
 enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
     return (void)d, (void)scratch, (void)bytes, OK;
 }
@@ -65,7 +87,14 @@ enum status gemm_cuda(struct ctx *c, bool trans_a, bool trans_b, float alpha, st
                                  .ldb = B.pitch,
                                  .ldc = C.pitch,
                                  .trans_a = trans_a,
-                                 .trans_b = trans_b};
+                                 .trans_b = trans_b,
+                                 .wide = C.dtype == F32,
+                                 .add = beta != 0.0f};
+    struct gemm *g = c->device ? c->device->gemm : NULL;
+    const struct gemm_plan plan = {.shape = s};
+    if (s.m == 0 || s.n == 0 || (s.k == 0 && beta == 1.0f)) return OK;
+    if (g && g->listing) return gemm_plans_find(&g->plans, &s) ? OK : gemm_plans_add(&g->plans, &plan);
+    ASSERT(!g || !g->listed || gemm_plans_find(&g->plans, &s));
     const struct product p = {s, alpha, beta, A, B, C};
     emulated_enqueue(c->stream, multiply, &p, sizeof p);
     return OK;
