@@ -7,15 +7,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include "base/rng.h"
 #include "kernels/device_inside.h"
-#include "kernels/space.h"
 
-enum { CANDIDATES = 8, RUNS = 3 };
-/* What is timed of a large product: about 2 ms; 16 times as many tiles as a GPU has multiprocessors; terms of a sum,
- * and of one that is not counted. */
-#define PART_FLOPS 1.5e12
-enum { PART_CELLS = 1 << 26, PART_SUM = 1 << 16, BRIEF_SUM = 1 << 12 };
+enum { CANDIDATES = 8, RUNS = 4 };
+#define PART_FLOPS 1.5e12 /* at most, of what is timed: about 2 ms */
 
 struct gemm {
     cublasLtHandle_t library;
@@ -242,26 +237,9 @@ static int64_t matrix_bytes(int64_t rows, int64_t cols, int64_t ld, int64_t each
     return arena_round(((rows - 1) * ld + cols) * each);
 }
 
-enum { SAMPLE = 1000000 }; /* numbers; no multiple of a row */
-
-/* Numbers of the kind that a model has: a GPU that multiplies equal ones draws less power, and runs faster. */
-static enum status take_sample(uint16_t **out) {
-    void *wide = NULL, *rounded = NULL;
-    enum status st = mem_take(SAMPLE * (int64_t)sizeof(float), &wide);
-    if (st == OK) st = mem_take(SAMPLE * (int64_t)sizeof **out, &rounded);
-    if (st == OK) {
-        rng_normals(1, rng_stream("products"), 0, SAMPLE, 0.02, wide);
-        space_round(wide, SAMPLE, rounded);
-    }
-    mem_free(wide);
-    *out = rounded;
-    return st;
-}
-
 /* A product being measured: its algorithms run in turns. */
 struct trial {
     struct device *device;
-    uint16_t *sample;
     struct call call;
     char *A, *B, *C;
     float beta;
@@ -271,19 +249,6 @@ struct trial {
     float ms[CANDIDATES]; /* the fastest of its runs; 0: none yet */
     bool out[CANDIDATES];
 };
-
-/* The sample, again and again. */
-static enum status fill(const struct trial *t, char *at, int64_t bytes) {
-    enum status st = OK;
-    int64_t done = bytes < 2 * SAMPLE ? bytes : 2 * SAMPLE;
-    CUDA_OUT(cudaMemcpyAsync(at, t->sample, (size_t)done, cudaMemcpyDefault, t->device->stream), "filling memory");
-    for (int64_t n; done < bytes; done += n) {
-        n = bytes - done < done ? bytes - done : done;
-        CUDA_OUT(cudaMemcpyAsync(at + done, at, (size_t)n, cudaMemcpyDefault, t->device->stream), "filling memory");
-    }
-out:
-    return st;
-}
 
 static enum status time_run(struct trial *t, int i, float *ms) {
     const struct device *d = t->device;
@@ -310,41 +275,30 @@ static enum status time_round(struct trial *t, float share) {
     return OK;
 }
 
-static bool fits(const struct trial *t, int i) {
-    const struct gemm *g = t->device->gemm;
-    const struct call *x = &t->call;
-    cublasLtMatmulHeuristicResult_t about;
-    return cublasLtMatmulAlgoCheck(g->library, x->desc, x->left, x->right, x->out, x->out, &t->algorithm[i], &about) ==
-           CUBLAS_STATUS_SUCCESS;
-}
-
-/* One run of each uncounted, a short one, which loads it; then RUNS of those that may win. */
-static enum status time_algorithms(struct trial *t, const struct gemm_shape *part, int *best) {
-    struct gemm_shape brief = *part;
-    float unused = 0.0f;
-    brief.k = part->k < BRIEF_SUM ? part->k : BRIEF_SUM;
-    TRY(call_open(&t->call, &brief));
-    for (int i = 0; i < t->n; i++)
-        if (fits(t, i)) TRY(time_run(t, i, &unused));
-    call_close(&t->call);
-    TRY(call_open(&t->call, part));
-    for (int i = 0; i < t->n; i++) t->out[i] = !fits(t, i);
-    for (int round = 0; round < RUNS; round++) TRY(time_round(t, round == 0 ? 0.06f : 0.02f));
+/* One run of each uncounted, then RUNS of those that may win. */
+static enum status time_algorithms(struct trial *t, int *best) {
+    for (int i = 0; i < t->n; i++) {
+        cublasLtMatmulHeuristicResult_t about;
+        float unused = 0.0f;
+        const struct call *x = &t->call;
+        t->out[i] = cublasLtMatmulAlgoCheck(((struct gemm *)t->device->gemm)->library, x->desc, x->left, x->right,
+                                            x->out, x->out, &t->algorithm[i], &about) != CUBLAS_STATUS_SUCCESS;
+        if (!t->out[i]) TRY(time_run(t, i, &unused));
+    }
+    for (int round = 0; round < RUNS; round++) TRY(time_round(t, round == 0 ? 0.1f : 0.03f));
     *best = 0;
     for (int i = 1; i < t->n; i++)
         if (t->ms[i] > 0.0f && (t->ms[*best] == 0.0f || t->ms[i] < t->ms[*best])) *best = i;
     return OK;
 }
 
-/* The same product with fewer rows and columns, while they fill a GPU many times, and not all of the longest sums:
- * algorithms stand to each other as they do in the whole, and their time does not grow with the tokens of a sequence.
- */
+/* The same product with less of its longest sides: where tiles fill a GPU many times, algorithms stand to each other as
+ * they do in the whole, and their time does not grow with the tokens of a sequence. */
 static struct gemm_shape part_of(const struct gemm_shape *s) {
     struct gemm_shape part = *s;
-    if (part.k > PART_SUM) part.k = PART_SUM;
-    while (2.0 * (double)part.m * (double)part.n * (double)part.k > PART_FLOPS && part.m * part.n >= 2 * PART_CELLS) {
-        int64_t *const longer = part.m >= part.n ? &part.m : &part.n;
-        *longer = (*longer / 2 + 255) / 256 * 256;
+    while (2.0 * (double)part.m * (double)part.n * (double)part.k > PART_FLOPS) {
+        int64_t *const longest = part.m >= part.n && part.m >= part.k ? &part.m : part.n >= part.k ? &part.n : &part.k;
+        *longest = (*longest / 2 + 255) / 256 * 256;
     }
     return part;
 }
@@ -360,14 +314,14 @@ static enum status measure_plan(struct trial *t, struct gemm_plan *p, char *scra
     p->measured = true;
     if (a + b + c + 768 > bytes) return OK;
     /* Addresses aligned as in use, and no better: 256-byte places moved by the alignment. */
-    *t = (struct trial){.device = t->device, .sample = t->sample, .start = t->start, .end = t->end};
-    t->beta = s->add ? 1.0f : 0.0f;
+    *t = (struct trial){.device = t->device, .start = t->start, .end = t->end, .beta = s->add ? 1.0f : 0.0f};
     t->A = scratch + s->align_a % 16, t->B = scratch + a + 256 + s->align_b % 16;
     t->C = scratch + a + b + 512 + s->align_c % 16;
-    TRY_OUT(fill(t, scratch, a + b + c + 768));
+    CUDA_OUT(cudaMemsetAsync(scratch, 0x3c, (size_t)(a + b + c + 768), t->device->stream), "filling scratch memory");
     TRY_OUT(call_open(&whole, &p->shape));
     TRY_OUT(find_algorithms(t->device->gemm, &p->shape, &whole, t->algorithm, &t->n));
-    TRY_OUT(time_algorithms(t, s, &best));
+    TRY_OUT(call_open(&t->call, s));
+    TRY_OUT(time_algorithms(t, &best));
     memcpy(p->words, &t->algorithm[best], sizeof p->words);
 out:
     call_close(&whole);
@@ -379,7 +333,6 @@ enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
     struct gemm *g = d->gemm;
     enum status st = OK;
     struct trial t = {.device = d};
-    TRY_OUT(take_sample(&t.sample));
     CUDA_OUT(cudaEventCreate(&t.start), "making an event");
     CUDA_OUT(cudaEventCreate(&t.end), "making an event");
     for (int64_t i = 0; i < g->plans.n && !g->pinned; i++)
@@ -387,7 +340,6 @@ enum status gemm_cuda_measure(struct device *d, void *scratch, int64_t bytes) {
 out:
     if (t.start) (void)cudaEventDestroy(t.start);
     if (t.end) (void)cudaEventDestroy(t.end);
-    mem_free(t.sample);
     return st;
 }
 
