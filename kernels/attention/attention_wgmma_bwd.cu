@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The backward of heads up to 128 wide, with five products a tile.  A block of threads owns 128 keys of a key head, one
  * of its two groups of warps 64 of them, and walks the tiles of 64 queries that see them, the last one first, of all
- * heads that read that key head.  Scores are transposed, keys along rows, so that weights and their gradients are
- * operands in registers for dv and dk, which stay in registers.  The gradients of scores also go to shared memory, and
- * what the block's keys add to a tile's dq is made there: one group makes its first columns, the other one the rest.
- * The next step's scores are under way while that is taken out of registers.
+ * heads that read that key head.  Scores are transposed, keys along rows, so that weights are operands in registers for
+ * dv; dv and dk stay in registers.  The gradients of scores go to shared memory, for dk and for what the block's keys
+ * add to a tile's dq: one group makes its first columns, the other one the rest.  The next step's scores are made
+ * meanwhile, but begin behind dv: with more under way the groups are in each other's way, and all of it is slower.
  *
  * Of a third group one thread has the tiles brought, two steps ahead.  Two others, each every second step, wait for a
  * step's dq in shared memory and for its turn, have it added in the L2 cache and pass the turn on: a tile's dq is the
@@ -41,7 +41,8 @@ struct told {
     int partly; /* bit g: not all keys of group g are seen by all queries   */
     int more;   /* a step follows                                           */
 };
-/* Tiles are panels of 64 columns.  `freed`, `made`, `taken`: of a stage, of dq, which is read by the next but one. */
+/* Tiles are panels of 64 columns.  Barriers (bulk.cuh): k and v are there, a stage is there, it was read; dq of a
+ * sender's step is made, and taken. */
 template <int D> struct room {
     bf16_bits k[BLOCK * D], v[BLOCK * D];
     bf16_bits ds[2][BLOCK * SPAN]; /* (keys, queries), of a step and of the one before */
@@ -51,6 +52,7 @@ template <int D> struct room {
     struct told told[STAGES];
     uint64_t keys, there[STAGES], freed[STAGES], made[SENDERS], taken;
 };
+static_assert(sizeof(struct room<128>) <= 227 * 1024, "what a block of threads can have");
 
 /* Of a head each: SPAN rows of q and dout, BLOCK rows of k and v. */
 struct maps {
