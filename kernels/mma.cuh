@@ -83,12 +83,6 @@ static inline __device__ void store_whole(void *to, uint4 v) {
 static inline __device__ void store_whole(void *to, uint2 v) {
     asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
 }
-/* What lane 8 i + l % 8 has: with i a constant, an instruction without registers for the lanes. */
-static inline __device__ float of_eight(float x, int i) {
-    float y;
-    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x71f, 0xffffffff;" : "=f"(y) : "f"(x), "r"(8 * i));
-    return y;
-}
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 

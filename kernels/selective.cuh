@@ -13,7 +13,7 @@ static inline __device__ float vector_at(const struct tensor &t, int64_t i) { re
 
 /* exp(A time): what is left of a state after a chunk. */
 static inline __device__ float keep_after(float A, float time) {
-    return time < (float)AFFINE_FOREVER ? expf(A * time) : 0.0f;
+    return time < (float)AFFINE_FOREVER ? exp2_fast(A * LOG2_E * time) : 0.0f;
 }
 
 /* A log2(e), so that exp2 of its product with a time step is the decay; 0 where there is no such state, which then

@@ -25,16 +25,28 @@ template <typename real> __global__ static void strips_add(const struct selectiv
     }
 }
 
+/* n numbers, `step` apart, in order; what is added has been asked for in one go. */
+template <typename type> static __device__ float chunks_sum(const type *from, int64_t step, int64_t n) {
+    enum { MANY = 16 };
+    double sum = 0.0;
+    for (int64_t c = 0; c < n; c += MANY, from += MANY * step) {
+        type v[MANY];
+#pragma unroll
+        for (int i = 0; i < MANY; i++) v[i] = c + i < n ? from[i * step] : (type)0;
+#pragma unroll
+        for (int i = 0; i < MANY; i++) sum += (double)v[i];
+    }
+    return (float)sum;
+}
 /* dA_log, ddt_bias, dD: the chunks in order. */
 __global__ static void chunks_add(const struct selective_scan a, const struct sums w) {
     const int64_t D = a.A_log.shape[0], N = a.state;
     const int64_t n = spans_before(a.range, a.range.shape[0] - 1, a.chunk);
-    FOR_CELLS(d, i, D, N + 2) {
-        double sum = 0.0;
-        for (int64_t c = 0; c < n; c++)
-            sum += i < N ? (double)w.dA[(c * D + d) * N + i] : (i == N ? w.dbias : w.dD)[c * D + d];
-        if (i < N) row(a.dA_log, d)[i] += (float)sum;
-        else ((float *)(i == N ? a.ddt_bias : a.dD).data)[d] += (float)sum;
+    FOR_CELLS(unused, i, 1, D * (N + 2)) {
+        const int64_t d = (i - D * N) / 2;
+        if (i < D * N) row(a.dA_log, i / N)[i % N] += chunks_sum(w.dA + i, D * N, n);
+        else if (i % 2 == D * N % 2) ((float *)a.ddt_bias.data)[d] += chunks_sum(w.dbias + d, D, n);
+        else ((float *)a.dD.data)[d] += chunks_sum(w.dD + d, D, n);
     }
 }
 
@@ -66,7 +78,7 @@ static enum status sums_open(struct sums *s, struct ctx *c, const struct selecti
 template <typename real>
 static enum status sums_close(struct ctx *c, const struct selective_scan *a, const struct sums &w) {
     LAUNCH_CELLS(strips_add<real>, a->pos.shape[0], 2 * a->state, *a, w);
-    LAUNCH_CELLS(chunks_add, a->A_log.shape[0], a->state + 2, *a, w);
+    LAUNCH_CELLS(chunks_add, 1, a->A_log.shape[0] * (a->state + 2), *a, w);
     return OK;
 }
 #endif

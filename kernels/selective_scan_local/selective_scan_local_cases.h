@@ -21,6 +21,7 @@ struct selective_scan_local_case {
         {"a wide state", {1, {0, 30}, 3, {0}}, 3, 70, 8, 0},                                                           \
         {"documents at, before and after edges", {2, {0, 48, 100}, 3, {15, 32, 47, 48, 65}}, 33, 16, 16, 0},           \
         {"ranges of several stretches", {2, {0, 2500, 4000}, 3, {3100}}, 3, 4, 40, 0},                                 \
+        {"the same with whole pieces, the last warp's half", {2, {0, 2500, 4000}, 3, {3100}}, 40, 16, 64, 0},          \
         {"short ranges, one empty", {5, {0, 3, 3, 4, 40, 60}, 3, {50}}, 18, 5, 16, 0}, {                               \
         "no tokens", {1, {0, 0}, 0, {0}}, 4, 4, 8, 0                                                                   \
     }

@@ -155,7 +155,6 @@ static inline void stmatrix(const uint32_t r[4], void *row) {
     __syncwarp();
 }
 
-static inline float of_eight(float x, int i) { return __shfl_sync(0xffffffffu, x, (int)(threadIdx.x % 8) + 8 * i); }
 static inline void mma(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
     struct operands {
         uint32_t a[4], b[2];
