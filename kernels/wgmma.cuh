@@ -131,7 +131,8 @@ template <int n> static inline __device__ void registers_up() {
 template <int n> static inline __device__ void registers_down() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n));
 }
-/* A barrier of n threads of the block, whole warps; 0 < id < 16.  Those that only arrive do not wait. */
+/* A barrier of n threads of the block, whole warps; id < 16.  Those that only arrive do not wait.  0 is that of
+ * __syncthreads, which all threads should meet in one place of the program: groups that part ways wait at this one. */
 static inline __device__ void barrier_of(int id, int n) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
 }

@@ -3,7 +3,8 @@
 # Tests for a GPU host, from a build with BATON_CUDA=ON (the folder BATON_BUILD, else ./build); ends with one table.
 #   tests/gpu.sh correct [OP ...]    every CUDA op on its cases, those of the benchmark too: match, guard, same, errors;
 #                                    then the ops above 2^31 elements
-#   tests/gpu.sh sanitize [OP ...]   the small cases under memcheck, racecheck, initcheck and synccheck
+#   tests/gpu.sh sanitize [OP ...]   the small cases under memcheck, racecheck, initcheck and synccheck, or BATON_TOOLS;
+#                                    PARTS: processes that share an op's rows; BATON_TIMEOUT: seconds of each
 #   tests/gpu.sh bench [OP ...]      baton bench --device cuda
 #   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
 #   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
@@ -51,28 +52,34 @@ correct() {
     return $rc
 }
 
-# one_sanitized TOOL OP: its log, and its exit status in a file beside
+# one_sanitized TOOL OP PART: its log, and its exit status in a file beside
 one_sanitized() {
-    local except=() # cuBLAS's own kernels, whose bulk copies racecheck does not follow
-    [ "$1" != racecheck ] || except=(--kernel-name-exclude kns=nvjet)
-    timeout "${BATON_TIMEOUT:-450}" compute-sanitizer --tool "$1" "${except[@]}" --error-exitcode 3 --print-limit 5 \
-        "$program" "$2" >"$work/$1.$2" 2>&1
-    echo $? >"$work/$1.$2.exit"
+    local only=() name # racecheck fails inside cuBLAS's kernels: it looks at ours
+    [ "$1" != racecheck ] || for name in $ours; do only+=(--kernel-name "kns=$name"); done
+    timeout "${BATON_TIMEOUT:-450}" compute-sanitizer --tool "$1" "${only[@]}" --error-exitcode 3 --print-limit 5 \
+        "$program" "$2" "--part=$3/$parts" >"$work/$1.$2.$3" 2>&1
+    echo $? >"$work/$1.$2.$3.exit"
 }
 
-sanitize() { # a process for each tool and op, as many at once as there are cores: they share the GPU
-    local tool log op failed=0 ops=("$@") tools=${BATON_TOOLS:-racecheck initcheck memcheck synccheck}
+# A process for each tool, op and part of its rows, as many at once as there are cores: they share the GPU.  PARTS: how
+# many parts; racecheck of a walk over many tokens takes minutes a row.
+sanitize() {
+    local tool log op i ops=("$@") tools=${BATON_TOOLS:-racecheck initcheck memcheck synccheck}
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not on the PATH" >&2; return 2; }
     [ $# -gt 0 ] || mapfile -t ops < <(sed -n 's/^TWIN[_F32]*(\(.*\))$/\1/p' "$root/kernels/ops_cuda.def")
     export -f one_sanitized
-    export program work
-    for tool in $tools; do printf "$tool %s\n" "${ops[@]}"; done |
-        xargs -P "$(nproc)" -n 2 bash -c 'one_sanitized "$@"' sanitize
+    ours=$(grep -rhoE '__global__.* void [a-z_0-9]+' "$root/kernels" | sed 's/.* void //' | sort -u)
+    export program work ours parts=${PARTS:-1}
+    for tool in $tools; do
+        for op in "${ops[@]}"; do seq -f "$tool $op %g" 0 $((parts - 1)); done
+    done | xargs -P "$(nproc)" -n 3 bash -c 'one_sanitized "$@"' sanitize
     for tool in $tools; do
         for op in "${ops[@]}"; do
-            log=$work/$tool.$op
-            [ "$(cat "$log.exit")" = 0 ] && grep -q 'SUMMARY: 0 \|SUMMARY: .*(0 errors, 0 warnings)' "$log" ||
-                { failed=1; row "$tool $op" "FAILED: exit $(cat "$log.exit")"; grep -v '^$' "$log" | tail -n 6; }
+            for i in $(seq 0 $((parts - 1))); do
+                log=$work/$tool.$op.$i
+                [ "$(cat "$log.exit")" = 0 ] && grep -q 'SUMMARY: 0 \|SUMMARY: .*(0 errors, 0 warnings)' "$log" ||
+                    { fail "$tool $op $i/$parts" "exit $(cat "$log.exit")"; grep -v '^$' "$log" | head -n 12; }
+            done
         done
         row "$tool, ${#ops[@]} ops" "$(cat "$work/$tool".*.exit | sort | uniq -c | paste -s -d ';') (number, exit)"
     done
@@ -85,7 +92,7 @@ bench() { "$baton" bench --device cuda "$@"; }
 
 peers() {
     local script
-    for script in dense attention ssd selective; do
+    for script in dense attention conv ssd selective; do
         LEAVE=$work/$script timeout 240 python3 "$root/profiling/peers/$script.py"
         [ ! -d "$work/$script" ] || "$build/tests/peers_cuda" $script "$work/$script" || failed=1
     done
@@ -351,5 +358,5 @@ trap 'rm -rf "$work"' EXIT
 case $part in
 correct | sanitize | bench | peers | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
 8b) whole_8b ;;
-*) sed -n '3,17s/^# //p' "$0" && exit 2 ;;
+*) sed -n '3,19s/^# //p' "$0" && exit 2 ;;
 esac

@@ -4,9 +4,9 @@
 /* The CUDA twin of every op, on the op's cases, in F32 and in BF16: match (against F64 on the CPU, by the row's bound,
  * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
  * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
- *   ops_cuda [--table] [--large] [--own] [OP ...]     --large: the benchmark's rows too, but for those that are for a
- *                                                     GPU alone; --own: without cuDNN
- * --table: a line for every op with the worst error and the longest time of its rows */
+ *   ops_cuda [--table] [--large] [--own] [OP ...] [--part=I/N]
+ * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --part: every Nth
+ * row; --table: a line for every op with the worst error and the longest time of its rows */
 #include "base/pool.h"
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
@@ -236,19 +236,31 @@ static bool has(const char *name, int argc, char **argv) {
     return false;
 }
 
+/* Which rows run: those whose number leaves `part` when divided by `parts`. */
+static int part, parts = 1;
+
 static void op_of(const struct case_op *op, enum dtype real, bool large, bool table, struct pool *pool,
                   struct device *d) {
     const int failures = check_failures, rows = op->n_cases + (large ? op->n_bench : 0);
     struct seen s = {{0.0, 0.0}, {0.0, 0.0}};
     for (int row = 0; row < rows; row++)
-        if (!case_large(op, row)) row_of(op, row, real, pool, d, &s);
+        if (row % parts == part && !case_large(op, row)) row_of(op, row, real, pool, d, &s);
     if (table)
         printf("%-12s %-4s %4d %9.2e %9.2e %8.3f %8.3f  %s\n", op->name, dtype_name(real), rows, s.worst[FORWARD],
                s.worst[BACKWARD], s.ms[FORWARD], s.ms[BACKWARD], check_failures > failures ? "FAILED" : "passed");
     fflush(stdout);
 }
 
+/* --part=I/N, the last argument where it is given. */
+static int part_of(int argc, char **argv) {
+    if (argc < 2 || strncmp(argv[argc - 1], "--part=", 7) != 0) return argc;
+    CHECK(sscanf(argv[argc - 1], "--part=%d/%d", &part, &parts) == 2 && part >= 0 && part < parts, "%s",
+          argv[argc - 1]);
+    return argc - 1;
+}
+
 int main(int argc, char **argv) {
+    argc = part_of(argc, argv);
     const bool table = has("--table", argc, argv), large = has("--large", argc, argv), own = has("--own", argc, argv);
     const bool all = argc == 1 + table + large + own;
     struct pool *pool = NULL;

@@ -256,17 +256,17 @@ static __device__ void bring(struct room<D> *m, const struct attention &a, const
         if (thread == 2 * WARP) tell(m->told + i, a, t, w, p);
         cp_wait<1>();
         shared_fence();
-        __syncthreads(); /* the step is there, and nobody reads the one before any more */
+        barrier_of(0, ALL); /* the step is there, and nobody reads the one before any more */
         if (warp == 3) bring_turn(m->told + stage_before(i), t, came);
         if (warp == 2) pass_turn(m->told + stage_after(i), t); /* of two steps before: it is added */
         fetch(w.later, stage_before(i));
         if (warp == 3) came = turn_came(t.turn + m->told[i].turn, (unsigned)m->told[i].order);
         move_on(&w, t);
     }
-    __syncthreads();
+    barrier_of(0, ALL);
     if (warp == 3) bring_turn(m->told + stage_before(i), t, came);
     if (warp == 2) pass_turn(m->told + stage_after(i), t);
-    __syncthreads(); /* the last step is added */
+    barrier_of(0, ALL); /* the last step is added */
     if (warp == 2) pass_turn(m->told + stage_before(i), t);
 }
 
@@ -304,7 +304,7 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
         float s[8][4], dp[8][4], dq[D / 16][4];
         uint32_t packed[4][4], ds[4][4];
 
-        __syncthreads();
+        barrier_of(0, ALL);
         wgmma_fence();
         scores<D>(s, k, r0, at_q);
         const bool hide = same(m->told[i].partly >> group & 1);
@@ -343,10 +343,10 @@ static __device__ void compute(struct room<D> *m, const struct attention &a, con
     }
     wgmma_settled<D / 8>(dk);
     wgmma_settled<D / 8>(dv);
-    __syncthreads();
+    barrier_of(0, ALL);
     barrier_of(TURN_BARRIER + group, GROUP + WARP);
     part_add<D>(p.partial, m->told + stage_before(i), group, made);
-    __syncthreads();
+    barrier_of(0, ALL);
     leave<D>(dk, a.dk, p, 0, a.head_width, (float)a.scale);
     leave<D>(dv, a.dv, p, 1, a.head_width, 1.0f);
 }

@@ -214,7 +214,7 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
     }
     products_CB<N, Q>(cb, half, half, m->C, B);
     const int seen = seen_by_all(m->from, 4 * half + warp_of() % 4, m->place.p.n);
-    __syncthreads(); /* nobody reads B any more */
+    barrier_of(0, shared::BLOCK); /* nobody reads B any more */
     int at = 0;
     for (int i = own; i < m->place.heads; i += shared::AT_ONCE) {
         cp_wait<0>();

@@ -191,7 +191,7 @@ static __device__ void wide_turn(const struct ssd &a, const struct scratch &sc, 
                                  bool more, int at, int group, wide_shared<N> *m, bool whole) {
     cp_wait<0>();
     shared_fence();
-    __syncthreads();
+    barrier_of(0, WIDE_THREADS);
     if (more) wide_fetch<N>(a, sc, p, h + 1, 1 - at, group, m, whole);
     cp_commit();
 }

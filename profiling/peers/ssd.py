@@ -54,7 +54,7 @@ def token_by_token(a):
     return torch.stack(y)[None]
 
 
-def error(H, P, N, G, Q, T=300):
+def error(H, P, N, G, Q, T=1000):
     names = ["x", "dt", "A", "B", "C", "D", "dt_bias"]
     low, high = inputs(T, H, P, N, G, torch.bfloat16), inputs(T, H, P, N, G, torch.float64)
     for k in names:
@@ -100,4 +100,4 @@ if __name__ == "__main__":
     for T in lengths:
         for Q in [int(q) for q in os.environ.get("CHUNKS", "128 256").split()]:
             attempt("ssd", lambda: time_one(T, 128, 64, 128, 8, Q))
-    attempt("ssd error", lambda: error(4, 64, 128, 2, 128))
+    attempt("ssd error", lambda: error(32, 64, 128, 8, 128))

@@ -97,7 +97,7 @@ void emulate(const struct emulated_kernel *k, void (*f)(void *), void *arg);
 void emulated_enqueue(cudaStream_t stream, void (*run)(void *), const void *arg, size_t bytes);
 void emulated_barrier(void);
 void emulated_pause(const void *number);      /* others' turn, until the 8 bytes change */
-void emulated_barrier_of(int id, unsigned n); /* of n threads, 0 < id < 16 */
+void emulated_barrier_of(int id, unsigned n); /* of n threads, id < 16 */
 void emulated_arrive(int id, unsigned n);     /* at it, without waiting for the others */
 /* Every lane gives n bytes, at most 32, and gets all 32 lanes' in rows of 32 bytes. */
 const char (*emulated_exchange(const void *mine, size_t n))[32];
