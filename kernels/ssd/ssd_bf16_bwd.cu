@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, or that
- * of ssd_walk.cuh, which makes G of every chunk:
+/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After G of every chunk, by segments
+ * (ssd_join.cuh) or by the walk over chunks:
  *
  *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
  *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
@@ -13,8 +13,8 @@
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
  * the block on the diagonal.  All terms are added, none subtracted.
  *
- * Bytes per token and head of P 64, N 128, Q 128: 640 (x, dy, G, dx and the walk's 256), then 512 (x, dy, S, G): 147 KB
- * a token of 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
+ * Bytes per token and head of P 64, N 128, Q 128: 512 (x, dy, G, dx), then 640 (x, dy, S twice, G): 147 KB a token of
+ * 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
 #include "kernels/ssd/ssd_sums.cuh"
