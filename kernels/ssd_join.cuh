@@ -2,7 +2,7 @@
 #ifndef BATON_KERNELS_SSD_JOIN_CUH
 #define BATON_KERNELS_SSD_JOIN_CUH
 /* ssd_join.cuh - the segments of ssd_walk.cuh joined along a range, and the launches of both halves. */
-#include "kernels/ssd_steps.cuh"
+#include "kernels/ssd_walk.cuh"
 
 /* The factor that a state keeps through each (segment, head): 0 where a document starts in it.  A warp for each, its
  * lanes every 32nd chunk. */
@@ -18,14 +18,16 @@ __global__ static void segment_decays(const struct walk a, int64_t n_segments, f
     }
 }
 
-/* A thread owns four elements of the state of a (range, head).  ends: what segments add, which goes into the slots of
- * states, and last is what the range ends with.  Without: what slots hold, and begin is what enters every segment. */
+/* A thread owns four elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time.  ends: what
+ * segments add goes into their slots of states, last is what the range ends with.  Without: slots hold it, and begin is
+ * what enters every segment. */
+enum { JOIN_AHEAD = 8 };
 struct join {
     const float *decays, *ends;
     float *begin;
     struct tensor first, last, states, range_decay; /* (R, H, P, N) (R, H, P, N) (c, H, P, N) (R, H), or absent */
 };
-template <bool up> __global__ static void join_segments(const struct walk a, const struct join j) {
+template <bool up, bool ends> __global__ static void join_segments(const struct walk a, const struct join j) {
     const int64_t H = a.heads, PN = j.states.shape[2] * j.states.shape[3], R = a.range.shape[0] - 1;
     const int64_t each = a.segment / a.chunk;
     FOR_CELLS(item, e, R * H, PN / 4) {
@@ -35,27 +37,66 @@ template <bool up> __global__ static void join_segments(const struct walk a, con
         float4 now = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         double keep = 1.0;
         if (j.first.data) now = ((const float4 *)state_of(j.first, r, h))[e];
-#pragma unroll 4
-        for (int64_t i = 0; i < n; i++) {
-            const int64_t s = up ? n - 1 - i : i, chunk = chunk0 + (up ? least((s + 1) * each, chunks) - 1 : s * each);
-            uint2 *slot = (uint2 *)state16(j.states, chunk, h) + e;
-            const float decay = j.decays[(s0 + s) * H + h];
-            float4 own;
-            if (j.ends) {
-                own = ((const float4 *)(j.ends + ((s0 + s) * H + h) * PN))[e];
-                *slot = make_uint2(pack(own.x, own.y), pack(own.z, own.w));
-            } else {
-                const uint2 u = *slot;
-                own = make_float4(low_half(u.x), high_half(u.x), low_half(u.y), high_half(u.y));
-                ((float4 *)(j.begin + ((s0 + s) * H + h) * PN))[e] = now;
+        for (int64_t i0 = 0; i0 < n; i0 += JOIN_AHEAD) {
+            float4 own[JOIN_AHEAD];
+            float decay[JOIN_AHEAD];
+            uint2 *slot[JOIN_AHEAD];
+            int64_t at[JOIN_AHEAD]; /* in ends or begin */
+#pragma unroll
+            for (int i = 0; i < JOIN_AHEAD; i++) {
+                const int64_t k = least(i0 + i, n - 1), s = up ? n - 1 - k : k;
+                const int64_t chunk = chunk0 + (up ? least((s + 1) * each, chunks) - 1 : s * each);
+                at[i] = (s0 + s) * H + h;
+                slot[i] = (uint2 *)state16(j.states, chunk, h) + e;
+                decay[i] = j.decays[at[i]];
+                if (ends) own[i] = ((const float4 *)(j.ends + at[i] * PN))[e];
+                else {
+                    const uint2 u = *slot[i];
+                    own[i] = make_float4(low_half(u.x), high_half(u.x), low_half(u.y), high_half(u.y));
+                }
             }
-            now.x = fmaf(decay, now.x, own.x), now.y = fmaf(decay, now.y, own.y);
-            now.z = fmaf(decay, now.z, own.z), now.w = fmaf(decay, now.w, own.w);
-            keep *= (double)decay;
+#pragma unroll
+            for (int i = 0; i < JOIN_AHEAD; i++) {
+                if (i0 + i >= n) continue;
+                if (ends) *slot[i] = make_uint2(pack(own[i].x, own[i].y), pack(own[i].z, own[i].w));
+                else ((float4 *)(j.begin + at[i] * PN))[e] = now;
+                now.x = fmaf(decay[i], now.x, own[i].x), now.y = fmaf(decay[i], now.y, own[i].y);
+                now.z = fmaf(decay[i], now.z, own[i].z), now.w = fmaf(decay[i], now.w, own[i].w);
+                keep *= (double)decay[i];
+            }
         }
-        if (j.last.data && (j.ends || n == 0)) ((float4 *)state_of(j.last, r, h))[e] = now;
+        if (j.last.data) ((float4 *)state_of(j.last, r, h))[e] = now;
         if (j.range_decay.data && e == 0 && h >> a.shift << a.shift == h)
             row(j.range_decay, r)[h >> a.shift] = (float)keep;
+    }
+}
+
+/* A thread owns eight elements of the state of a (segment, head): what enters the segment is added to every chunk that
+ * it reaches.  Where nothing of it is left the rest of the segment is not touched. */
+template <bool up> __global__ static void enter_chunks(const struct walk a, const struct join j, int64_t n_segments) {
+    const int64_t H = a.heads, PN = j.states.shape[2] * j.states.shape[3];
+    struct device_span k;
+    FOR_CELLS(item, e, n_segments * H, PN / 8) {
+        const int64_t h = item % H;
+        if (!span_find(a.range, a.pos, a.segment, item / H, &k)) continue;
+        const int64_t begin = long_at(a.range, k.range), chunks = ceil_div(k.end - k.begin, a.chunk);
+        const int64_t chunk0 = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
+        const float4 *from = (const float4 *)(j.begin + item * PN) + 2 * e;
+        const float4 low = from[0], high = from[1];
+        const float enters[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+        float sum = 0.0f;
+        for (int64_t i = 0; i < chunks; i++) {
+            const int64_t c = up ? chunks - 1 - i : i, b = k.begin + c * a.chunk, end = least(b + a.chunk, k.end);
+            const float keep = step_exp(sum);
+            if (keep == 0.0f) break;
+            uint4 *slot = (uint4 *)state16(j.states, chunk0 + c, h) + e;
+            float now[8] = {};
+            if (i > 0) state_step(now, 0.0f, *slot);
+            for (int n = 0; n < 8; n++) now[n] = fmaf(keep, enters[n], now[n]);
+            *slot = state_pack(now);
+            if (long_at(a.pos, end - 1) < end - b) break; /* a document starts in it */
+            sum += row(a.cum, end - 1)[h >> a.shift];
+        }
     }
 }
 
@@ -85,20 +126,19 @@ template <typename op> static int64_t walk_work(const op *a) {
     return segments_bytes(&w, bytes);
 }
 
-template <int N, bool outputs, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
-    constexpr int cols = outputs ? N : walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols, outputs>);
-    const int64_t blocks = segments_of(a) * parts * (a->heads / walk_heads<N, outputs>);
-    static_assert(bytes <= (outputs ? 227 : 113) * 1024, "a processor's shared memory");
-    if constexpr (outputs) LAUNCH_SHARED(walk_outputs<N>, blocks, walk_threads<N>, bytes, *a);
-    else LAUNCH_SHARED((walk_states<cols, parts, up>), blocks, WALK_THREADS, bytes, *a);
+template <int N, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
+    constexpr int cols = walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols>);
+    static_assert(bytes <= 113 * 1024, "two blocks' tiles fit into a processor's shared memory");
+    LAUNCH_SHARED((walk_states<cols, parts, up>), segments_of(a) * parts * (a->heads / WALK_HEADS), WALK_THREADS, bytes,
+                  *a);
     return OK;
 }
-template <bool outputs, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
-    if (a->state == 64) return walk_launch<64, outputs, up>(c, a);
-    return a->state == 128 ? walk_launch<128, outputs, up>(c, a) : walk_launch<256, outputs, up>(c, a);
+template <bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
+    if (a->state == 64) return walk_launch<64, up>(c, a);
+    return a->state == 128 ? walk_launch<128, up>(c, a) : walk_launch<256, up>(c, a);
 }
 
-/* The walk of ssd_local: from zero.  states: the slots. */
+/* Of ssd_local: the walk from zero into the slots. */
 template <bool up>
 static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor states, struct tensor range_decay,
                                   struct tensor range_state) {
@@ -108,16 +148,17 @@ static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor st
     for (int i = 0; i < 2; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
     struct join j = {};
     j.decays = (float *)at[0], j.ends = a.end = (float *)at[1];
-    j.states = ssd_halves(states), j.last = ssd_halves(range_state), j.range_decay = range_decay;
-    TRY((walk_shape<false, up>(c, &a)));
+    j.states = a.states = ssd_halves(states), j.last = ssd_halves(range_state), j.range_decay = range_decay;
+    TRY(walk_shape<up>(c, &a));
     LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
+    LAUNCH_CELLS((join_segments<up, true>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
     return OK;
 }
 
-/* The walk of ssd: from what enters ranges (first), to what leaves them (last); every chunk's state into states. */
-template <bool outputs, bool up>
-static enum status walk_through(struct ctx *c, struct walk a, struct tensor states, struct tensor first,
+/* Of ssd: slots become the state that enters (up: leaves) every chunk, from what enters ranges (first); last: what
+ * leaves them. */
+template <bool up>
+static enum status states_enter(struct ctx *c, struct walk a, struct tensor states, struct tensor first,
                                 struct tensor last) {
     int64_t bytes[2];
     void *at[2];
@@ -126,9 +167,9 @@ static enum status walk_through(struct ctx *c, struct walk a, struct tensor stat
     struct join j = {};
     j.decays = (float *)at[0], j.begin = (float *)at[1];
     j.states = ssd_halves(states), j.first = ssd_halves(first), j.last = ssd_halves(last);
-    a.begin = j.begin, a.states = j.states, a.range_end = j.last;
     LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
-    return walk_shape<outputs, up>(c, &a);
+    LAUNCH_CELLS((join_segments<up, false>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
+    LAUNCH_CELLS((enter_chunks<up>), segments_of(&a) * a.heads, SSD_P * a.state / 8, a, j, segments_of(&a));
+    return OK;
 }
 #endif

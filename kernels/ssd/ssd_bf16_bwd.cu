@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After the walk over chunks, or that
- * of ssd_walk.cuh, which makes G of every chunk:
+/* The backward of ssd.h in BF16; the derivation and the letters are ssd_ref.c's.  After G of every chunk, by segments
+ * (ssd_join.cuh) or by the walk over chunks:
  *
  *   backward_heads   a block owns a chunk and some heads of a group, a warp 16 rows s of it and all t >= s: dx, the
  *                    rows' x . q and x . dy, the double sum of da, and K summed over the block's heads
@@ -13,8 +13,8 @@
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
  * the block on the diagonal.  All terms are added, none subtracted.
  *
- * Bytes per token and head of P 64, N 128, Q 128: 640 (x, dy, G, dx and the walk's 256), then 512 (x, dy, S, G): 147 KB
- * a token of 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
+ * Bytes per token and head of P 64, N 128, Q 128: 512 (x, dy, G, dx), then 640 (x, dy, S twice, G): 147 KB a token of
+ * 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
 #include "kernels/ssd/ssd_sums.cuh"
@@ -43,10 +43,21 @@ template <int halves, int parts> static __device__ float halves_sum(const float 
     return sum;
 }
 
-/* 32 heads of one chunk, a thread for an eighth of a head's rows. */
+/* What a row's gradients are made of, on its way. */
+struct row_sums {
+    float da, xq, xdy, dts, dt;
+};
+template <int halves>
+static __device__ struct row_sums row_fetch(const struct ssd &a, const struct scratch &w, int64_t t, int64_t h) {
+    const int64_t i = t * a.heads + h;
+    return {halves_sum<halves, 1>(w.da, i, 0), halves_sum<halves, 1>(w.xq, i, 0), halves_sum<halves, 1>(w.xdy, i, 0),
+            row(a.dts, t)[h], bf16_float(row16(a.dt, t)[h])};
+}
+
+/* 32 heads of one chunk, a thread for an eighth of a head's rows, AT_ONCE of them on their way at a time. */
 template <int halves, int parts>
-__global__ __launch_bounds__(THREADS) static void backward_steps(const struct ssd a, const struct scratch w) {
-    constexpr int MOST = 128 / WARPS;
+__global__ __launch_bounds__(THREADS, 2) static void backward_steps(const struct ssd a, const struct scratch w) {
+    constexpr int MOST = 128 / WARPS, AT_ONCE = 4;
     __shared__ double room[WARPS][WARP];
     const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, each = a.chunk / WARPS;
     const int64_t own_h = blockIdx.x % blocks * WARP + threadIdx.x, h = least(own_h, H - 1);
@@ -71,17 +82,23 @@ __global__ __launch_bounds__(THREADS) static void backward_steps(const struct ss
 #pragma unroll
     for (int i = MOST - 1; i >= 0; i--) u[i] = (float)(after += (double)u[i]);
 #pragma unroll
-    for (int i = 0; i < MOST; i++) {
-        const int64_t t = begin + i;
-        if (i >= n) continue;
-        const double da = (double)(halves_sum<halves, 1>(w.da, t * H + h, 0) + u[i]) + before;
-        before += (double)v[i];
-        const float slope = ssd_dt_slope_fast(bf16_float(row16(a.dt, t)[h]) + bias, a.dt_min, a.dt_max);
-        const double ddt = (A * da + (double)halves_sum<halves, 1>(w.xq, t * H + h, 0)) * (double)slope;
-        row16(a.ddt, t)[h] = bf16_of((float)ddt);
-        sums[SUM_A_LOG] += da * A * (double)row(a.dts, t)[h];
-        sums[SUM_DT_BIAS] += ddt;
-        sums[SUM_D] += (double)halves_sum<halves, 1>(w.xdy, t * H + h, 0);
+    for (int i0 = 0; i0 < MOST; i0 += AT_ONCE) {
+        struct row_sums own[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++)
+            if (i0 + i < n) own[i] = row_fetch<halves>(a, w, begin + i0 + i, h);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (i0 + i >= n) continue;
+            const double da = (double)(own[i].da + u[i0 + i]) + before;
+            before += (double)v[i0 + i];
+            const float slope = ssd_dt_slope_fast(own[i].dt + bias, a.dt_min, a.dt_max);
+            const double ddt = (A * da + (double)own[i].xq) * (double)slope;
+            row16(a.ddt, begin + i0 + i)[h] = bf16_of((float)ddt);
+            sums[SUM_A_LOG] += da * A * (double)own[i].dts;
+            sums[SUM_DT_BIAS] += ddt;
+            sums[SUM_D] += (double)own[i].xdy;
+        }
     }
     for (int i = 0; i < N_SUMS; i++) {
         const double sum = parts_sum(room, sums[i], 0, WARPS);
@@ -111,13 +128,6 @@ static enum status check(struct ctx *c, const struct ssd *a) {
     return OK;
 }
 
-/* As kernels count heads. */
-static struct ssd by_halves(const struct ssd *a) {
-    struct ssd k = *a;
-    k.heads <<= ssd_shift(a->head_width), k.head_width = SSD_P;
-    k.states = ssd_halves(a->states), k.dstates = ssd_halves(a->dstates);
-    return k;
-}
 static int64_t chunks_of(const struct ssd *a) { return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk); }
 static int64_t heads_of(const struct ssd *a) { return heads_of_block(a->heads / a->groups, 16); }
 static bool by_warpgroups(const struct ssd *a) { return a->chunk == WIDE_ROWS; }
@@ -126,7 +136,7 @@ static int64_t column_parts(const struct ssd *a) { return by_warpgroups(a) && a-
 /* Bytes of each member of the scratch, in its order. */
 enum { N_SCRATCH = 9 };
 static void scratch_bytes(const struct ssd *a, int64_t bytes[N_SCRATCH]) {
-    const struct ssd k = by_halves(a);
+    const struct ssd k = ssd_by_halves(a);
     const int64_t n = chunks_of(a), rows = a->pos.shape[0] * k.heads * (int64_t)sizeof(float), cols = column_parts(a);
     const int64_t K = k.heads / k.groups / heads_of(&k) * n * a->groups * a->chunk * a->chunk * 2;
     const int64_t each[N_SCRATCH] = {rows,
@@ -158,12 +168,13 @@ template <int N> static enum status backward_wide(struct ctx *c, const struct ss
     constexpr int cols = N > 128 ? 128 : N, parts = N / cols;
     const int64_t heads = heads_of(a), items = w->n_chunks * a->groups * parts;
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
-    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<cols>) <= 227 * 1024,
-                  "the tiles fit into a processor's shared memory");
+    constexpr int for_C = sizeof(wide_rows_shared<cols, true>), for_B = sizeof(wide_rows_shared<cols, false>);
+    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && for_C <= 113 * 1024 && for_B <= 113 * 1024,
+                  "the tiles fit into a processor's shared memory, those of wide_rows twice");
     LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
                   heads, whole, rows_whole(a->dx));
-    LAUNCH_SHARED((wide_rows<cols, parts, true>), items, ROWS_THREADS, sizeof(wide_rows_shared<cols>), *a, *w, whole);
-    LAUNCH_SHARED((wide_rows<cols, parts, false>), items, ROWS_THREADS, sizeof(wide_rows_shared<cols>), *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts, true>), items, ROWS_THREADS, for_C, *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts, false>), items, ROWS_THREADS, for_B, *a, *w, whole);
     return OK;
 }
 
@@ -183,7 +194,7 @@ static enum status backward_times(struct ctx *c, const struct ssd *a, const stru
 }
 
 static enum status backward(struct ctx *c, const struct ssd *a) {
-    const struct ssd k = by_halves(a);
+    const struct ssd k = ssd_by_halves(a);
     int64_t bytes[N_SCRATCH];
     void *at[N_SCRATCH];
     scratch_bytes(a, bytes);
@@ -202,7 +213,7 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               ssd_shift(a->head_width)};
     LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
     if (ssd_walks(a->heads, a->groups, a->head_width))
-        TRY((walk_through<false, true>(c, walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
+        TRY((states_enter<true>(c, walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
     else
         LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                      a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);

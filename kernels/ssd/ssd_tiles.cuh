@@ -6,6 +6,14 @@
 #include "kernels/ssd/ssd_bf16.h"
 #include "kernels/ssd_join.cuh"
 
+/* As kernels count heads. */
+static inline struct ssd ssd_by_halves(const struct ssd *a) {
+    struct ssd k = *a;
+    k.heads <<= ssd_shift(a->head_width), k.head_width = SSD_P;
+    k.states = ssd_halves(a->states), k.dstates = ssd_halves(a->dstates);
+    return k;
+}
+
 /* Workspace of backward: (T, H) each; decays and products (c, H); K (parts, c, G, Q, Q) BF16 as [s][t]; sums (c, H,
  * N_SUMS).  Heads are of width 64 but in decays and sums; of N 256 u and products are there twice, once for each half
  * of the columns. */

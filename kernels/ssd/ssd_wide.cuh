@@ -15,54 +15,25 @@
  *
  * What sums over p comes for nothing: x_s . dy_s is on the diagonal of x dy^T, and with q = M dy + w G B
  *   x_s . q_s = sum over t of M[s, t] (x_s . dy_t) + w_s x_s . (G B_s),   v_s = dts_s times its second term */
-#include "kernels/ssd/ssd_tiles.cuh"
+#include "kernels/ssd/ssd_wide_sums.cuh"
 
-enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * GROUP, WIDE_PANEL = WIDE_ROWS * 64 };
-
-/* ssd_bf16_bwd.cu: the double sum of da; later: over the block's own half of t, and over the other. */
-struct wide_sums {
-    float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8];
-};
 struct wide_steps {
     float cum[WIDE_ROWS], dts[WIDE_ROWS];
 };
-/* on: of every warp, decays from `middle` to its columns; xq: of rows 0-63, the part of warpgroup 1. */
+/* on: of every warp, decays from `middle` to its columns; xq: of rows 0-63, the part of warpgroup 1.  w: where there is
+ * room for two, warpgroup 1 sums one head's while the others make the next one's. */
 template <int N> struct wide_shared {
+    enum { SUMS = N > 128 ? 1 : 2 };
     bf16_bits B[N / 64][WIDE_PANEL];
     struct {
         bf16_bits x[WIDE_PANEL], dy[WIDE_PANEL], G[N / 64][PANEL];
     } head[2]; /* the second holds C at first */
     bf16_bits M[PANEL];
-    struct wide_sums w;
+    struct wide_sums w[SUMS];
     struct wide_steps steps[2];
     float on[WIDE_THREADS / WARP][64], xq[64];
     int from[WIDE_ROWS];
 };
-
-/* Where a thread is. */
-struct wide_place {
-    int group, half_s, half_t;
-    int strip, s, c; /* strip: of 16 rows, of eight; s: its first row; c: its first column of 8 */
-    int at;          /* where row s lies in tiles of x and B */
-};
-static inline __device__ struct wide_place wide_find() {
-    struct wide_place i;
-    const int lane = threadIdx.x % WARP, warp = warp_of() % 4;
-    i.group = warpgroup_of();
-    i.half_s = i.group == 2, i.half_t = i.group > 0;
-    i.strip = i.half_s ? 7 - warp : warp;
-    i.s = 16 * i.strip + lane / 4;
-    i.c = lane % 4 * 2;
-    i.at = 64 * i.half_s + 16 * warp + lane / 4;
-    return i;
-}
-
-/* Where columns 8 j + c and the next of a thread's first row lie in a panel, the second row 512 behind: a thread's rows
- * are lane / 4 of eight, so that all its places come of one by an exclusive or. */
-static inline __device__ int wide_pair(int row, int j) {
-    const int lane = threadIdx.x % WARP;
-    return (row * 64 + lane / 4 * 8 + lane % 4 * 2) ^ 8 * j;
-}
 
 static __device__ void steps_fetch(const struct ssd &a, const struct place &p, int64_t h, struct wide_steps *to) {
     const int t = threadIdx.x % WIDE_ROWS;
@@ -75,30 +46,13 @@ template <int N>
 static __device__ void wide_fetch(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
                                   int at, int group, wide_shared<N> *m, bool whole) {
     if (group == 0)
-        panel_fetch<WIDE_ROWS, GROUP, 0, true>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
+        panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
     else if (group == 1)
-        panel_fetch<WIDE_ROWS, GROUP, GROUP>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n,
-                                             whole);
+        panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n, whole);
     else
         for (int k = 0; k < N / 64; k++)
-            panel_fetch<SSD_P, GROUP, 2 * GROUP>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P,
-                                                 true);
+            panel_fetch<SSD_P, GROUP>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P, true);
     steps_fetch(a, p, h >> sc.shift, &m->steps[at]);
-}
-
-/* Sums over lanes that differ in bits half, half / 2 .. last: of 2 k values a lane keeps k, its upper ones where its
- * bit is set, and sends the others; one value is summed whole.  Values, not places, are chosen: no local memory. */
-template <int k, int half, int last> static inline __device__ void scatter_sum(float *x) {
-    if constexpr (half >= last) {
-        const bool upper = threadIdx.x & half;
-        if constexpr (k == 0) x[0] += __shfl_xor_sync(0xffffffffu, x[0], half);
-#pragma unroll
-        for (int i = 0; i < k; i++) {
-            const float low = x[i], high = x[i + k];
-            x[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, half);
-        }
-        scatter_sum<k / 2, half / 2, last>(x);
-    }
 }
 
 /* A choice that the compiler knows. */
@@ -106,11 +60,6 @@ template <bool x> struct choice {
     enum { yes = x };
 };
 
-/* A thread's two rows s: what decays are made of (f: to `middle`), and sums of M (x dy^T) over blocks of later columns
- * and over its own block. */
-struct wide_two {
-    float cum[2], dts[2], f[2], later[2], own[2];
-};
 static __device__ struct wide_two wide_begin(const struct wide_place &i, const struct wide_steps *steps, float *on) {
     const int lane = threadIdx.x % WARP;
     const float middle = steps->cum[i.group == 1 ? 63 : 16 * i.strip + 15];
@@ -176,69 +125,6 @@ static __device__ void wide_block(const float (&L)[8], const float *xdy, const f
     for (int e = 0; e < 8 && diagonal; e++) W[e / 2 % 2 * 8 * 17 + e / 4 * 8 + e % 2] = w[e];
 }
 
-/* Sums over the columns and rows of a warp go to wide_sums; two->later and own are whole afterwards. */
-static __device__ void wide_sum(const struct wide_place &i, float (&col)[16], struct wide_two *two,
-                                struct wide_sums *w) {
-    scatter_sum<8, 16, 4>(col); /* over a warp's rows: two columns to a lane */
-    *(float2 *)(w->earlier[i.strip] + 64 * i.half_t + threadIdx.x % WARP / 4 * 8 + i.c) = make_float2(col[0], col[1]);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        two->later[half] = quad_sum(two->later[half]);
-        if (i.group != 1) two->own[half] = quad_sum(two->own[half]);
-        if (i.c == 0) w->later[i.half_t - i.half_s][i.s + 8 * half] = two->dts[half] * two->later[half];
-    }
-}
-
-/* The double sum of da inside the 16 x 16 blocks on the diagonal: by a warp, two of them, a lane for a column t, then
- * for a row j: the sum over s < j of W[s][t], over t >= j. */
-static __device__ float diagonal_sums(const struct wide_sums *w, int warp) {
-    const int lane = threadIdx.x % WARP, t = lane % 16;
-    const float(*W)[17] = w->diagonal[2 * warp + lane / 16];
-    float sum = 0.0f, x[16];
-#pragma unroll
-    for (int j = 0; j < 16; j++) {
-        x[j] = t >= j ? sum : 0.0f;
-        sum += W[j][t];
-    }
-    scatter_sum<8, 8, 1>(x);
-    return x[0];
-}
-
-/* What blocks off the diagonal add, by a warpgroup, thread t for column t, then for row t: `earlier` summed over the
- * strips before a block, of columns in later blocks (across), and of its own from row j on; `later` of rows before j.
- */
-static __device__ float block_sums(struct wide_sums *w) {
-    const int t = threadIdx.x % GROUP, lane = threadIdx.x % WARP, l = t % 16;
-    float sum = 0.0f, own = 0.0f, x[8];
-#pragma unroll
-    for (int block = 0; block < 8; block++) {
-        x[block] = block < t / 16 ? sum : 0.0f;
-        if (block == t / 16) own = sum;
-        if (block < t / 16) sum += w->earlier[block][t];
-    }
-    scatter_sum<4, 16, 1>(x);
-    if (lane % 4 == 0) w->across[t / WARP][lane / 4] = x[0];
-    float later = w->later[0][t] + (t < 64 ? w->later[1][t] : 0.0f);
-#pragma unroll
-    for (int by = 1; by < 16; by *= 2) {
-        const float o = __shfl_down_sync(0xffffffffu, own, by), a = __shfl_up_sync(0xffffffffu, later, by);
-        if (l + by < 16) own += o;
-        if (l >= by) later += a;
-    }
-    barrier_of(2, GROUP);
-    const float before = __shfl_up_sync(0xffffffffu, later, 1);
-    sum = own + (l > 0 ? before : 0.0f);
-    for (int k = 0; k < GROUP / WARP; k++) sum += w->across[k][t / 16];
-    return sum;
-}
-
-static __device__ void store_da(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                struct wide_sums *w) {
-    const int t = threadIdx.x % GROUP;
-    const float da = diagonal_sums(w, t / WARP) + block_sums(w);
-    if (t < p.n) sc.da[(p.k.begin + t) * a.heads + h] = da;
-}
-
 /* v of a thread's two rows, which x . q takes in; q becomes w q. */
 static __device__ void add_later(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
                                  const struct wide_place &i, const struct wide_steps *steps, const bf16_bits *x,
@@ -250,7 +136,7 @@ static __device__ void add_later(const struct ssd &a, const struct scratch &sc, 
         float v = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t xs = *(const uint32_t *)(x + wide_pair(i.at, j) + 512 * half);
+            const uint32_t xs = *(const uint32_t *)(x + panel_pair(i.at, j) + 512 * half);
             float *to = q + 4 * j + 2 * half;
             v = fmaf(low_half(xs), to[0], fmaf(high_half(xs), to[1], v));
             to[0] *= out, to[1] *= out;
@@ -270,9 +156,9 @@ static __device__ void wide_dx(const struct ssd &a, const struct place &p, int64
     for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const uint32_t dys = *(const uint32_t *)(dy + wide_pair(i.s, j) + 512 * half);
+            const uint32_t dys = *(const uint32_t *)(dy + panel_pair(i.s, j) + 512 * half);
             const float *own = q + 4 * j + 2 * half;
-            *(uint32_t *)(tile_at + wide_pair(i.at, j) + 512 * half) =
+            *(uint32_t *)(tile_at + panel_pair(i.at, j) + 512 * half) =
                 pack(fmaf(dts[half], own[0], D * low_half(dys)), fmaf(dts[half], own[1], D * high_half(dys)));
         }
     __syncwarp();
@@ -326,13 +212,16 @@ static __device__ void store_weights(const struct ssd &a, const struct scratch &
 template <int N>
 static __device__ void across_heads(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t heads,
                                     const struct wide_place &i, wide_shared<N> *m, const float (&bc)[32], bool whole) {
+    constexpr int SUMS = wide_shared<N>::SUMS;
     float *on = m->on[warp_of()], K[32] = {};
     for (int64_t head = 0; head < heads; head++) {
         const int at = (int)(head & 1);
+        const int64_t h = p.h0 + head;
         const struct wide_steps *steps = &m->steps[at];
+        struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], col[16] = {};
         uint32_t M[4][4];
-        wide_turn<N>(a, sc, p, p.h0 + head, head + 1 < heads, at, 1, m, whole);
+        wide_turn<N>(a, sc, p, h, head + 1 < heads, at, 1, m, whole);
         product_xdy<N>(i, m, at, xdy);
         struct wide_two two = wide_begin(i, steps, on);
         wgmma_wait<0>();
@@ -349,13 +238,15 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
         if (p.k.through) blocks(choice<true>());
         else blocks(choice<false>());
 #pragma unroll
-        for (int j = 0; j < 16; j++) *(uint32_t *)(m->M + wide_pair(i.s, j / 2) + 512 * (j % 2)) = M[j / 4][j % 4];
-        wide_sum(i, col, &two, &m->w);
+        for (int j = 0; j < 16; j++) *(uint32_t *)(m->M + panel_pair(i.s, j / 2) + 512 * (j % 2)) = M[j / 4][j % 4];
+        wide_sum(i, col, &two, w);
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
-        barrier_of(3, 2 * GROUP); /* M and xq are there */
+        barrier_arrive(3, 2 * GROUP); /* M and xq are there */
+        if (SUMS > 1 && head > 0) store_da(a, sc, p, h - 1, &m->w[(head - 1) % SUMS]);
+        if (SUMS > 1 && head + 1 < heads) continue;
         barrier_of(1, WIDE_THREADS);
-        store_da(a, sc, p, p.h0 + head, &m->w);
+        store_da(a, sc, p, h, w);
     }
     store_weights(a, sc, p, heads, i, K);
 }
@@ -404,11 +295,13 @@ template <int N>
 static __device__ void diagonal_heads(const struct ssd &a, const struct scratch &sc, const struct place &p,
                                       int64_t heads, const struct wide_place &i, wide_shared<N> *m,
                                       const float (&bc)[32], bool whole, bool whole_dx) {
+    constexpr int SUMS = wide_shared<N>::SUMS;
     float *on = m->on[warp_of()], K[32] = {};
     for (int64_t head = 0; head < heads; head++) {
         const int at = (int)(head & 1);
         const int64_t h = p.h0 + head;
         const struct wide_steps *steps = &m->steps[at];
+        struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], q[32], col[16] = {};
         uint32_t M[4][4];
         wide_turn<N>(a, sc, p, h, head + 1 < heads, at, i.group, m, whole);
@@ -422,8 +315,8 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
         wgmma_wait<1>();
         sums_ended(xdy);
         store_xdy(a, sc, p, h, i, xdy);
-        strip_blocks(i, steps, m->from, on, p.k.through, xdy, bc, K, M, col, &m->w, &two);
-        wide_sum(i, col, &two, &m->w);
+        strip_blocks(i, steps, m->from, on, p.k.through, xdy, bc, K, M, col, w, &two);
+        wide_sum(i, col, &two, w);
         wgmma_wait<0>();
         sums_ended(q);
         add_later(a, sc, p, h, i, steps, m->head[at].x, q, &two);
@@ -438,7 +331,7 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
                 product<false, true>(q, panel_rows(m->M, 0, 16 * k), panel_cols(m->head[at].dy, 64 + 16 * k), true);
             wgmma_commit();
         }
-        barrier_arrive(1, WIDE_THREADS); /* the sums of da are there */
+        if (SUMS == 1 || head + 1 == heads) barrier_arrive(1, WIDE_THREADS); /* the sums of da are there */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int s = i.s + 8 * half;
@@ -469,9 +362,8 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     for (int k = 0; k < N / 64; k++) {
         const int64_t col = p.g * N + 64 * k;
         if (i.group == 0)
-            panel_fetch<WIDE_ROWS, GROUP, 0, true>(m->B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
-        if (i.group == 1)
-            panel_fetch<WIDE_ROWS, GROUP, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
+            panel_fetch<WIDE_ROWS, GROUP, true>(m->B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
+        if (i.group == 1) panel_fetch<WIDE_ROWS, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
     }
     first_seen(a.pos, p, WIDE_ROWS, m->from);
     wide_fetch<N>(a, sc, p, p.h0, 0, i.group, m, whole);

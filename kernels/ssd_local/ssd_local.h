@@ -15,8 +15,8 @@
  *   chunks     chunk c of range r covers Q tokens from the range's start; the last may be shorter.  c may be more than
  *              the ranges make: the rest is left alone
  *   shapes     T tokens, H heads, P head width, N state, G groups (H % G == 0), R ranges, c chunks in all
- *   between    states and dstates go to ssd of the same table and to nobody else: in bf16 they may hold the ends of
- *              longer segments instead (ssd_walk.cuh), by a rule of shapes that both halves follow
+ *   between    states and dstates go to ssd of the same table and to nobody else: in bf16 they may hold what
+ *              longer segments make of a zero state (ssd_walk.cuh), by a rule of shapes that both halves follow
  *   types      range, pos I64; x, B, C, dt, dy, states, dstates `real`; the rest wide; sums of a in F64
  *   errors     ERR_ARG: shapes or types disagree; in bf16 a shape without a kernel, with those there are
  *   source     Dao and Gu 2024, arXiv:2405.21060; softplus(v) = v above 20 */
