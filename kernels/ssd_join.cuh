@@ -72,7 +72,8 @@ template <bool up, bool ends> __global__ static void join_segments(const struct 
 }
 
 /* A thread owns eight elements of the state of a (segment, head): what enters the segment is added to every chunk that
- * it reaches.  Where nothing of it is left the rest of the segment is not touched. */
+ * it reaches.  Where less than 2^-64 of it is left, far below what sums in F32 keep, the rest of the segment is not
+ * touched. */
 template <bool up> __global__ static void enter_chunks(const struct walk a, const struct join j, int64_t n_segments) {
     const int64_t H = a.heads, PN = j.states.shape[2] * j.states.shape[3];
     struct device_span k;
@@ -88,7 +89,7 @@ template <bool up> __global__ static void enter_chunks(const struct walk a, cons
         for (int64_t i = 0; i < chunks; i++) {
             const int64_t c = up ? chunks - 1 - i : i, b = k.begin + c * a.chunk, end = least(b + a.chunk, k.end);
             const float keep = step_exp(sum);
-            if (keep == 0.0f) break;
+            if (keep < 0x1p-64f) break;
             uint4 *slot = (uint4 *)state16(j.states, chunk0 + c, h) + e;
             float now[8] = {};
             if (i > 0) state_step(now, 0.0f, *slot);

@@ -66,14 +66,17 @@ struct step_raw {
     int64_t pos;
     float cum[STEP], dts[STEP], before;
 };
-/* A block's segment, the first of its heads, and its part of the columns of their states. */
+/* What a thread of a segment needs, few numbers since registers are few: its piece of the first row of tiles, its row
+ * of what weights are made of, positions from the first row on, its piece of its head's state in the first chunk's
+ * slot. */
 struct walk_place {
-    struct device_span k;
-    int64_t h0, g, segment, chunk; /* chunk: the segment's first                            */
-    int steps, more, col;          /* more: steps of a chunk but one; col: the first column */
+    const bf16_bits *X, *Y;
+    const float *raw;
+    const int64_t *pos;
+    bf16_bits *slot;
+    int rows, steps, more; /* more: steps of a chunk but one */
 };
 enum { STAGES = 2 };
-/* place: here, since registers are few, and those in local memory come from far while a walk has all of the L1. */
 template <int N> struct walk_shared {
     struct {
         bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL];
@@ -81,30 +84,45 @@ template <int N> struct walk_shared {
     bf16_bits S[WALK_HEADS][N / 64][PANEL];
     struct step_raw raw[STAGES][WALK_HEADS];
     float weight[STAGES][WALK_HEADS][STEP];
-    struct walk_place place;
 };
 
-template <int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
-    const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts;
-    p->col = (int)(blockIdx.x % parts) * 128;
-    p->segment = item / n;
-    p->h0 = item % n * WALK_HEADS;
-    p->g = p->h0 / (a.heads / a.groups);
-    if (!span_find(a.range, a.pos, a.segment, p->segment, &p->k)) return false;
-    const int64_t begin = long_at(a.range, p->k.range);
-    p->chunk = spans_before(a.range, p->k.range, a.chunk) + (p->k.begin - begin) / a.chunk;
+/* Where a warp's lanes begin in its 16 rows of a state of N columns, `each` rows at a time. */
+template <int N> struct kept {
+    enum { PIECES = N / 8, EACH = WARP / PIECES };
+};
+template <int N> static inline __device__ int kept_row() {
+    return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / kept<N>::PIECES;
+}
+template <int N> static inline __device__ int kept_col() { return threadIdx.x % kept<N>::PIECES * 8; }
+
+/* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
+template <int N, int parts>
+static __device__ bool walk_find(const struct walk &a, struct walk_place *p, int64_t *segment, int64_t *head) {
+    const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
+    const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
+    const int t = threadIdx.x % GROUP, piece = threadIdx.x % 8 * 8;
+    struct device_span k;
+    if (!span_find(a.range, a.pos, a.segment, item / n, &k)) return false;
+    *segment = item / n, *head = h;
+    const int64_t begin = long_at(a.range, k.range);
+    const int64_t chunk = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
+    p->X = row16(a.X, k.begin) + h0 * SSD_P + piece, p->Y = row16(a.Y, k.begin) + col + piece;
+    p->raw = row(t < STEP ? a.cum : a.dts, k.begin) + (h >> a.shift);
+    p->pos = (const int64_t *)a.pos.data + k.begin;
+    p->slot = state16(a.states, chunk, h) + kept_row<N>() * a.state + blockIdx.x % parts * N + kept_col<N>();
     p->more = a.chunk == STEP ? 0 : 1;
-    p->steps = (int)ceil_div(p->k.end - p->k.begin, STEP);
+    p->rows = (int)(k.end - k.begin);
+    p->steps = (int)ceil_div(p->rows, STEP);
     return true;
 }
 /* The i-th step in the order of the walk, its number from the segment's first row on. */
 template <bool up> static inline __device__ int step_at(const struct walk_place &p, int i) {
     return up ? p.steps - 1 - i : i;
 }
-static inline __device__ int64_t step_begin(const struct walk_place &p, int step) {
-    return p.k.begin + (int64_t)step * STEP;
+static inline __device__ int step_rows(const struct walk_place &p, int step) {
+    const int left = p.rows - step * STEP;
+    return left < STEP ? left : STEP;
 }
-static inline __device__ int step_rows(const struct walk_place &p, int64_t b) { return (int)least(STEP, p.k.end - b); }
 
 /* Where columns 8 j and 8 j + 1 and on, by lane, of a thread's row lie in a panel, the row 8 below 512 behind: rows are
  * lane / 4 of eight, so that all places come of one by an exclusive or. */
@@ -114,85 +132,76 @@ static inline __device__ int panel_pair(int row, int j) {
 }
 
 /* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.  turned:
- * rows 64-127 lie in strips of 16 from the last up. */
+ * rows 64-127 lie in strips of 16 from the last up.  piece_fetch: from where the thread's column begins in row 0. */
 template <int rows, int threads, bool turned = false>
-static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
+static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
     static_assert(!turned || each == 16, "a thread has one row of every strip");
-    const int first = threadIdx.x % threads / 8, col = threadIdx.x % 8 * 8;
-    to = tile_piece<64>(to, first, col);
-    from += first * pitch + col;
+    const int first = threadIdx.x % threads / 8;
+    to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
             if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + r * pitch, first + r < n);
+                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * pitch,
+                                   first + r < n);
     } else {
 #pragma unroll 1
         for (int r = 0; r < rows - first; r += each)
 #pragma unroll 1
             for (int e = 0; e < 8; e++)
-                to[(turned && r >= 64 ? r ^ 48 : r) * 64 + e] = first + r < n ? from[r * pitch + e] : (bf16_bits)0;
+                to[(turned && r >= 64 ? r ^ 48 : r) * 64 + e] =
+                    first + r < n ? from[(int64_t)(first + r) * pitch + e] : (bf16_bits)0;
     }
+}
+template <int rows, int threads, bool turned = false>
+static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
+    piece_fetch<rows, threads, turned>(to, from + threadIdx.x % 8 * 8, (int)pitch, n, whole);
 }
 
 /* The i-th step's tiles. */
 template <int N, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
     if (i >= p.steps) return;
-    const int64_t b = step_begin(p, step_at<up>(p, i)), col = p.g * a.state + p.col;
-    const int n = step_rows(p, b);
+    const int step = step_at<up>(p, i), n = step_rows(p, step), X = (int)a.X.pitch, Y = (int)a.Y.pitch;
     auto *s = &m->stage[i % STAGES];
     for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch<STEP, WALK_THREADS>(s->X[k], row16(a.X, b) + (p.h0 + k) * SSD_P, a.X.pitch, n, a.whole);
+        piece_fetch<STEP, WALK_THREADS>(s->X[k], p.X + (int64_t)(step * STEP) * X + k * SSD_P, X, n, a.whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<STEP, WALK_THREADS>(s->Y[k], row16(a.Y, b) + col + 64 * k, a.Y.pitch, n, a.whole);
+        piece_fetch<STEP, WALK_THREADS>(s->Y[k], p.Y + (int64_t)(step * STEP) * Y + k * 64, Y, n, a.whole);
 }
 /* What its weights are made of, by each warpgroup for its head. */
 template <int N, bool up>
 static __device__ void raw_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
     if (i >= p.steps) return;
-    const int w = warpgroup_of(), t = threadIdx.x % STEP, step = step_at<up>(p, i);
-    const int64_t b = step_begin(p, step), h = (p.h0 + w) >> a.shift;
-    const int n = step_rows(p, b);
-    struct step_raw *raw = &m->raw[i % STAGES][w];
-    const int64_t r = b + (t < n ? t : n - 1);
-    if (threadIdx.x % GROUP < STEP) cp_async4(&raw->cum[t], &row(a.cum, r)[h]);
-    else if (!up) cp_async4(&raw->dts[t], &row(a.dts, r)[h]);
-    const int *pos = (const int *)((const int64_t *)a.pos.data + b + n - 1);
-    if (threadIdx.x % GROUP < 2) cp_async4((int *)&raw->pos + t, pos + t);
-    if (threadIdx.x % GROUP > 0) return;
+    const int t = threadIdx.x % GROUP, of_dts = t >= STEP, step = step_at<up>(p, i), n = step_rows(p, step);
+    const int pitch = (int)(of_dts ? a.dts : a.cum).pitch, r = t % STEP < n ? t % STEP : n - 1;
+    struct step_raw *raw = &m->raw[i % STAGES][warpgroup_of()];
+    if (!up || !of_dts)
+        cp_async4((of_dts ? raw->dts : raw->cum) + t % STEP, p.raw + (int64_t)(step * STEP + r) * pitch);
+    if (t < 2) cp_async4((int *)&raw->pos + t, (const int *)(p.pos + step * STEP + n - 1) + t);
+    if (t > 0) return;
     if ((step & p.more) == 0) raw->before = 0.0f;
-    else cp_async4(&raw->before, &row(a.cum, b - 1)[h]);
+    else cp_async4(&raw->before, p.raw + (int64_t)(step * STEP - 1) * pitch);
 }
 
 /* exp of a sum of decays, which rounding may leave above 0. */
 static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum * LOG2_E, 0.0f)); }
 
-/* Position of a step's row t, or more than t where no document starts in the step. */
-static inline __device__ int64_t step_pos(const struct walk &a, int64_t b, int n, int t, bool through) {
-    return through ? n + t : t < n ? long_at(a.pos, b + t) : 0;
-}
 /* What row t of the i-th step adds to the state, by thread t of the warpgroup; what the state keeps through the step.
  */
-template <int N, bool up>
-static __device__ float step_make(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
+template <int N, bool up> static __device__ float step_make(const struct walk_place &p, int i, walk_shared<N> *m) {
     if (i >= p.steps) return 0.0f;
-    const int w = warpgroup_of(), t = threadIdx.x % GROUP;
-    const int64_t b = step_begin(p, step_at<up>(p, i));
-    const int n = step_rows(p, b);
+    const int w = warpgroup_of(), t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
     const struct step_raw *raw = &m->raw[i % STAGES][w];
     const bool through = raw->pos >= n;
     if (t < STEP) {
-        float *weight = &m->weight[i % STAGES][w][t];
         const float cum = raw->cum[t];
-        if (up) {
-            *weight = t < n && step_pos(a, b, n, t, through) > t ? step_exp(cum - raw->before) : 0.0f;
-        } else {
-            const bool stays = t < n && (through || t >= n - 1 - raw->pos);
-            *weight = stays ? step_exp(raw->cum[STEP - 1] - cum) * raw->dts[t] : 0.0f;
-        }
+        float weight = up ? step_exp(cum - raw->before) : step_exp(raw->cum[STEP - 1] - cum) * raw->dts[t];
+        if (t >= n) weight = 0.0f;
+        else if (!through && (up ? p.pos[step * STEP + t] <= t : t < n - 1 - raw->pos)) weight = 0.0f;
+        m->weight[i % STAGES][w][t] = weight;
     }
     return through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
 }
@@ -224,15 +233,13 @@ template <int N> static __device__ void state_round(const struct state<N> *s, bf
             *(uint32_t *)(to + k * PANEL + i % 2 * 512 + panel_pair(r, i / 2)) = pack(d[0], d[1]);
         }
 }
-/* A warp's rows of it to memory, a few rows at a time. */
-template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_bits *to, int64_t pitch) {
-    constexpr int each = WARP / (N / 8);
-    const int l = threadIdx.x % WARP, r = l / (N / 8), n = l % (N / 8) * 8, p0 = threadIdx.x % GROUP / WARP * 16;
-    from += n / 64 * PANEL + (p0 + r) * 64;
-    to += (p0 + r) * pitch + n;
-    const int at = n % 64 ^ r * 8;
+/* A warp's rows of it to memory, a few rows at a time; to: where the thread begins. */
+template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_bits *to, int pitch) {
+    const int row = kept_row<N>(), col = kept_col<N>(), at = (col % 64) ^ row % 8 * 8;
+    from += col / 64 * PANEL + row * 64;
 #pragma unroll
-    for (int i = 0; i < 16; i += each) *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
+    for (int i = 0; i < 16; i += kept<N>::EACH)
+        *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
 }
 
 /* The products of S += sum_t weight_t X_t Y_t^T, on their way. */
@@ -266,11 +273,9 @@ template <int N, int parts, bool up>
 __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
     DYNAMIC_PANELS(tiles);
     walk_shared<N> *m = (walk_shared<N> *)tiles;
-    struct walk_place found;
-    if (!walk_find<parts>(a, &found)) return;
-    if (threadIdx.x == 0) m->place = found;
-    __syncthreads();
-    const struct walk_place &p = m->place;
+    struct walk_place p;
+    int64_t segment, h;
+    if (!walk_find<N, parts>(a, &p, &segment, &h)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
     raw_fetch<N, up>(a, p, 0, m);
@@ -279,7 +284,7 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
     cp_commit();
     cp_wait<0>();
     __syncthreads();
-    float keep = step_make<N, up>(a, p, 0, m);
+    float keep = step_make<N, up>(p, 0, m);
     for (int i = 0; i < p.steps; i++) {
         const int at = i % STAGES, step = step_at<up>(p, i);
         cp_wait<0>();
@@ -289,10 +294,10 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         raw_fetch<N, up>(a, p, i + 2, m);
         cp_commit();
         if (walk_keeps<up>(p, i)) {
+            const int64_t chunk = p.more ? step / 2 : step;
             state_round<N>(&s, m->S[w][0]);
             __syncwarp();
-            const int64_t chunk = p.chunk + (p.more ? step / 2 : step);
-            state_keep<N>(m->S[w][0], state16(a.states, chunk, p.h0 + w) + p.col, parts * N);
+            state_keep<N>(m->S[w][0], p.slot + chunk * a.states.pitch, N * parts);
             __syncwarp();
         }
 #pragma unroll
@@ -300,10 +305,11 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
 #pragma unroll
             for (int e = 0; e < 32; e++) s.d[k][e] *= keep;
         state_add<N>(&s, m->stage[at].X[w], m->stage[at].Y, m->weight[at][w]);
-        keep = step_make<N, up>(a, p, i + 1, m);
+        keep = step_make<N, up>(p, i + 1, m);
         wgmma_wait<0>();
         wgmma_settled<N / 8>((float(*)[4])s.d);
     }
-    state_store<N>(&s, a.end + (p.segment * a.heads + p.h0 + w) * SSD_P * a.state + p.col, a.state);
+    const int64_t col = blockIdx.x % parts * N;
+    state_store<N>(&s, a.end + (segment * a.heads + h) * SSD_P * N * parts + col, N * parts);
 }
 #endif

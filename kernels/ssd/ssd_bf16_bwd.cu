@@ -47,17 +47,23 @@ template <int halves, int parts> static __device__ float halves_sum(const float 
 struct row_sums {
     float da, xq, xdy, dts, dt;
 };
+enum { AT_ONCE = 4 }; /* rows */
 template <int halves>
-static __device__ struct row_sums row_fetch(const struct ssd &a, const struct scratch &w, int64_t t, int64_t h) {
-    const int64_t i = t * a.heads + h;
-    return {halves_sum<halves, 1>(w.da, i, 0), halves_sum<halves, 1>(w.xq, i, 0), halves_sum<halves, 1>(w.xdy, i, 0),
-            row(a.dts, t)[h], bf16_float(row16(a.dt, t)[h])};
+static __device__ void rows_fetch(struct row_sums (&to)[AT_ONCE], const struct ssd &a, const struct scratch &w,
+                                  int64_t t0, int64_t n, int64_t h) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+        const int64_t t = t0 + i, at = t * a.heads + h;
+        if (i >= n) continue;
+        to[i] = {halves_sum<halves, 1>(w.da, at, 0), halves_sum<halves, 1>(w.xq, at, 0),
+                 halves_sum<halves, 1>(w.xdy, at, 0), row(a.dts, t)[h], bf16_float(row16(a.dt, t)[h])};
+    }
 }
 
 /* 32 heads of one chunk, a thread for an eighth of a head's rows, AT_ONCE of them on their way at a time. */
 template <int halves, int parts>
 __global__ __launch_bounds__(THREADS, 2) static void backward_steps(const struct ssd a, const struct scratch w) {
-    constexpr int MOST = 128 / WARPS, AT_ONCE = 4;
+    constexpr int MOST = 128 / WARPS;
     __shared__ double room[WARPS][WARP];
     const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, each = a.chunk / WARPS;
     const int64_t own_h = blockIdx.x % blocks * WARP + threadIdx.x, h = least(own_h, H - 1);
@@ -73,6 +79,8 @@ __global__ __launch_bounds__(THREADS, 2) static void backward_steps(const struct
         u[i] = i < n ? halves_sum<halves, parts>(w.u, (begin + i) * H + h, a.pos.shape[0] * H * halves) : 0.0f;
         v[i] = i < n ? halves_sum<halves, 1>(w.v, (begin + i) * H + h, 0) : 0.0f;
     }
+    struct row_sums next[AT_ONCE];
+    rows_fetch<halves>(next, a, w, begin, n, h);
 #pragma unroll
     for (int i = 0; i < MOST; i++) own_u += (double)u[i], own_v += (double)v[i];
     const float product = halves_sum<halves, parts>(w.products, chunk * H + h, w.n_chunks * H * halves);
@@ -85,8 +93,8 @@ __global__ __launch_bounds__(THREADS, 2) static void backward_steps(const struct
     for (int i0 = 0; i0 < MOST; i0 += AT_ONCE) {
         struct row_sums own[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++)
-            if (i0 + i < n) own[i] = row_fetch<halves>(a, w, begin + i0 + i, h);
+        for (int i = 0; i < AT_ONCE; i++) own[i] = next[i];
+        if (i0 + AT_ONCE < MOST) rows_fetch<halves>(next, a, w, begin + i0 + AT_ONCE, n - i0 - AT_ONCE, h);
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             if (i0 + i >= n) continue;
@@ -173,8 +181,7 @@ template <int N> static enum status backward_wide(struct ctx *c, const struct ss
                   "the tiles fit into a processor's shared memory, those of wide_rows twice");
     LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
                   heads, whole, rows_whole(a->dx));
-    LAUNCH_SHARED((wide_rows<cols, parts, true>), items, ROWS_THREADS, for_C, *a, *w, whole);
-    LAUNCH_SHARED((wide_rows<cols, parts, false>), items, ROWS_THREADS, for_B, *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts>), 2 * items, ROWS_THREADS, for_C > for_B ? for_C : for_B, *a, *w, whole);
     return OK;
 }
 

@@ -11,13 +11,23 @@
  * at a time. */
 #include "kernels/ssd/ssd_tiles.cuh"
 
-/* What a block owns; in shared memory, since registers are few. */
+/* What a block owns, in shared memory, since registers are few: rows of its chunk, of the document that enters, heads,
+ * of which the first is h0; where the first row of that head begins, and its state. */
 struct outputs_place {
-    struct place p;
-    int64_t heads;
-    int shift;
+    const bf16_bits *x, *S;
+    bf16_bits *y;
+    const float *cum, *dts;
+    int n, n_enter, heads, h0, shift;
     bool whole, whole_y;
 };
+static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
+    struct outputs_place o;
+    o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
+    o.S = state16(a.states, p.chunk, p.h0);
+    o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
+    o.n = p.n, o.n_enter = p.n_enter, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
+    return o;
+}
 template <int N, int Q> struct outputs_shared {
     enum { GROUPS = Q / 64, EACH = GROUPS * GROUP, AT_ONCE = N * Q > 128 * 128 ? 1 : 2, BLOCK = AT_ONCE * EACH };
     bf16_bits C[N / 64][Q * 64];
@@ -27,10 +37,10 @@ template <int N, int Q> struct outputs_shared {
         } tiles[2]; /* those of the last head hold B at first, from the second on */
         bf16_bits y[Q * 64];
     } head[AT_ONCE];
-    struct outputs_steps {
-        float cum[Q], dts[Q];
-    } steps[AT_ONCE][2];
-    float reach[AT_ONCE * GROUPS][Q];     /* ssd_tiles.cuh; each warpgroup has its own */
+    struct alignas(16) outputs_steps {
+        float cum[Q], dts[Q], D;
+    } steps[AT_ONCE][3];                  /* two heads ahead, tiles one */
+    float reach[AT_ONCE * GROUPS][2][Q];  /* dts times the decay to outputs_middle; each warpgroup has its own */
     float4 across[Q > 64 ? 8 : 1][GROUP]; /* C B^T of rows 64-127, columns 0-63: what each thread holds of it */
     int from[Q];
     struct outputs_place place;
@@ -44,35 +54,47 @@ template <int N, int Q>
 static __device__ void outputs_fetch(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
     constexpr int threads = outputs_shared<N, Q>::EACH;
     const struct outputs_place &o = m->place;
-    const struct place &p = o.p;
     if (i >= o.heads) return;
-    const int own = outputs_own<N, Q>();
-    const int64_t h = p.h0 + i;
-    auto *to = &m->head[own].tiles[at];
-    auto *steps = &m->steps[own][at];
-    panel_fetch<Q, threads>(to->x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, o.whole);
-    for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P, threads>(to->S[k], state16(a.states, p.chunk, h) + 64 * k, N, SSD_P, true);
-    const int t = threadIdx.x % Q;
-    const int64_t r = p.k.begin + (t < p.n ? t : p.n - 1);
-    if (threadIdx.x % threads < Q) cp_async4(&steps->cum[t], &row(a.cum, r)[h >> o.shift]);
-    else cp_async4(&steps->dts[t], &row(a.dts, r)[h >> o.shift]);
+    const bf16_bits *x = o.x + i * SSD_P, *S = o.S + i * (SSD_P * N);
+    auto *to = &m->head[outputs_own<N, Q>()].tiles[at];
+    panel_fetch<Q, threads>(to->x, x, a.x.pitch, o.n, o.whole);
+    for (int k = 0; k < N / 64; k++) panel_fetch<SSD_P, threads>(to->S[k], S + 64 * k, N, SSD_P, true);
+}
+template <int N, int Q>
+static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
+    constexpr int threads = outputs_shared<N, Q>::EACH;
+    const struct outputs_place &o = m->place;
+    if (i >= o.heads) return;
+    const int n = o.n, t = threadIdx.x % Q, of_dts = threadIdx.x % threads >= Q, h = (o.h0 + i) >> o.shift;
+    auto *to = &m->steps[outputs_own<N, Q>()][at];
+    const float *raw = (of_dts ? o.dts : o.cum) + (int64_t)(t < n ? t : n - 1) * (int)(of_dts ? a.dts : a.cum).pitch;
+    cp_async4((of_dts ? to->dts : to->cum) + t, raw + h);
+    if (threadIdx.x % threads == 0) cp_async4(&to->D, (const float *)a.D.data + h);
+}
+
+/* The row over which the decay from column s goes to rows below: the last of its block of 16, or, for rows 64 on, of
+ * columns 0 to 63. */
+template <int half> static inline __device__ int outputs_middle(int s) { return half && s < 64 ? 63 : s | 15; }
+template <int half, typename steps_of>
+static __device__ void outputs_reach(float *reach, const steps_of *steps, int n) {
+    const int s = threadIdx.x % GROUP;
+    if (s >= 64 * (half + 1)) return;
+    reach[s] = s < n ? step_exp(steps->cum[outputs_middle<half>(s)] - steps->cum[s]) * steps->dts[s] : 0.0f;
 }
 
 /* M of 16 x 16 at column s; of a thread's numbers the first is at row t, c columns on.  plain: all rows see all
- * columns, left of the diagonal: an exponential a row.  Nothing is loaded on condition: one wait for all. */
-template <bool plain, typename steps_of>
+ * columns, left of the diagonal: the decay goes over `middle`, f from there.  Nothing is loaded on condition: one wait
+ * for all. */
+template <bool plain, bool diagonal, typename steps_of>
 static __device__ void outputs_block(uint32_t (&M)[4], const float *cb, const steps_of *steps, const float *reach,
-                                     const int *from, const float (&cum)[2], int t, int s) {
-    const int c = threadIdx.x % 4 * 2, before = t - c; /* columns s and on compare with it: no register for each */
+                                     const int *from, const float (&cum)[2], const float (&f)[2], int t, int s) {
+    const int c = threadIdx.x % 4 * 2, row = threadIdx.x % WARP / 4; /* of eight */
     float2 d[2], cum_s[2];
-    float f[2];
     int first[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         d[i] = *(const float2 *)((plain ? reach : steps->dts) + c + s + 8 * i);
-        if (plain) f[i] = step_exp(cum[i] - steps->cum[s + 15]);
-        else cum_s[i] = *(const float2 *)(steps->cum + c + s + 8 * i), first[i] = from[t + 8 * i] - c;
+        if (!plain) cum_s[i] = *(const float2 *)(steps->cum + c + s + 8 * i), first[i] = from[t + 8 * i] - c;
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -80,30 +102,40 @@ static __device__ void outputs_block(uint32_t (&M)[4], const float *cb, const st
         float w[2] = {d[k].x, d[k].y};
         if (plain) {
             w[0] *= f[half], w[1] *= f[half];
+        } else if (diagonal && k > half) { /* columns 8 on come after rows 0 to 7 */
+            M[i] = 0;
+            continue;
         } else {
+            const bool all = !diagonal || k < half;
             w[0] *= step_exp(cum[half] - cum_s[k].x), w[1] *= step_exp(cum[half] - cum_s[k].y);
-            w[0] = (col - 8 * half <= before) & (col >= first[half]) ? w[0] : 0.0f;
-            w[1] = (col + 1 - 8 * half <= before) & (col + 1 >= first[half]) ? w[1] : 0.0f;
+            w[0] = (all || c <= row) & (col >= first[half]) ? w[0] : 0.0f;
+            w[1] = (all || c < row) & (col + 1 >= first[half]) ? w[1] : 0.0f;
         }
         M[i] = pack(cb[4 * k + 2 * half] * w[0], cb[4 * k + 2 * half + 1] * w[1]);
     }
 }
 
 /* M of a warp's 16 rows and 64 columns from s0 on: zero above the diagonal.  own: of the four blocks, that on it. */
-template <typename steps_of, typename products_of>
+template <int half, int s0, typename steps_of, typename products_of>
 static __device__ void outputs_weights(uint32_t (&M)[4][4], const steps_of *steps, const float *reach, const int *from,
-                                       int t, int s0, int own, int seen, products_of products) {
+                                       int t, int own, int seen, products_of products) {
     const float cum[2] = {steps->cum[t], steps->cum[t + 8]};
+    float f[2];
 #pragma unroll
     for (int k = 0; k < 4; k++) {
+        constexpr bool one = half && s0 == 0; /* middle of all */
+        const int s = s0 + 16 * k;
         float cb[8];
         if (k > own) {
             M[k][0] = M[k][1] = M[k][2] = M[k][3] = 0;
             continue;
         }
         products(cb, k);
-        if (k < own && seen <= s0 + 16 * k) outputs_block<true>(M[k], cb, steps, reach, from, cum, t, s0 + 16 * k);
-        else outputs_block<false>(M[k], cb, steps, reach, from, cum, t, s0 + 16 * k);
+        const float middle = steps->cum[outputs_middle<half>(s)];
+        if (k == 0 || !one) f[0] = step_exp(cum[0] - middle), f[1] = step_exp(cum[1] - middle);
+        if (k == own) outputs_block<false, true>(M[k], cb, steps, reach, from, cum, f, t, s);
+        else if (seen <= s) outputs_block<true, false>(M[k], cb, steps, reach, from, cum, f, t, s);
+        else outputs_block<false, false>(M[k], cb, steps, reach, from, cum, f, t, s);
     }
 }
 /* y += M x over 64 rows s from s0 on, on its way. */
@@ -115,41 +147,40 @@ static __device__ void outputs_add(float (&y)[32], const uint32_t (&M)[4][4], co
 }
 
 /* y + D x of a warp's 16 rows from r0 on, through shared memory into whole rows. */
-static __device__ void outputs_store(const struct ssd &a, const struct outputs_place &o, int64_t h, int r0,
-                                     const float (&y)[32], const bf16_bits *x, bf16_bits *room) {
-    const int lane = threadIdx.x % WARP;
-    const float D = ((const float *)a.D.data)[h >> o.shift];
+static __device__ void outputs_store(const struct ssd &a, const struct outputs_place &o, int i, int r0,
+                                     const float (&y)[32], const bf16_bits *x, float D, bf16_bits *room) {
+    const int lane = threadIdx.x % WARP, r = r0 + lane / 8, n = o.n - r, piece = (r * 64 + lane % 8 * 8) ^ lane / 8 * 8;
+    const int pitch = (int)a.y.pitch;
+    const bool whole = o.whole_y;
+    bf16_bits *to = o.y + (int64_t)r * pitch + i * SSD_P + lane % 8 * 8;
 #pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const int at = panel_pair(r0 + lane / 4, i / 2) + i % 2 * 512;
+    for (int k = 0; k < 16; k++) {
+        const int at = panel_pair(r0 + lane / 4, k / 2) + k % 2 * 512;
         const uint32_t xs = *(const uint32_t *)(x + at);
-        const float *own = &y[4 * (i / 2) + 2 * (i % 2)];
+        const float *own = &y[4 * (k / 2) + 2 * (k % 2)];
         *(uint32_t *)(room + at) = pack(fmaf(D, low_half(xs), own[0]), fmaf(D, high_half(xs), own[1]));
     }
     __syncwarp();
-    const int r = r0 + lane / 8, n = o.p.n - r, piece = (r * 64 + lane % 8 * 8) ^ lane / 8 * 8;
-    bf16_bits *to = row16(a.y, o.p.k.begin + r) + h * SSD_P + lane % 8 * 8;
-    const int64_t pitch = a.y.pitch;
-    const bool whole = o.whole_y;
 #pragma unroll
-    for (int i = 0; i < 16; i += 4) {
-        const bf16_bits *from = room + i * 64 + (piece ^ i % 8 * 8);
-        if (i >= n) continue;
-        if (whole) *(uint4 *)(to + i * pitch) = *(const uint4 *)from;
+    for (int k = 0; k < 16; k += 4) {
+        const bf16_bits *from = room + k * 64 + (piece ^ k % 8 * 8);
+        if (k >= n) continue;
+        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
         else
-            for (int e = 0; e < 8; e++) to[i * pitch + e] = from[e];
+            for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
     }
 }
 
-/* One head of rows 64 half and on. */
+/* One head of rows 64 half and on, the c-th of the warpgroup. */
 template <int N, int Q, int half>
-static __device__ void outputs_head(const struct ssd &a, int i, int at, int seen, const float (&cb)[32],
+static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen, const float (&cb)[32],
                                     outputs_shared<N, Q> *m) {
     const int group = warpgroup_of(), own = outputs_own<N, Q>(), warp = warp_of() % 4, r0 = 64 * half + 16 * warp;
     const int t0 = threadIdx.x % GROUP, t = r0 + threadIdx.x % WARP / 4;
-    const auto *tiles = &m->head[own].tiles[at];
-    const auto *steps = &m->steps[own][at];
-    float y[32], *reach = m->reach[group];
+    const auto *tiles = &m->head[own].tiles[c % 2];
+    const auto *steps = &m->steps[own][c % 3];
+    const float *reach = m->reach[group][c % 2];
+    float y[32];
     uint32_t M[half + 1][4][4];
     wgmma_fence();
 #pragma unroll
@@ -157,9 +188,6 @@ static __device__ void outputs_head(const struct ssd &a, int i, int at, int seen
         product<false, false>(y, panel_rows(m->C[k / 4], 64 * half, k % 4 * 16),
                               panel_rows(tiles->S[k / 4], 0, k % 4 * 16), k > 0);
     wgmma_commit();
-    if (t0 < 64 * (half + 1))
-        reach[t0] = t0 < m->place.p.n ? step_exp(steps->cum[t0 | 15] - steps->cum[t0]) * steps->dts[t0] : 0.0f;
-    barrier_of(4 + group, GROUP);
     const auto across = [&](float(&to)[8], int k) {
         *(float4 *)to = m->across[2 * k][t0], *(float4 *)(to + 4) = m->across[2 * k + 1][t0];
     };
@@ -167,24 +195,25 @@ static __device__ void outputs_head(const struct ssd &a, int i, int at, int seen
 #pragma unroll
         for (int i = 0; i < 8; i++) to[i] = cb[8 * k + i];
     };
-    if (half) outputs_weights(M[0], steps, reach, m->from, t, 0, 4, seen, across);
-    else outputs_weights(M[0], steps, reach, m->from, t, 0, warp, seen, diagonal);
+    if constexpr (half) outputs_weights<half, 0>(M[0], steps, reach, m->from, t, 4, seen, across);
+    else outputs_weights<half, 0>(M[0], steps, reach, m->from, t, warp, seen, diagonal);
     wgmma_wait<0>();
     sums_ended(y);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float in = t + 8 * i < m->place.p.n_enter ? step_exp(steps->cum[t + 8 * i]) : 0.0f;
+    for (int k = 0; k < 2; k++) {
+        const float in = t + 8 * k < m->place.n_enter ? step_exp(steps->cum[t + 8 * k]) : 0.0f;
 #pragma unroll
-        for (int j = 0; j < 8; j++) y[4 * j + 2 * i] *= in, y[4 * j + 2 * i + 1] *= in;
+        for (int j = 0; j < 8; j++) y[4 * j + 2 * k] *= in, y[4 * j + 2 * k + 1] *= in;
     }
     outputs_add(y, M[0], tiles->x, 0);
-    if (half) {
-        outputs_weights(M[half], steps, reach, m->from, t, 64, warp, seen, diagonal);
-        outputs_add(y, M[half], tiles->x, 64);
+    if constexpr (half) {
+        outputs_weights<half, 64>(M[1], steps, reach, m->from, t, warp, seen, diagonal);
+        outputs_add(y, M[1], tiles->x, 64);
     }
+    outputs_reach<half>(m->reach[group][(c + 1) % 2], &m->steps[own][(c + 1) % 3], m->place.n);
     wgmma_wait<0>();
     sums_ended(y);
-    outputs_store(a, m->place, m->place.p.h0 + i, r0, y, tiles->x, m->head[own].y);
+    outputs_store(a, m->place, i, r0, y, tiles->x, steps->D, m->head[own].y);
 }
 
 /* Rows 64 half.. and columns 64 b.. of C B^T. */
@@ -213,17 +242,18 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
         for (int k = 0; k < 8; k++) m->across[k][threadIdx.x % GROUP] = *(const float4 *)(cb + 4 * k);
     }
     products_CB<N, Q>(cb, half, half, m->C, B);
-    const int seen = seen_by_all(m->from, 4 * half + warp_of() % 4, m->place.p.n);
+    const int seen = seen_by_all(m->from, 4 * half + warp_of() % 4, m->place.n);
     barrier_of(0, shared::BLOCK); /* nobody reads B any more */
-    int at = 0;
-    for (int i = own; i < m->place.heads; i += shared::AT_ONCE) {
+    outputs_reach<half>(m->reach[warpgroup_of()][0], &m->steps[own][0], m->place.n);
+    int c = 0;
+    for (int i = own; i < m->place.heads; i += shared::AT_ONCE, c++) {
         cp_wait<0>();
         shared_fence();
         barrier_of(1 + own, shared::EACH);
-        outputs_fetch<N, Q>(a, i + shared::AT_ONCE, 1 - at, m);
+        outputs_fetch<N, Q>(a, i + shared::AT_ONCE, (c + 1) % 2, m);
+        outputs_fetch_steps<N, Q>(a, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
         cp_commit();
-        outputs_head<N, Q, half>(a, i, at, seen, cb, m);
-        at = 1 - at;
+        outputs_head<N, Q, half>(a, i, c, seen, cb, m);
     }
 }
 
@@ -237,18 +267,23 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     bf16_bits(*B)[Q * 64] = (bf16_bits(*)[Q * 64]) & m->head[shared::AT_ONCE - 1].tiles[1];
     static_assert(sizeof m->head[0].tiles[1] + sizeof m->head[0].y >= N / 64 * sizeof *B, "B fits into it");
     const int64_t per_group = a.heads / a.groups;
-    struct outputs_place o;
-    if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &o.p)) return;
-    o.heads = heads, o.shift = shift, o.whole = whole, o.whole_y = whole_y;
-    if (threadIdx.x == 0) m->place = o;
-    for (int k = 0; k < N / 64; k++) {
-        const int64_t col = o.p.g * N + 64 * k;
-        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, o.p.k.begin) + col, a.C.pitch, o.p.n, whole);
-        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, o.p.k.begin) + col, a.B.pitch, o.p.n, whole);
+    struct place p;
+    if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
+    if (threadIdx.x == 0) {
+        m->place = outputs_find(a, p, shift, (int)heads);
+        m->place.whole = whole, m->place.whole_y = whole_y;
     }
-    first_seen(a.pos, o.p, Q, m->from);
+    for (int k = 0; k < N / 64; k++) {
+        const int64_t col = p.g * N + 64 * k;
+        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
+        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
+    }
+    first_seen(a.pos, p, Q, m->from);
     __syncthreads();
-    outputs_fetch<N, Q>(a, outputs_own<N, Q>(), 0, m);
+    const int own = outputs_own<N, Q>();
+    outputs_fetch<N, Q>(a, own, 0, m);
+    outputs_fetch_steps<N, Q>(a, own, 0, m);
+    outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
     cp_commit();
     cp_wait<0>();
     shared_fence();

@@ -17,8 +17,8 @@
  *   x_s . q_s = sum over t of M[s, t] (x_s . dy_t) + w_s x_s . (G B_s),   v_s = dts_s times its second term */
 #include "kernels/ssd/ssd_wide_sums.cuh"
 
-struct wide_steps {
-    float cum[WIDE_ROWS], dts[WIDE_ROWS];
+struct alignas(16) wide_steps {
+    float cum[WIDE_ROWS], dts[WIDE_ROWS], D;
 };
 /* on: of every warp, decays from `middle` to its columns; xq: of rows 0-63, the part of warpgroup 1.  w: where there is
  * room for two, warpgroup 1 sums one head's while the others make the next one's. */
@@ -33,26 +33,40 @@ template <int N> struct wide_shared {
     struct wide_steps steps[2];
     float on[WIDE_THREADS / WARP][64], xq[64];
     int from[WIDE_ROWS];
+    struct wide_owns owns;
 };
 
-static __device__ void steps_fetch(const struct ssd &a, const struct place &p, int64_t h, struct wide_steps *to) {
-    const int t = threadIdx.x % WIDE_ROWS;
-    const int64_t r = p.k.begin + (t < p.n ? t : p.n - 1);
-    if (threadIdx.x < WIDE_ROWS) cp_async4(&to->cum[t], &row(a.cum, r)[h]);
-    else if (threadIdx.x < 2 * WIDE_ROWS) cp_async4(&to->dts[t], &row(a.dts, r)[h]);
+static __device__ struct wide_owns wide_find_block(const struct ssd &a, const struct scratch &sc, const struct place &p,
+                                                   int64_t heads) {
+    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads, first = p.k.begin * a.heads + p.h0;
+    struct wide_owns o = {};
+    o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.dy = row16(a.dy, p.k.begin) + p.h0 * SSD_P;
+    o.G = state16(a.dstates, p.chunk, p.h0), o.dx = row16(a.dx, p.k.begin) + p.h0 * SSD_P;
+    o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin), o.D = (const float *)a.D.data;
+    o.da = sc.da + first, o.v = sc.v + first, o.xq = sc.xq + first, o.xdy = sc.xdy + first;
+    o.K = weights_at(a, sc, part, p.chunk, p.g);
+    o.n = p.n, o.last = p.last, o.heads = (int)a.heads, o.h0 = (int)p.h0, o.shift = sc.shift;
+    o.through = p.k.through;
+    return o;
+}
+
+static __device__ void steps_fetch(const struct ssd &a, const struct wide_owns &o, int head, struct wide_steps *to) {
+    const int t = threadIdx.x % WIDE_ROWS, of_dts = threadIdx.x >= WIDE_ROWS, h = (o.h0 + head) >> o.shift;
+    const int r = t < o.n ? t : o.n - 1, pitch = (int)(of_dts ? a.dts : a.cum).pitch;
+    if (threadIdx.x < 2 * WIDE_ROWS)
+        cp_async4((of_dts ? to->dts : to->cum) + t, (of_dts ? o.dts : o.cum) + (int64_t)r * pitch + h);
+    else if (t == 0) cp_async4(&to->D, o.D + h);
 }
 /* A head's tiles, one to a warpgroup. */
 template <int N>
-static __device__ void wide_fetch(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                  int at, int group, wide_shared<N> *m, bool whole) {
-    if (group == 0)
-        panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, p.n, whole);
-    else if (group == 1)
-        panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, p.n, whole);
+static __device__ void wide_fetch(const struct ssd &a, int head, int at, int group, wide_shared<N> *m) {
+    const struct wide_owns &o = m->owns;
+    if (group == 0) panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x + head * SSD_P, a.x.pitch, o.n, o.whole);
+    else if (group == 1) panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, o.dy + head * SSD_P, a.dy.pitch, o.n, o.whole);
     else
         for (int k = 0; k < N / 64; k++)
-            panel_fetch<SSD_P, GROUP>(m->head[at].G[k], state16(a.dstates, p.chunk, h) + 64 * k, N, SSD_P, true);
-    steps_fetch(a, p, h >> sc.shift, &m->steps[at]);
+            panel_fetch<SSD_P, GROUP>(m->head[at].G[k], o.G + head * (SSD_P * N) + 64 * k, N, SSD_P, true);
+    steps_fetch(a, o, head, &m->steps[at]);
 }
 
 /* A choice that the compiler knows. */
@@ -126,13 +140,13 @@ static __device__ void wide_block(const float (&L)[8], const float *xdy, const f
 }
 
 /* v of a thread's two rows, which x . q takes in; q becomes w q. */
-static __device__ void add_later(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                 const struct wide_place &i, const struct wide_steps *steps, const bf16_bits *x,
-                                 float (&q)[32], struct wide_two *two) {
+static __device__ void add_later(const struct wide_owns &o, int head, const struct wide_place &i,
+                                 const struct wide_steps *steps, const bf16_bits *x, float (&q)[32],
+                                 struct wide_two *two) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int s = i.s + 8 * half;
-        const float out = s >= p.last && s < p.n ? step_exp(steps->cum[WIDE_ROWS - 1] - two->cum[half]) : 0.0f;
+        const float out = s >= o.last && s < o.n ? step_exp(steps->cum[WIDE_ROWS - 1] - two->cum[half]) : 0.0f;
         float v = 0.0f;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -143,14 +157,14 @@ static __device__ void add_later(const struct ssd &a, const struct scratch &sc, 
         }
         v = out * quad_sum(v);
         two->own[half] += v;
-        if (i.c == 0 && s < p.n) sc.v[(p.k.begin + s) * a.heads + h] = two->dts[half] * v;
+        if (i.c == 0 && s < o.n) o.v[s * o.heads + head] = two->dts[half] * v;
     }
 }
 
 /* dx = dts q + D dy in whole rows, which go through x's own tile. */
-static __device__ void wide_dx(const struct ssd &a, const struct place &p, int64_t h, const struct wide_place &i,
+static __device__ void wide_dx(const struct ssd &a, const struct wide_owns &o, int head, const struct wide_place &i,
                                float D, const float (&dts)[2], const bf16_bits *dy, const float (&q)[32],
-                               bf16_bits *tile_at, bool whole) {
+                               bf16_bits *tile_at) {
     const int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++)
@@ -162,15 +176,17 @@ static __device__ void wide_dx(const struct ssd &a, const struct place &p, int64
                 pack(fmaf(dts[half], own[0], D * low_half(dys)), fmaf(dts[half], own[1], D * high_half(dys)));
         }
     __syncwarp();
+    const int s = i.s - lane / 4 + lane / 8, n = o.n - s, pitch = (int)a.dx.pitch;
+    const int piece = ((i.at - lane / 4 + lane / 8) * 64 + lane % 8 * 8) ^ lane / 8 * 8;
+    bf16_bits *to = o.dx + (int64_t)s * pitch + head * SSD_P + lane % 8 * 8;
+    const bool whole = o.whole_dx;
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const int r = 4 * k + lane / 8 - lane / 4, s = i.s + r, col = lane % 8 * 8;
-        const bf16_bits *piece = tile_piece<64>(tile_at, i.at + r, col);
-        bf16_bits *to = row16(a.dx, p.k.begin + s) + h * SSD_P + col;
-        if (s >= p.n) continue;
-        if (whole) *(uint4 *)to = *(const uint4 *)piece;
+    for (int k = 0; k < 16; k += 4) {
+        const bf16_bits *from = tile_at + k * 64 + (piece ^ k % 8 * 8);
+        if (k >= n) continue;
+        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
         else
-            for (int e = 0; e < 8; e++) to[e] = piece[e];
+            for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
     }
 }
 
@@ -187,20 +203,17 @@ static __device__ void product_xdy(const struct wide_place &i, const wide_shared
 
 /* A head's tiles are there, and nobody reads those of the one before. */
 template <int N>
-static __device__ void wide_turn(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                 bool more, int at, int group, wide_shared<N> *m, bool whole) {
+static __device__ void wide_turn(const struct ssd &a, int next, int heads, int group, wide_shared<N> *m) {
     cp_wait<0>();
     shared_fence();
     barrier_of(0, WIDE_THREADS);
-    if (more) wide_fetch<N>(a, sc, p, h + 1, 1 - at, group, m, whole);
+    if (next < heads) wide_fetch<N>(a, next, next & 1, group, m);
     cp_commit();
 }
 
 /* K of a thread's two rows, summed over the block's heads. */
-static __device__ void store_weights(const struct ssd &a, const struct scratch &sc, const struct place &p,
-                                     int64_t heads, const struct wide_place &i, const float (&K)[32]) {
-    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads;
-    bf16_bits *to = weights_at(a, sc, part, p.chunk, p.g) + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
+static __device__ void store_weights(const struct wide_owns &o, const struct wide_place &i, const float (&K)[32]) {
+    bf16_bits *to = o.K + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         *(uint32_t *)(to + 8 * j) = pack(K[4 * j], K[4 * j + 1]);
@@ -210,18 +223,17 @@ static __device__ void store_weights(const struct ssd &a, const struct scratch &
 
 /* Warpgroup 1. */
 template <int N>
-static __device__ void across_heads(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t heads,
-                                    const struct wide_place &i, wide_shared<N> *m, const float (&bc)[32], bool whole) {
+static __device__ void across_heads(const struct ssd &a, int heads, const struct wide_place &i, wide_shared<N> *m,
+                                    const float (&bc)[32]) {
     constexpr int SUMS = wide_shared<N>::SUMS;
     float *on = m->on[warp_of()], K[32] = {};
-    for (int64_t head = 0; head < heads; head++) {
-        const int at = (int)(head & 1);
-        const int64_t h = p.h0 + head;
+    for (int head = 0; head < heads; head++) {
+        const int at = head & 1;
         const struct wide_steps *steps = &m->steps[at];
         struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], col[16] = {};
         uint32_t M[4][4];
-        wide_turn<N>(a, sc, p, h, head + 1 < heads, at, 1, m, whole);
+        wide_turn<N>(a, head + 1, heads, 1, m);
         product_xdy<N>(i, m, at, xdy);
         struct wide_two two = wide_begin(i, steps, on);
         wgmma_wait<0>();
@@ -235,7 +247,7 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
                 wide_block<false>(L, xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, NULL, &two);
             }
         };
-        if (p.k.through) blocks(choice<true>());
+        if (m->owns.through) blocks(choice<true>());
         else blocks(choice<false>());
 #pragma unroll
         for (int j = 0; j < 16; j++) *(uint32_t *)(m->M + panel_pair(i.s, j / 2) + 512 * (j % 2)) = M[j / 4][j % 4];
@@ -243,12 +255,12 @@ static __device__ void across_heads(const struct ssd &a, const struct scratch &s
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
         barrier_arrive(3, 2 * GROUP); /* M and xq are there */
-        if (SUMS > 1 && head > 0) store_da(a, sc, p, h - 1, &m->w[(head - 1) % SUMS]);
+        if (SUMS > 1 && head > 0) store_da(m->owns, head - 1, &m->w[(head - 1) % SUMS]);
         if (SUMS > 1 && head + 1 < heads) continue;
         barrier_of(1, WIDE_THREADS);
-        store_da(a, sc, p, h, w);
+        store_da(m->owns, head, w);
     }
-    store_weights(a, sc, p, heads, i, K);
+    store_weights(m->owns, i, K);
 }
 
 /* The four blocks of a strip's 16 rows, from the diagonal on. */
@@ -273,8 +285,8 @@ static __device__ void strip_blocks(const struct wide_place &i, const struct wid
 }
 
 /* x_s . dy_s of a warp's 16 rows, from the block on the diagonal. */
-static __device__ void store_xdy(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                 const struct wide_place &i, const float (&xdy)[32]) {
+static __device__ void store_xdy(const struct wide_owns &o, int head, const struct wide_place &i,
+                                 const float (&xdy)[32]) {
     const int lane = threadIdx.x % WARP;
     const bool odd = lane / 4 % 2;
     float x[2] = {};
@@ -287,24 +299,22 @@ static __device__ void store_xdy(const struct ssd &a, const struct scratch &sc, 
     if (lane / 8 != lane % 4) return;
 #pragma unroll
     for (int half = 0; half < 2; half++)
-        if (i.s + 8 * half < p.n) sc.xdy[(p.k.begin + i.s + 8 * half) * a.heads + h] = x[half];
+        if (i.s + 8 * half < o.n) o.xdy[(i.s + 8 * half) * o.heads + head] = x[half];
 }
 
 /* Warpgroups 0 and 2. */
 template <int N>
-static __device__ void diagonal_heads(const struct ssd &a, const struct scratch &sc, const struct place &p,
-                                      int64_t heads, const struct wide_place &i, wide_shared<N> *m,
-                                      const float (&bc)[32], bool whole, bool whole_dx) {
+static __device__ void diagonal_heads(const struct ssd &a, int heads, const struct wide_place &i, wide_shared<N> *m,
+                                      const float (&bc)[32]) {
     constexpr int SUMS = wide_shared<N>::SUMS;
     float *on = m->on[warp_of()], K[32] = {};
-    for (int64_t head = 0; head < heads; head++) {
-        const int at = (int)(head & 1);
-        const int64_t h = p.h0 + head;
+    for (int head = 0; head < heads; head++) {
+        const int at = head & 1;
         const struct wide_steps *steps = &m->steps[at];
         struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], q[32], col[16] = {};
         uint32_t M[4][4];
-        wide_turn<N>(a, sc, p, h, head + 1 < heads, at, i.group, m, whole);
+        wide_turn<N>(a, head + 1, heads, i.group, m);
         product_xdy<N>(i, m, at, xdy);
 #pragma unroll
         for (int k = 0; k < N / 16; k++)
@@ -314,12 +324,12 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
         struct wide_two two = wide_begin(i, steps, on);
         wgmma_wait<1>();
         sums_ended(xdy);
-        store_xdy(a, sc, p, h, i, xdy);
-        strip_blocks(i, steps, m->from, on, p.k.through, xdy, bc, K, M, col, w, &two);
+        store_xdy(m->owns, head, i, xdy);
+        strip_blocks(i, steps, m->from, on, m->owns.through, xdy, bc, K, M, col, w, &two);
         wide_sum(i, col, &two, w);
         wgmma_wait<0>();
         sums_ended(q);
-        add_later(a, sc, p, h, i, steps, m->head[at].x, q, &two);
+        add_later(m->owns, head, i, steps, m->head[at].x, q, &two);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) product<true>(q, M[k], panel_cols(m->head[at].dy, 64 * i.half_t + 16 * k), true);
@@ -336,14 +346,13 @@ static __device__ void diagonal_heads(const struct ssd &a, const struct scratch 
         for (int half = 0; half < 2; half++) {
             const int s = i.s + 8 * half;
             const float xq = two.later[half] + two.own[half] + (i.group == 0 ? m->xq[s % 64] : 0.0f);
-            if (i.c == 0 && s < p.n) sc.xq[(p.k.begin + s) * a.heads + h] = xq;
+            if (i.c == 0 && s < m->owns.n) m->owns.xq[s * (int)a.heads + head] = xq;
         }
         wgmma_wait<0>();
         sums_ended(q);
-        wide_dx(a, p, h, i, ((const float *)a.D.data)[h >> sc.shift], two.dts, m->head[at].dy, q, m->head[at].x,
-                whole_dx);
+        wide_dx(a, m->owns, head, i, steps->D, two.dts, m->head[at].dy, q, m->head[at].x);
     }
-    store_weights(a, sc, p, heads, i, K);
+    store_weights(m->owns, i, K);
 }
 
 template <int N>
@@ -359,6 +368,10 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     const struct wide_place i = wide_find();
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
+    if (threadIdx.x == 0) {
+        m->owns = wide_find_block(a, sc, p, heads);
+        m->owns.whole = whole, m->owns.whole_dx = whole_dx;
+    }
     for (int k = 0; k < N / 64; k++) {
         const int64_t col = p.g * N + 64 * k;
         if (i.group == 0)
@@ -366,7 +379,8 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
         if (i.group == 1) panel_fetch<WIDE_ROWS, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
     }
     first_seen(a.pos, p, WIDE_ROWS, m->from);
-    wide_fetch<N>(a, sc, p, p.h0, 0, i.group, m, whole);
+    __syncthreads();
+    wide_fetch<N>(a, 0, 0, i.group, m);
     cp_commit();
     cp_wait<0>();
     shared_fence();
@@ -382,10 +396,10 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     sums_ended(bc);
     if (i.group == 1) {
         registers_down<LESS>();
-        across_heads<N>(a, sc, p, heads, i, m, bc, whole);
+        across_heads<N>(a, (int)heads, i, m, bc);
     } else {
         registers_up<MORE>();
-        diagonal_heads<N>(a, sc, p, heads, i, m, bc, whole, whole_dx);
+        diagonal_heads<N>(a, (int)heads, i, m, bc);
     }
 }
 #endif

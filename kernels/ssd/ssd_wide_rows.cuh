@@ -13,14 +13,28 @@
 
 enum { ROWS_STAGES = 2, ROWS_THREADS = 2 * GROUP };
 
-/* What a block owns, in shared memory, since registers are few; col: the first of its columns of a state, `pitch` of
- * them in all. */
+/* What a block owns, in shared memory, since registers are few: its chunk's rows (ssd_bf16.cuh), heads, the first of
+ * which is h0; where its rows of dy or x begin, its columns of a state, of `pitch` in all, its time steps, u, <S, G>,
+ * and dC or dB. */
 struct wide_rows_place {
-    struct place p;
-    int64_t heads;
-    int shift, col, pitch;
+    const bf16_bits *rows, *state, *with;
+    const float *cum, *dts;
+    float *u, *products;
+    bf16_bits *out;
+    int n, n_enter, last, heads, h0, shift, pitch;
     bool whole;
 };
+template <bool for_C>
+static __device__ struct wide_rows_place wide_rows_find(const struct ssd &a, const struct place &p, int col) {
+    const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
+    struct wide_rows_place o = {};
+    o.rows = row16(rows, p.k.begin) + p.h0 * SSD_P;
+    o.state = state16(states, p.chunk, p.h0) + col, o.with = state16(a.states, p.chunk, p.h0) + col;
+    o.out = row16(for_C ? a.dC : a.dB, p.k.begin) + p.g * a.state + col;
+    o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
+    o.n = p.n, o.n_enter = p.n_enter, o.last = p.last, o.h0 = (int)p.h0;
+    return o;
+}
 
 /* N columns of parts N.  rows: dy or x; state: S or G; with: S beside G. */
 template <int N, bool for_C> struct wide_rows_shared {
@@ -42,20 +56,17 @@ template <int N, bool for_C>
 static __device__ void wide_rows_fetch(const struct ssd &a, int i, wide_rows_shared<N, for_C> *m) {
     const struct wide_rows_place &o = m->place;
     if (i >= o.heads) return;
-    const int at = i % ROWS_STAGES;
-    const int64_t h = o.p.h0 + i;
-    const struct tensor &rows = for_C ? a.dy : a.x, &states = for_C ? a.states : a.dstates;
-    panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->head[at].rows, row16(rows, o.p.k.begin) + h * SSD_P, rows.pitch, o.p.n,
-                                         o.whole);
+    const int at = i % ROWS_STAGES, n = o.n, pitch = o.pitch, of_dts = threadIdx.x >= WIDE_ROWS;
+    const int t = threadIdx.x % WIDE_ROWS, step = i * SSD_P * pitch;
+    const bf16_bits *rows = o.rows + i * SSD_P, *state = o.state + step, *with = o.with + step;
+    const float *raw = (of_dts ? o.dts : o.cum) + ((o.h0 + i) >> o.shift);
+    panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->head[at].rows, rows, (for_C ? a.dy : a.x).pitch, n, o.whole);
     for (int k = 0; k < N / 64; k++) {
-        const int64_t col = o.col + 64 * k;
-        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], state16(states, o.p.chunk, h) + col, o.pitch, SSD_P,
-                                         true);
-        if (!for_C)
-            panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].with[k], state16(a.states, o.p.chunk, h) + col, o.pitch, SSD_P,
-                                             true);
+        panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].state[k], state + 64 * k, pitch, SSD_P, true);
+        if (!for_C) panel_fetch<SSD_P, ROWS_THREADS>(m->head[at].with[k], with + 64 * k, pitch, SSD_P, true);
     }
-    steps_fetch(a, o.p, h >> o.shift, &m->steps[at]);
+    raw += (int64_t)(t < n ? t : n - 1) * (int)(of_dts ? a.dts : a.cum).pitch;
+    cp_async4((of_dts ? m->steps[at].dts : m->steps[at].cum) + t, raw);
 }
 
 /* sum = K^T B (dC), or K C (dB): what comes of the chunk's own tokens.  K is [s][t]; of its four blocks of 64 x 64 that
@@ -79,23 +90,21 @@ static __device__ void own_products(float (&sum)[N / 64][32], const wide_rows_sh
     if (half == (for_C ? 1 : 0)) products(for_C ? 1 : 0, true);
 }
 
-/* The same of all parts of K; the tiles are free afterwards. */
+/* The same of all parts of K, of columns from `cols` on; the tiles are free afterwards. */
 template <int N, bool for_C>
-static __device__ void all_own(const struct ssd &a, const struct scratch &w, const struct wide_rows_place &o, int half,
-                               wide_rows_shared<N, for_C> *m, float (&sum)[N / 64][32]) {
+static __device__ void all_own(const struct ssd &a, const struct scratch &w, const struct place &p, int64_t cols,
+                               bool whole, int half, wide_rows_shared<N, for_C> *m, float (&sum)[N / 64][32]) {
     const struct tensor &other = for_C ? a.B : a.C;
-    const int64_t cols = o.p.g * o.pitch + o.col;
     for (int k = 0; k < N / 64; k++) {
         if (for_C)
-            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->C[k], row16(a.C, o.p.k.begin) + cols + 64 * k, a.C.pitch, o.p.n,
-                                                 o.whole);
-        panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->own.other[k], row16(other, o.p.k.begin) + cols + 64 * k, other.pitch,
-                                             o.p.n, o.whole);
+            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->C[k], row16(a.C, p.k.begin) + cols + 64 * k, a.C.pitch, p.n, whole);
+        panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->own.other[k], row16(other, p.k.begin) + cols + 64 * k, other.pitch, p.n,
+                                             whole);
     }
     for (int64_t part = 0; part < w.parts; part++) {
         for (int k = 0; k < 2; k++)
-            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->own.K[k], weights_at(a, w, part, o.p.chunk, o.p.g) + 64 * k,
-                                                 WIDE_ROWS, WIDE_ROWS, true);
+            panel_fetch<WIDE_ROWS, ROWS_THREADS>(m->own.K[k], weights_at(a, w, part, p.chunk, p.g) + 64 * k, WIDE_ROWS,
+                                                 WIDE_ROWS, true);
         cp_commit();
         cp_wait<0>();
         shared_fence();
@@ -124,15 +133,16 @@ template <int N> static __device__ float part_product(const bf16_bits (*S)[PANEL
 
 /* The factor of row i of a head. */
 template <bool for_C>
-static __device__ float rows_factor(const struct place &p, const struct wide_steps *steps, int i) {
+static __device__ float rows_factor(const struct wide_rows_place &p, const struct wide_steps *steps, int i) {
     if (for_C) return i < p.n_enter ? step_exp(steps->cum[i]) : 0.0f;
     return i >= p.last && i < p.n ? step_exp(steps->cum[WIDE_ROWS - 1] - steps->cum[i]) * steps->dts[i] : 0.0f;
 }
 
 /* u of a thread's two rows; A: its fragments of dy. */
 template <int N>
-static __device__ void rows_u(const struct ssd &a, float *us, const struct place &p, int64_t h, int at, int half, int r,
-                              const wide_rows_shared<N, true> *m, const uint32_t (&A)[4][4], const float (&f)[2]) {
+static __device__ void rows_u(int i, int heads, int half, int r, const wide_rows_shared<N, true> *m,
+                              const uint32_t (&A)[4][4], const float (&f)[2]) {
+    const int at = i % ROWS_STAGES;
     float Cs[32], u[2] = {};
     wgmma_fence();
 #pragma unroll
@@ -145,28 +155,27 @@ static __device__ void rows_u(const struct ssd &a, float *us, const struct place
 #pragma unroll
     for (int k = 0; k < 4; k++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float *own = Cs + 8 * k + i / 2 * 4 + i % 2 * 2;
-            u[i % 2] = fmaf(low_half(A[k][i]), own[0], fmaf(high_half(A[k][i]), own[1], u[i % 2]));
+        for (int e = 0; e < 4; e++) {
+            const float *own = Cs + 8 * k + e / 2 * 4 + e % 2 * 2;
+            u[e % 2] = fmaf(low_half(A[k][e]), own[0], fmaf(high_half(A[k][e]), own[1], u[e % 2]));
         }
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        u[i] = quad_sum(u[i]);
-        if (threadIdx.x % 4 == 0 && r + 8 * i < p.n) us[(p.k.begin + r + 8 * i) * a.heads + h] = f[i] * u[i];
+    for (int k = 0; k < 2; k++) {
+        u[k] = quad_sum(u[k]);
+        if (threadIdx.x % 4 == 0 && r + 8 * k < m->place.n) m->place.u[(r + 8 * k) * heads + i] = f[k] * u[k];
     }
 }
 
 /* sum of one head, on its way when this returns. */
 template <int N, bool for_C>
-static __device__ void rows_head(const struct ssd &a, float *us, int i, int half, wide_rows_shared<N, for_C> *m,
-                                 float (&sum)[N / 64][32]) {
+static __device__ void rows_head(int i, int heads, int half, wide_rows_shared<N, for_C> *m, float (&sum)[N / 64][32]) {
     const struct wide_rows_place &o = m->place;
     const int at = i % ROWS_STAGES, m0 = warp_of() * 16, r = m0 + threadIdx.x % WARP / 4;
     uint32_t A[SSD_P / 16][4];
 #pragma unroll
     for (int k = 0; k < SSD_P / 16; k++) a_rows<64>(A[k], m->head[at].rows, m0, 16 * k);
-    const float f[2] = {rows_factor<for_C>(o.p, &m->steps[at], r), rows_factor<for_C>(o.p, &m->steps[at], r + 8)};
-    if constexpr (for_C) rows_u<N>(a, us, o.p, o.p.h0 + i, at, half, r, m, A, f);
+    const float f[2] = {rows_factor<for_C>(o, &m->steps[at], r), rows_factor<for_C>(o, &m->steps[at], r + 8)};
+    if constexpr (for_C) rows_u<N>(i, heads, half, r, m, A, f);
 #pragma unroll
     for (int k = 0; k < SSD_P / 16; k++)
 #pragma unroll
@@ -185,55 +194,64 @@ static __device__ void rows_head(const struct ssd &a, float *us, int i, int half
 }
 
 /* <S, G> of a head, by one thread, after a barrier. */
-template <int N> static __device__ void products_store(float *products, int i, const wide_rows_shared<N, false> *m) {
+template <int N> static __device__ void products_store(int i, const wide_rows_shared<N, false> *m) {
     float total = 0.0f;
     if (threadIdx.x > 0) return;
     for (int k = 0; k < ROWS_THREADS / WARP; k++) total += m->room[i & 1][k];
-    products[i] = total;
+    m->place.products[i] = total;
 }
 
+/* dC or dB of a (chunk, group, part of the columns). */
 template <int N, int parts, bool for_C>
-__global__ __launch_bounds__(ROWS_THREADS, 2) static void wide_rows(const struct ssd a, const struct scratch w,
-                                                                    bool whole) {
-    DYNAMIC_PANELS(tiles);
-    wide_rows_shared<N, for_C> *m = (wide_rows_shared<N, for_C> *)tiles;
-    const struct tensor &out = for_C ? a.dC : a.dB;
-    const int part_at = blockIdx.x % parts, half = warpgroup_of();
-    struct wide_rows_place found;
-    found.heads = a.heads / a.groups, found.shift = w.shift, found.col = N * part_at, found.pitch = parts * N;
-    found.whole = whole;
-    if (!place_of(blockIdx.x / parts, a.range, a.pos, a.chunk, a.groups, found.heads, found.heads, &found.p)) return;
-    if (threadIdx.x == 0) m->place = found;
-    __syncthreads();
-    const struct wide_rows_place &o = m->place;
-    float *us = w.u + part_at * a.pos.shape[0] * a.heads;
+static __device__ void rows_block(const struct ssd &a, const struct scratch &w, int item, bool whole,
+                                  wide_rows_shared<N, for_C> *m) {
+    const int part_at = item % parts, half = warpgroup_of(), heads = (int)(a.heads / a.groups);
+    struct place p;
+    if (!place_of(item / parts, a.range, a.pos, a.chunk, a.groups, heads, heads, &p)) return;
+    if (threadIdx.x == 0) {
+        struct wide_rows_place o = wide_rows_find<for_C>(a, p, N * part_at);
+        o.heads = heads, o.shift = w.shift, o.pitch = N * parts, o.whole = whole;
+        o.u = w.u + (part_at * a.pos.shape[0] + p.k.begin) * a.heads + p.h0;
+        o.products = w.products + (part_at * w.n_chunks + p.chunk) * a.heads + p.h0;
+        m->place = o;
+    }
     float sum[N / 64][32];
-    all_own<N, for_C>(a, w, o, half, m, sum);
+    all_own<N, for_C>(a, w, p, p.g * (N * parts) + N * part_at, whole, half, m, sum);
     wide_rows_fetch<N, for_C>(a, 0, m);
     cp_commit();
-    float *products = w.products + (part_at * w.n_chunks + o.p.chunk) * a.heads + o.p.h0;
-    for (int i = 0; i < o.heads; i++) {
+    for (int i = 0; i < heads; i++) {
         cp_wait<0>();
         shared_fence();
         __syncthreads();
         if constexpr (!for_C)
-            if (i > 0) products_store<N>(products, i - 1, m);
+            if (i > 0) products_store<N>(i - 1, m);
         wide_rows_fetch<N, for_C>(a, i + 1, m);
         cp_commit();
-        rows_head<N, for_C>(a, us, i, half, m, sum);
+        rows_head<N, for_C>(i, (int)a.heads, half, m, sum);
     }
     __syncthreads();
-    if constexpr (!for_C) products_store<N>(products, (int)o.heads - 1, m);
-    const int64_t cols = o.p.g * o.pitch + o.col;
+    if constexpr (!for_C) products_store<N>(heads - 1, m);
     const int r = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4;
+    const int pitch = (int)(for_C ? a.dC : a.dB).pitch;
 #pragma unroll
     for (int k = 0; k < 2 * N / 64; k++) {
         const int i = r + 8 * (k & 1);
-        bf16_bits *to = row16(out, o.p.k.begin + i) + cols + 64 * (k / 2) + threadIdx.x % 4 * 2;
-        if (i >= o.p.n) continue;
+        bf16_bits *to = m->place.out + (int64_t)i * pitch + 64 * (k / 2) + threadIdx.x % 4 * 2;
+        if (i >= m->place.n) continue;
 #pragma unroll
         for (int j = 0; j < 8; j++)
             *(uint32_t *)(to + 8 * j) = pack(sum[k / 2][4 * j + 2 * (k & 1)], sum[k / 2][4 * j + 2 * (k & 1) + 1]);
     }
+}
+
+/* Blocks that make dC and dB of the same tokens lie side by side: the second to read states and K finds them in the L2.
+ */
+template <int N, int parts>
+__global__ __launch_bounds__(ROWS_THREADS, 2) static void wide_rows(const struct ssd a, const struct scratch w,
+                                                                    bool whole) {
+    DYNAMIC_PANELS(tiles);
+    const int item = blockIdx.x / 2;
+    if (blockIdx.x % 2 == 0) rows_block<N, parts, true>(a, w, item, whole, (wide_rows_shared<N, true> *)tiles);
+    else rows_block<N, parts, false>(a, w, item, whole, (wide_rows_shared<N, false> *)tiles);
 }
 #endif

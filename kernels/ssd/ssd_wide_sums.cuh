@@ -11,6 +11,17 @@ enum { WIDE_ROWS = 128, WIDE_GROUPS = 3, WIDE_THREADS = WIDE_GROUPS * GROUP, WID
 struct wide_sums {
     float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8];
 };
+/* What a block owns, in shared memory, since registers are few: its chunk's rows and the first of the last document's,
+ * heads of all and the first of its own; where rows of that head begin, its state, and sums over heads. */
+struct wide_owns {
+    const bf16_bits *x, *dy, *G;
+    const float *cum, *dts, *D;
+    bf16_bits *dx, *K;
+    float *da, *v, *xq, *xdy;
+    int n, last, heads, h0, shift;
+    bool through, whole, whole_dx;
+};
+
 /* Where a thread is. */
 struct wide_place {
     int group, half_s, half_t;
@@ -106,10 +117,9 @@ static __device__ float block_sums(struct wide_sums *w) {
     return sum;
 }
 
-static __device__ void store_da(const struct ssd &a, const struct scratch &sc, const struct place &p, int64_t h,
-                                struct wide_sums *w) {
+static __device__ void store_da(const struct wide_owns &o, int head, struct wide_sums *w) {
     const int t = threadIdx.x % GROUP;
     const float da = diagonal_sums(w, t / WARP) + block_sums(w);
-    if (t < p.n) sc.da[(p.k.begin + t) * a.heads + h] = da;
+    if (t < o.n) o.da[t * o.heads + head] = da;
 }
 #endif
