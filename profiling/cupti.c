@@ -33,6 +33,13 @@ static enum status call(CUptiResult r, const char *what) {
     FAIL(ERR_CUDA, "CUPTI, %s: %s (another profiler may hold the GPU)", what, text);
 }
 
+/* Without a driver, as where GPU programs are only built, there is nothing to record, and CUPTI fails. */
+static bool driver_here(void) {
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY);
+    if (driver) dlclose(driver);
+    return driver != NULL;
+}
+
 static bool load(void) {
     char name[32];
     snprintf(name, sizeof name, "libcupti.so.%d", CUPTI_API_VERSION / 10000);
@@ -106,7 +113,7 @@ static uint64_t CUPTIAPI now(void) { return (uint64_t)trace_now_ns(); }
 
 enum status cupti_begin(bool *found) {
     void *mem = NULL;
-    *found = load();
+    *found = driver_here() && load();
     if (!*found) return OK;
     if (!pool.memory) {
         TRY(mem_take(BUFFERS * (int64_t)BUFFER_BYTES, &mem));
