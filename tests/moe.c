@@ -95,7 +95,8 @@ static void open_model(struct runner *r, struct model_config *c, const char *pat
 
 static void gradient(struct runner *r) {
     MUST(r->ctx.ops->fill_fwd(&r->ctx, &(struct fill){.x = r->grads, .value = 0.0}));
-    r->total = *(double *)r->aux.data = 0.0;
+    r->total = 0.0;
+    if (r->aux.data) *(double *)r->aux.data = 0.0;
     MUST(runner_load_begin(r));
     MUST(runner_pass(r, true));
 }
