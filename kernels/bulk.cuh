@@ -106,4 +106,15 @@ static inline enum status tensor_map_make(tensor_map *map, const void *at, int64
     return tensor_map_apart(map, at, cols, rows, matrices, pitch, pitch * rows, box_rows);
 }
 #endif
+
+/* The arrival of a warp: of one lane for all of it.  racecheck does not follow that: for it each lane arrives. */
+#ifdef BATON_RACECHECK
+constexpr int WARP_ARRIVALS = WARP;
+#else
+constexpr int WARP_ARRIVALS = 1;
+#endif
+static inline __device__ void bulk_warp_arrive(uint64_t *b) {
+    __syncwarp();
+    if (threadIdx.x % WARP < WARP_ARRIVALS) bulk_arrive(b);
+}
 #endif

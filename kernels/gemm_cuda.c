@@ -281,8 +281,9 @@ static enum status time_algorithms(struct trial *t, int *best) {
         cublasLtMatmulHeuristicResult_t about;
         float unused = 0.0f;
         const struct call *x = &t->call;
-        t->out[i] = cublasLtMatmulAlgoCheck(((struct gemm *)t->device->gemm)->library, x->desc, x->left, x->right,
-                                            x->out, x->out, &t->algorithm[i], &about) != CUBLAS_STATUS_SUCCESS;
+        const cublasStatus_t fits = cublasLtMatmulAlgoCheck(((struct gemm *)t->device->gemm)->library, x->desc, x->left,
+                                                            x->right, x->out, x->out, &t->algorithm[i], &about);
+        t->out[i] = fits != CUBLAS_STATUS_SUCCESS || about.workspaceSize > GEMM_WORKSPACE;
         if (!t->out[i]) TRY(time_run(t, i, &unused));
     }
     for (int round = 0; round < RUNS; round++) TRY(time_round(t, round == 0 ? 0.1f : 0.03f));

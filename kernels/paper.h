@@ -16,7 +16,8 @@ struct paper {
     char refused[400]; /* why the other table would refuse to run, the first time; empty: it would not */
 };
 void paper_init(struct paper *p, const struct ops *base);
-/* Linear and head run all the same, for who lists their products (gemm_cuda_list). */
+/* Linear and head run all the same, for who lists their products (gemm_cuda_list); these are not computed, but their
+ * other kernels run, on whatever lies in memory. */
 void paper_keep_products(struct paper *p);
 
 #ifdef __cplusplus

@@ -11,8 +11,8 @@
  *   segment  ssd_segment tokens of a range, from its start: enough of them to fill a GPU.  The walk begins with zero
  *            and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up: last),
  *            whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the range
- *            and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape alone, so that a
- *            range gives the same bits on every mesh
+ *            and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape alone (heads
+ *            are the rank's), so that a range gives the same bits on every mesh.seq
  *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: a block owns a half
  *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
 #include "kernels/ssd_bf16.cuh"

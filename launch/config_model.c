@@ -51,6 +51,13 @@ static enum status read_kind(struct reading *r, const struct node *row, const ch
                        near.best ? "; did you mean '" : "", near.best ? near.best : "", near.best ? "'?" : "");
 }
 
+/* A value that was refused when the file was read: its mistake is older than those of the row. */
+static bool holds_refused(const struct tree *t, const struct node *map) {
+    for (const struct node *n = tree_first(t, map); n; n = tree_next(t, n))
+        if (n->refused) return true;
+    return false;
+}
+
 static enum status read_row(struct model_reading *s, const struct node *row, const char *path,
                             struct layer_symbol *out) {
     static const char *const beside[] = {"kind", NULL};
@@ -62,7 +69,7 @@ static enum status read_row(struct model_reading *s, const struct node *row, con
     const struct table t = {
         .path = path, .map = row, .fields = out->kind->fields, .beside = beside, .base = out->config};
     TRY(read_table(r, &t));
-    if (r->tree.mistakes.n > n_before || r->tree.broken || s->m->width < 1) return OK;
+    if (r->tree.mistakes.n > n_before || r->tree.broken || holds_refused(&r->tree, row) || s->m->width < 1) return OK;
     return mistake_of(r, out->kind->check(out->config, s->m->width), row->key_at, path);
 }
 

@@ -268,8 +268,9 @@ enum status runner_init_params(struct runner *r, uint64_t seed) {
 
 static enum status store(void *arg, int param, int64_t first, int64_t n, const void *numbers) {
     struct runner *r = arg;
-    TRY(sharding_store(&r->shards, param, first, n, numbers, NULL));
-    return space_settle(&r->ctx);
+    const enum status st = sharding_store(&r->shards, param, first, n, numbers, NULL);
+    const enum status settled = space_settle(&r->ctx); /* also after a failure: a copy may read the numbers */
+    return st != OK ? st : settled;
 }
 
 struct param_sink runner_sink(struct runner *r) {

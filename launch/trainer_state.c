@@ -52,8 +52,9 @@ static enum status put(void *arg, const struct state_tensor *s, int64_t first, i
     const struct state_place *place = &t->place[s - t->state];
     const int64_t size = dtype_bytes(s->t.dtype);
     if (place->param >= 0) {
-        TRY(sharding_store(&t->run.shards, place->param, place->first + first, n, host, NULL));
-        return space_settle(&t->run.ctx);
+        const enum status st = sharding_store(&t->run.shards, place->param, place->first + first, n, host, NULL);
+        const enum status settled = space_settle(&t->run.ctx); /* also after a failure: a copy may read host */
+        return st != OK ? st : settled;
     }
     return space_copy(&t->run.ctx, (char *)s->t.data + first * size, host, n * size);
 }

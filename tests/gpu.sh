@@ -4,7 +4,8 @@
 #   tests/gpu.sh correct [OP ...]    every CUDA op on its cases, those of the benchmark too: match, guard, same, errors;
 #                                    then the ops above 2^31 elements
 #   tests/gpu.sh sanitize [OP ...]   the small cases under memcheck, racecheck, initcheck and synccheck, or BATON_TOOLS;
-#                                    PARTS: processes that share an op's rows; BATON_TIMEOUT: seconds of each
+#                                    PARTS: processes that share an op's rows; BATON_TIMEOUT: seconds of each;
+#                                    racecheck wants a build with -DBATON_RACECHECK=ON
 #   tests/gpu.sh bench [OP ...]      baton bench --device cuda
 #   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
 #   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
@@ -358,5 +359,5 @@ trap 'rm -rf "$work"' EXIT
 case $part in
 correct | sanitize | bench | peers | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
 8b) whole_8b ;;
-*) sed -n '3,19s/^# //p' "$0" && exit 2 ;;
+*) sed -n '3,20s/^# //p' "$0" && exit 2 ;;
 esac

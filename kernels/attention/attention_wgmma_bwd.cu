@@ -208,8 +208,7 @@ template <int D> static __device__ void hand_over(struct room<D> *m, int group, 
 #pragma unroll
     for (int n = 0; n < D / 16; n++) to[n * GROUP] = make_float4(dq[n][0], dq[n][1], dq[n][2], dq[n][3]);
     shared_fence();
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) bulk_arrive(&m->made[odd]);
+    bulk_warp_arrive(&m->made[odd]);
 }
 
 /* A thread of them. */
@@ -241,8 +240,7 @@ static __device__ bool weigh(const struct worker<D> &w, const struct seen *query
     add_rows<D>(dv, packed, dout);
     wgmma_wait<1>();
     wgmma_settled<8>(dp);
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) bulk_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
+    bulk_warp_arrive(&m->freed[i == 0 ? STAGES - 1 : i - 1]);
     weights_back(s, dp, &m->sums[i]);
     pack_all<8>(ds, dp);
     wgmma_wait<0>();
@@ -329,9 +327,9 @@ template <int D> static __device__ void open_barriers(struct room<D> *m) {
     bulk_barrier_init(&m->keys, 1);
     for (int i = 0; i < STAGES; i++) {
         bulk_barrier_init(&m->there[i], 1);
-        bulk_barrier_init(&m->freed[i], WORKERS / WARP);
+        bulk_barrier_init(&m->freed[i], WORKERS / WARP * WARP_ARRIVALS);
     }
-    for (int i = 0; i < SENDERS; i++) bulk_barrier_init(&m->made[i], WORKERS / WARP);
+    for (int i = 0; i < SENDERS; i++) bulk_barrier_init(&m->made[i], WORKERS / WARP * WARP_ARRIVALS);
     bulk_barrier_init(&m->taken, 1);
     bulk_barriers_see();
 }

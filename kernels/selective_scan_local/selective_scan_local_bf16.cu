@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Backward of the first half in BF16: what each chunk's outputs ask of its entering state, in the division of
- * selective_warp.cuh.  Warps are on their own, each with the chunks of its channels that come its way.
+ * selective_bf16.cuh.  Warps are on their own, each with the chunks of its channels that come its way.
  *
  * Per token and channel: reads z, dt, dout, 6 bytes; 4 N / chunk more for the state; N + 4 special functions, 4 N
  * flops. At D 8,192, N 16, 1.755 GHz the special functions of an H200 need 44 ns a token, the bytes 12 ns of 4.8 TB/s;

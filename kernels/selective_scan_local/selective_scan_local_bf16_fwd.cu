@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Forward of the first half in BF16.  Ranges are cut into stretches of many chunks, by their tokens and the number of
- * channels alone, so that no mesh shows.  Warps walk through a stretch from a zero state.  Then states are folded over
- * the stretches, and out is made again of the chunks that what enters a stretch reaches. */
+ * channels (of the rank, where mesh.tensor splits them) alone, so that no split of tokens shows.  Warps walk through a
+ * stretch from a zero state.  Then states are folded over the stretches, and out is made again of the chunks that what
+ * enters a stretch reaches. */
 #include "kernels/selective_scan_local/selective_scan_local_bf16.h"
 #include "kernels/selective_out_bf16.cuh"
 

@@ -254,7 +254,7 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
         wide_sum(i, col, &two, w);
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
-        barrier_arrive(3, 2 * GROUP); /* M and xq are there */
+        barrier_arrive(3, 2 * GROUP); /* M and xq are there, and the products of x have ended */
         if (SUMS > 1 && head > 0) store_da(m->owns, head - 1, &m->w[(head - 1) % SUMS]);
         if (SUMS > 1 && head + 1 < heads) continue;
         barrier_of(1, WIDE_THREADS);

@@ -54,6 +54,16 @@ struct ssd_local_case {
          8,                                                                                                            \
          0.05,                                                                                                         \
          0.3},                                                                                                         \
+        {"tensor cores, six heads of a group to a block",                                                              \
+         {1, {0, 200}, 3, {60, 150}},                                                                                  \
+         6,                                                                                                            \
+         64,                                                                                                           \
+         128,                                                                                                          \
+         1,                                                                                                            \
+         128,                                                                                                          \
+         0,                                                                                                            \
+         0.05,                                                                                                         \
+         0.3},                                                                                                         \
         {"tensor cores, heads in several parts", {1, {0, 70}, 0, {0}}, 18, 64, 64, 1, 64, 0, 0.0, INFINITY},           \
         {"tensor cores, N 256, an even number of heads",                                                               \
          {2, {0, 130, 300}, 3, {199}},                                                                                 \
