@@ -161,14 +161,7 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
         *(uint32_t *)(room + at) = pack(fmaf(D, low_half(xs), own[0]), fmaf(D, high_half(xs), own[1]));
     }
     __syncwarp();
-#pragma unroll
-    for (int k = 0; k < 16; k += 4) {
-        const bf16_bits *from = room + k * 64 + (piece ^ k % 8 * 8);
-        if (k >= n) continue;
-        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
-        else
-            for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
-    }
+    rows_leave(to, pitch, room, piece, n, whole);
 }
 
 /* One head of rows 64 half and on, the c-th of the warpgroup. */

@@ -83,6 +83,20 @@ static inline __device__ float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
+/* A warp's 16 rows of a panel, from which `piece` is this lane's in its first four rows, into rows of a matrix, of
+ * which n exist from the lane's first on; whole: 16 bytes at a time. */
+static inline __device__ void rows_leave(bf16_bits *to, int pitch, const bf16_bits *panel, int piece, int n,
+                                         bool whole) {
+#pragma unroll
+    for (int k = 0; k < 16; k += 4) {
+        const bf16_bits *from = panel + k * 64 + (piece ^ k % 8 * 8);
+        if (k >= n) continue;
+        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
+        else
+            for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
+    }
+}
+
 /* Warps that do much beside warps that do little, on each quarter of the processor. */
 static inline __device__ int strip_of(int warp, int n_warps) { return n_warps == 8 && warp >= 4 ? 11 - warp : warp; }
 #endif

@@ -180,14 +180,7 @@ static __device__ void wide_dx(const struct ssd &a, const struct wide_owns &o, i
     const int piece = ((i.at - lane / 4 + lane / 8) * 64 + lane % 8 * 8) ^ lane / 8 * 8;
     bf16_bits *to = o.dx + (int64_t)s * pitch + head * SSD_P + lane % 8 * 8;
     const bool whole = o.whole_dx;
-#pragma unroll
-    for (int k = 0; k < 16; k += 4) {
-        const bf16_bits *from = tile_at + k * 64 + (piece ^ k % 8 * 8);
-        if (k >= n) continue;
-        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
-        else
-            for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
-    }
+    rows_leave(to, pitch, tile_at, piece, n, whole);
 }
 
 /* x dy^T of a warpgroup's block, on its way. */
