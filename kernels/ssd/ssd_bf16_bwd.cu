@@ -7,14 +7,15 @@
  *   backward_rows    a block owns a chunk and a group, once for dC and u, once for dB, v and <S, G>
  *   backward_steps   a block owns a chunk and 32 heads: da, ddt, and what sums over tokens
  *
- * Chunks of 128 tokens have both by warpgroups: ssd_wide.cuh, ssd_wide_rows.cuh.
+ * Chunks of 128 tokens have both by warpgroups, dC and dB of a chunk and a group by one block: ssd_wide.cuh,
+ * ssd_wide_rows.cuh.
  *
  * The double sum of da_j = sum over s < j <= t of W[t, s], in blocks of 16 x 16: rows of later blocks or j's own, up to
  * its block's columns (earlier[J][t] summed over t >= j), columns of its own block (later[s] summed over s < j), and
  * the block on the diagonal.  All terms are added, none subtracted.
  *
- * Bytes per token and head of P 64, N 128, Q 128: 512 (x, dy, G, dx), then 640 (x, dy, S twice, G): 147 KB a token of
- * 128 heads, 31 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
+ * Bytes per token and head of P 64, N 128, Q 128: 512 (x, dy, G, dx), then 512 (x, dy, S, G): 131 KB a token of 128
+ * heads, 27 ns at 4.8 TB/s.  Flops (6 N + 2 Q) P = 65,536, 8.5 ns at 989 TFLOP/s. */
 #include "kernels/ssd/ssd_bf16_heads.cuh"
 #include "kernels/ssd/ssd_bf16_rows.cuh"
 #include "kernels/ssd/ssd_sums.cuh"
@@ -22,96 +23,145 @@
 
 /* ---- time steps ---- */
 
-/* In an order that is always the same: the sums over a thread's rows, then over the eight threads of a head. */
-static __device__ double parts_sum(double (*room)[WARP], double own, int first, int end) {
-    __syncthreads();
-    room[threadIdx.y][threadIdx.x] = own;
-    __syncthreads();
-    double sum = 0.0;
-    for (int part = first; part < end; part++) sum += room[part][threadIdx.x];
-    return sum;
-}
-
-/* What a head's halves left, and of N 256 those of its columns, `next` behind each other: summed. */
-template <int halves, int parts> static __device__ float halves_sum(const float *x, int64_t i, int64_t next) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int k = 0; k < halves * parts; k++) {
-        const float own = x[k / halves * next + i * halves + k % halves];
-        sum = k ? sum + own : own;
-    }
-    return sum;
-}
-
-/* What a row's gradients are made of, on its way. */
-struct row_sums {
-    float da, xq, xdy, dts, dt;
-};
-enum { AT_ONCE = 4 }; /* rows */
-template <int halves>
-static __device__ void rows_fetch(struct row_sums (&to)[AT_ONCE], const struct ssd &a, const struct scratch &w,
-                                  int64_t t0, int64_t n, int64_t h) {
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; i++) {
-        const int64_t t = t0 + i, at = t * a.heads + h;
-        if (i >= n) continue;
-        to[i] = {halves_sum<halves, 1>(w.da, at, 0), halves_sum<halves, 1>(w.xq, at, 0),
-                 halves_sum<halves, 1>(w.xdy, at, 0), row(a.dts, t)[h], bf16_float(row16(a.dt, t)[h])};
-    }
-}
-
-/* 32 heads of one chunk, a thread for an eighth of a head's rows, AT_ONCE of them on their way at a time. */
-template <int halves, int parts>
-__global__ __launch_bounds__(THREADS, 2) static void backward_steps(const struct ssd a, const struct scratch w) {
-    constexpr int MOST = 128 / WARPS;
-    __shared__ double room[WARPS][WARP];
-    const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, each = a.chunk / WARPS;
-    const int64_t own_h = blockIdx.x % blocks * WARP + threadIdx.x, h = least(own_h, H - 1);
-    struct device_span k;
-    if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
-    const int64_t begin = k.begin + threadIdx.y * each, n = own_h < H ? least(each, k.end - begin) : 0;
-    const double A = -exp((double)((const float *)a.A_log.data)[h]);
-    const float bias = ((const float *)a.dt_bias.data)[h];
-    float u[MOST], v[MOST];
-    double sums[N_SUMS] = {}, own_u = 0.0, own_v = 0.0;
-#pragma unroll
-    for (int i = 0; i < MOST; i++) {
-        u[i] = i < n ? halves_sum<halves, parts>(w.u, (begin + i) * H + h, a.pos.shape[0] * H * halves) : 0.0f;
-        v[i] = i < n ? halves_sum<halves, 1>(w.v, (begin + i) * H + h, 0) : 0.0f;
-    }
-    struct row_sums next[AT_ONCE];
-    rows_fetch<halves>(next, a, w, begin, n, h);
-#pragma unroll
-    for (int i = 0; i < MOST; i++) own_u += (double)u[i], own_v += (double)v[i];
-    const float product = halves_sum<halves, parts>(w.products, chunk * H + h, w.n_chunks * H * halves);
-    double after = (double)product * (double)w.decays[chunk * H + h];
-    after += parts_sum(room, own_u, (int)threadIdx.y + 1, WARPS);
-    double before = parts_sum(room, own_v, 0, (int)threadIdx.y);
-#pragma unroll
-    for (int i = MOST - 1; i >= 0; i--) u[i] = (float)(after += (double)u[i]);
-#pragma unroll
-    for (int i0 = 0; i0 < MOST; i0 += AT_ONCE) {
-        struct row_sums own[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) own[i] = next[i];
-        if (i0 + AT_ONCE < MOST) rows_fetch<halves>(next, a, w, begin + i0 + AT_ONCE, n - i0 - AT_ONCE, h);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            if (i0 + i >= n) continue;
-            const double da = (double)(own[i].da + u[i0 + i]) + before;
-            before += (double)v[i0 + i];
-            const float slope = ssd_dt_slope_fast(own[i].dt + bias, a.dt_min, a.dt_max);
-            const double ddt = (A * da + (double)own[i].xq) * (double)slope;
-            row16(a.ddt, begin + i0 + i)[h] = bf16_of((float)ddt);
-            sums[SUM_A_LOG] += da * A * (double)own[i].dts;
-            sums[SUM_DT_BIAS] += ddt;
-            sums[SUM_D] += (double)own[i].xdy;
+/* What comes to a lane's rows of a chunk: of `n` of them that exist; the others become zero. */
+template <int R> static __device__ void rows_take(float (&to)[R], const float *from, int n) {
+    if (n >= R) {
+        if constexpr (R == 4) {
+            const float4 x = *(const float4 *)from;
+            to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+        } else {
+            const float2 x = *(const float2 *)from;
+            to[0] = x.x, to[1] = x.y;
         }
+    } else {
+#pragma unroll
+        for (int i = 0; i < R; i++) to[i] = i < n ? from[i] : 0.0f;
+    }
+}
+/* Summed over what a head's halves left, and of N 256 those of its columns, `next` behind each other. */
+template <int R, int Q, int halves, int parts>
+static __device__ void rows_sum(float (&to)[R], const float *from, int64_t next, int n) {
+    rows_take<R>(to, from, n);
+#pragma unroll
+    for (int k = 1; k < halves * parts; k++) {
+        float more[R];
+        rows_take<R>(more, from + k / halves * next + k % halves * Q, n);
+#pragma unroll
+        for (int i = 0; i < R; i++) to[i] += more[i];
+    }
+}
+template <int R> struct row_sums { float u[R], v[R], da[R], xq[R], xdy[R], product; };
+template <int Q, int halves, int parts>
+static __device__ void head_take(struct row_sums<Q / WARP> *to, const struct ssd &a, const struct scratch &w,
+                                 int64_t chunk, int64_t h, int n) {
+    constexpr int R = Q / WARP;
+    const int lane = threadIdx.x, left = n - lane * R;
+    const int64_t first = chunk * a.heads + h, at = first * halves * Q + lane * R, all = w.n_chunks * a.heads * halves;
+    rows_sum<R, Q, halves, parts>(to->u, w.u + at, all * Q, left);
+    rows_sum<R, Q, halves, 1>(to->v, w.v + at, 0, left);
+    rows_sum<R, Q, halves, 1>(to->da, w.da + at, 0, left);
+    rows_sum<R, Q, halves, 1>(to->xq, w.xq + at, 0, left);
+    rows_sum<R, Q, halves, 1>(to->xdy, w.xdy + at, 0, left);
+    float product = w.products[first * halves];
+#pragma unroll
+    for (int k = 1; k < halves * parts; k++) product += w.products[first * halves + k / halves * all + k % halves];
+    to->product = product * w.decays[first];
+}
+
+/* The sum over the lanes before this one (later: after it). */
+template <bool later> static __device__ double lanes_sum(double own) {
+    const int lane = threadIdx.x;
+    double sum = own;
+#pragma unroll
+    for (int by = 1; by < WARP; by *= 2) {
+        const double other = later ? __shfl_down_sync(0xffffffffu, sum, by) : __shfl_up_sync(0xffffffffu, sum, by);
+        if (later ? lane + by < WARP : lane >= by) sum += other;
+    }
+    const double next = later ? __shfl_down_sync(0xffffffffu, sum, 1) : __shfl_up_sync(0xffffffffu, sum, 1);
+    return (later ? lane + 1 < WARP : lane > 0) ? next : 0.0;
+}
+
+/* Of one head by a warp, a lane for Q / WARP rows; slope becomes ddt. */
+template <int Q>
+static __device__ void head_steps_back(const struct row_sums<Q / WARP> &s, double A, const float *dts, float *slope,
+                                       double *sums) {
+    constexpr int R = Q / WARP;
+    const int lane = threadIdx.x;
+    double own_u = 0.0, own_v = 0.0, after[R], sum[N_SUMS] = {};
+#pragma unroll
+    for (int i = 0; i < R; i++) own_u += (double)s.u[i], own_v += (double)s.v[i];
+    double last = (double)s.product + lanes_sum<true>(own_u), before = lanes_sum<false>(own_v);
+#pragma unroll
+    for (int i = R - 1; i >= 0; i--) after[i] = last += (double)s.u[i];
+#pragma unroll
+    for (int i = 0; i < R; i++) {
+        const int t = lane * R + i;
+        const double da = (double)s.da[i] + after[i] + before;
+        before += (double)s.v[i];
+        const double ddt = (A * da + (double)s.xq[i]) * (double)slope[t];
+        slope[t] = (float)ddt;
+        sum[SUM_A_LOG] += da * A * (double)dts[t];
+        sum[SUM_DT_BIAS] += ddt;
+        sum[SUM_D] += (double)s.xdy[i];
     }
     for (int i = 0; i < N_SUMS; i++) {
-        const double sum = parts_sum(room, sums[i], 0, WARPS);
-        if (threadIdx.y == 0 && own_h < H) w.sums[(chunk * H + h) * N_SUMS + i] = sum;
+        const double x = warp_sum(sum[i]);
+        if (lane == 0) sums[i] = x;
     }
+}
+
+/* Time steps of a head and slopes of dt, by the threads of a lane; zero in rows that do not exist.  AT_ONCE rows of a
+ * thread are on their way at a time. */
+enum { AT_ONCE = 8 };
+template <int Q>
+static __device__ void steps_take(const struct ssd &a, int64_t begin, int n, int64_t h, float *dts, float *slope) {
+    const bool there = h < a.heads;
+    const int64_t col = there ? h : a.heads - 1;
+    const float bias = ((const float *)a.dt_bias.data)[col];
+    for (int t0 = threadIdx.y; t0 < Q; t0 += AT_ONCE * WARPS) {
+        float s[AT_ONCE];
+        bf16_bits raw[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int t = t0 + i * WARPS, r = t < n ? t : n - 1;
+            s[i] = row(a.dts, begin + r)[col], raw[i] = row16(a.dt, begin + r)[col];
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int t = t0 + i * WARPS;
+            const float k = ssd_dt_slope_fast(bf16_float(raw[i]) + bias, a.dt_min, a.dt_max);
+            dts[t] = t < n && there ? s[i] : 0.0f;
+            slope[t] = t < n && there ? k : 0.0f;
+        }
+    }
+}
+
+/* 32 heads of one chunk, a warp for four of them one after another, whose rows come a head ahead.  Time steps lie
+ * (T, H), all else (c, H, Q): they go through shared memory. */
+template <int Q, int halves, int parts>
+__global__ __launch_bounds__(THREADS, 3) static void backward_steps(const struct ssd a, const struct scratch w) {
+    constexpr int EACH = WARP / WARPS;
+    __shared__ float dts[WARP][Q + 1], slope[WARP][Q + 1];
+    const int64_t H = a.heads, blocks = ceil_div(H, WARP), chunk = blockIdx.x / blocks, h0 = blockIdx.x % blocks * WARP;
+    const int64_t own = h0 + threadIdx.x;
+    const int lane = threadIdx.x, warp = threadIdx.y;
+    struct device_span k;
+    if (!span_find(a.range, a.pos, a.chunk, chunk, &k)) return;
+    const int n = (int)(k.end - k.begin);
+    struct row_sums<Q / WARP> next;
+    int64_t h = h0 + warp * EACH;
+    if (h < H) head_take<Q, halves, parts>(&next, a, w, chunk, h, n);
+    steps_take<Q>(a, k.begin, n, own, dts[lane], slope[lane]);
+    __syncthreads();
+    for (int i = 0; i < EACH && h < H; i++, h++) {
+        const struct row_sums<Q / WARP> s = next;
+        if (i + 1 < EACH && h + 1 < H) head_take<Q, halves, parts>(&next, a, w, chunk, h + 1, n);
+        const double A = -exp((double)((const float *)a.A_log.data)[h]);
+        head_steps_back<Q>(s, A, dts[h - h0], slope[h - h0], w.sums + (chunk * H + h) * N_SUMS);
+    }
+    __syncthreads();
+    for (int t = warp; t < n; t += WARPS)
+        if (own < H) row16(a.ddt, k.begin + t)[own] = bf16_of(slope[lane][t]);
 }
 
 /* ---- launches ---- */
@@ -145,7 +195,7 @@ static int64_t column_parts(const struct ssd *a) { return by_warpgroups(a) && a-
 enum { N_SCRATCH = 9 };
 static void scratch_bytes(const struct ssd *a, int64_t bytes[N_SCRATCH]) {
     const struct ssd k = ssd_by_halves(a);
-    const int64_t n = chunks_of(a), rows = a->pos.shape[0] * k.heads * (int64_t)sizeof(float), cols = column_parts(a);
+    const int64_t n = chunks_of(a), rows = n * k.heads * a->chunk * (int64_t)sizeof(float), cols = column_parts(a);
     const int64_t K = k.heads / k.groups / heads_of(&k) * n * a->groups * a->chunk * a->chunk * 2;
     const int64_t each[N_SCRATCH] = {rows,
                                      rows * cols,
@@ -176,12 +226,11 @@ template <int N> static enum status backward_wide(struct ctx *c, const struct ss
     constexpr int cols = N > 128 ? 128 : N, parts = N / cols;
     const int64_t heads = heads_of(a), items = w->n_chunks * a->groups * parts;
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
-    constexpr int for_C = sizeof(wide_rows_shared<cols, true>), for_B = sizeof(wide_rows_shared<cols, false>);
-    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && for_C <= 113 * 1024 && for_B <= 113 * 1024,
-                  "the tiles fit into a processor's shared memory, those of wide_rows twice");
+    static_assert(sizeof(wide_shared<N>) <= 227 * 1024 && sizeof(wide_rows_shared<cols>) <= 227 * 1024,
+                  "the tiles fit into a processor's shared memory");
     LAUNCH_SHARED((wide_heads<N>), w->n_chunks * (a->heads / heads), WIDE_THREADS, sizeof(wide_shared<N>), *a, *w,
                   heads, whole, rows_whole(a->dx));
-    LAUNCH_SHARED((wide_rows<cols, parts>), 2 * items, ROWS_THREADS, for_C > for_B ? for_C : for_B, *a, *w, whole);
+    LAUNCH_SHARED((wide_rows<cols, parts>), items, ROWS_THREADS, sizeof(wide_rows_shared<cols>), *a, *w, whole);
     return OK;
 }
 
@@ -192,10 +241,12 @@ template <int N> static enum status backward_state(struct ctx *c, const struct s
 /* da, ddt and sums of them: `a` with its own heads. */
 static enum status backward_times(struct ctx *c, const struct ssd *a, const struct scratch *w) {
     const dim3 grid((unsigned)(w->n_chunks * ceil_div(a->heads, WARP))), block(WARP, WARPS);
-    if (w->shift && column_parts(a) > 1) LAUNCH((backward_steps<2, 2>), grid, block, *a, *w);
-    else if (w->shift) LAUNCH((backward_steps<2, 1>), grid, block, *a, *w);
-    else if (column_parts(a) > 1) LAUNCH((backward_steps<1, 2>), grid, block, *a, *w);
-    else LAUNCH((backward_steps<1, 1>), grid, block, *a, *w);
+    const bool wide = by_warpgroups(a), halves = w->shift > 0, parts = column_parts(a) > 1;
+    if (!wide) LAUNCH((backward_steps<64, 1, 1>), grid, block, *a, *w);
+    else if (halves && parts) LAUNCH((backward_steps<WIDE_ROWS, 2, 2>), grid, block, *a, *w);
+    else if (halves) LAUNCH((backward_steps<WIDE_ROWS, 2, 1>), grid, block, *a, *w);
+    else if (parts) LAUNCH((backward_steps<WIDE_ROWS, 1, 2>), grid, block, *a, *w);
+    else LAUNCH((backward_steps<WIDE_ROWS, 1, 1>), grid, block, *a, *w);
     LAUNCH_WARPS(backward_sums, N_SUMS * a->heads, *a, w->sums);
     return OK;
 }

@@ -144,8 +144,9 @@ static __device__ void store_dx(const struct ssd &a, const struct scratch &w, co
         xq = quad_sum(xq);
         xdy = quad_sum(xdy);
         if (lane % 4 || s >= p.n) continue;
-        w.xq[(p.k.begin + s) * a.heads + h] = xq;
-        w.xdy[(p.k.begin + s) * a.heads + h] = xdy;
+        const int64_t at = rows_at(a, p.chunk, h) + s;
+        w.xq[at] = xq;
+        w.xdy[at] = xdy;
     }
 }
 
@@ -168,7 +169,7 @@ static __device__ void store_da(const struct ssd &a, const struct scratch &sc, c
     }
     for (int t = lane % 16; t < 16; t++)
         for (int s = 0; s < lane % 16; s++) sum += w->diagonal[block][s][t];
-    if (lane < 16 && j < p.n) sc.da[(p.k.begin + j) * a.heads + h] = sum;
+    if (lane < 16 && j < p.n) sc.da[rows_at(a, p.chunk, h) + j] = sum;
 }
 
 /* K of 16 rows s, rounded; 0 in the blocks before their own. */

@@ -34,7 +34,7 @@ static __device__ void own_tokens(float sum[NB / 8][4], const rows_shared<NB, Q>
 /* sum += f (rows state), and that times Y summed over columns: u or v of 16 rows, into to (a row's head). */
 template <int NB, int Q, bool for_C>
 static __device__ void through_state(float sum[NB / 8][4], const rows_shared<NB, Q> *m, int now, const struct place &p,
-                                     int strip, float *to, int64_t pitch, bool first) {
+                                     int strip, float *to, bool first) {
     const int lane = threadIdx.x % WARP, c = lane % 4 * 2, r = 16 * strip + lane / 4;
     const head_steps<Q> *steps = &m->steps;
     float own[NB / 8][4] = {};
@@ -64,7 +64,7 @@ static __device__ void through_state(float sum[NB / 8][4], const rows_shared<NB,
             sum[j][2 * half + 1] += o1;
         }
         dot = quad_sum(dot);
-        if (lane % 4 == 0 && i < p.n) to[i * pitch] = first ? dot : to[i * pitch] + dot;
+        if (lane % 4 == 0 && i < p.n) to[i] = first ? dot : to[i] + dot;
     }
 }
 
@@ -150,8 +150,8 @@ __global__ __launch_bounds__(2 * Q) static void backward_rows(const struct ssd a
             if (i + 1 < heads) next = step_fetch<Q>(a, p, h + 1);
             cp_wait<1>();
             __syncthreads();
-            float *to = (for_C ? w.u : w.v) + p.k.begin * a.heads + h;
-            through_state<NB, Q, for_C>(sum, m, now, p, strip, to, a.heads, n0 == 0);
+            float *to = (for_C ? w.u : w.v) + rows_at(a, p.chunk, h);
+            through_state<NB, Q, for_C>(sum, m, now, p, strip, to, n0 == 0);
             if (!for_C) {
                 const float part = state_product<NB>(state16(a.states, p.chunk, h) + n0, N, m->head[now].state);
                 store_product<NB, Q>(a, w, p, h, n0, part, m);

@@ -14,7 +14,7 @@ static inline struct ssd ssd_by_halves(const struct ssd *a) {
     return k;
 }
 
-/* Workspace of backward: (T, H) each; decays and products (c, H); K (parts, c, G, Q, Q) BF16 as [s][t]; sums (c, H,
+/* Workspace of backward: (c, H, Q) each; decays and products (c, H); K (parts, c, G, Q, Q) BF16 as [s][t]; sums (c, H,
  * N_SUMS).  Heads are of width 64 but in decays and sums; of N 256 u and products are there twice, once for each half
  * of the columns. */
 struct scratch {
@@ -27,6 +27,10 @@ struct scratch {
 static __device__ bf16_bits *weights_at(const struct ssd &a, const struct scratch &w, int64_t part, int64_t chunk,
                                         int64_t g) {
     return w.K + ((part * w.n_chunks + chunk) * a.groups + g) * a.chunk * a.chunk;
+}
+
+static inline __device__ int64_t rows_at(const struct ssd &a, int64_t chunk, int64_t h) {
+    return (chunk * a.heads + h) * a.chunk;
 }
 
 /* First row of the chunk that each row sees; rows that do not exist see none. */

@@ -6,7 +6,8 @@
  *
  *   warpgroup   rows s    columns t
  *   0           0-63      0-63        and dx of its rows
- *   1           0-63      64-127      and da of all rows; its M = L C B^T goes to warpgroup 0 through shared memory
+ *   1           0-63      64-127      and da of all rows; its M = L C B^T goes to warpgroup 0 through shared memory.
+ *                                     It alone copies the next head's tiles: the others have more to do
  *   2           64-127    64-127      and dx of its rows
  *
  * A warp has a strip of 16 rows s, a thread rows s and s + 8 of it.  Warps k of all warpgroups run on one scheduler,
@@ -38,34 +39,32 @@ template <int N> struct wide_shared {
 
 static __device__ struct wide_owns wide_find_block(const struct ssd &a, const struct scratch &sc, const struct place &p,
                                                    int64_t heads) {
-    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads, first = p.k.begin * a.heads + p.h0;
+    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads, first = rows_at(a, p.chunk, p.h0);
     struct wide_owns o = {};
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.dy = row16(a.dy, p.k.begin) + p.h0 * SSD_P;
     o.G = state16(a.dstates, p.chunk, p.h0), o.dx = row16(a.dx, p.k.begin) + p.h0 * SSD_P;
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin), o.D = (const float *)a.D.data;
     o.da = sc.da + first, o.v = sc.v + first, o.xq = sc.xq + first, o.xdy = sc.xdy + first;
     o.K = weights_at(a, sc, part, p.chunk, p.g);
-    o.n = p.n, o.last = p.last, o.heads = (int)a.heads, o.h0 = (int)p.h0, o.shift = sc.shift;
+    o.n = p.n, o.last = p.last, o.h0 = (int)p.h0, o.shift = sc.shift;
     o.through = p.k.through;
     return o;
 }
 
 static __device__ void steps_fetch(const struct ssd &a, const struct wide_owns &o, int head, struct wide_steps *to) {
-    const int t = threadIdx.x % WIDE_ROWS, of_dts = threadIdx.x >= WIDE_ROWS, h = (o.h0 + head) >> o.shift;
-    const int r = t < o.n ? t : o.n - 1, pitch = (int)(of_dts ? a.dts : a.cum).pitch;
-    if (threadIdx.x < 2 * WIDE_ROWS)
-        cp_async4((of_dts ? to->dts : to->cum) + t, (of_dts ? o.dts : o.cum) + (int64_t)r * pitch + h);
-    else if (t == 0) cp_async4(&to->D, o.D + h);
+    const int t = threadIdx.x % GROUP, h = (o.h0 + head) >> o.shift, r = t < o.n ? t : o.n - 1;
+    cp_async4(to->cum + t, o.cum + (int64_t)r * (int)a.cum.pitch + h);
+    cp_async4(to->dts + t, o.dts + (int64_t)r * (int)a.dts.pitch + h);
+    if (t == 0) cp_async4(&to->D, o.D + h);
 }
-/* A head's tiles, one to a warpgroup. */
-template <int N>
-static __device__ void wide_fetch(const struct ssd &a, int head, int at, int group, wide_shared<N> *m) {
+/* A head's tiles, by a warpgroup. */
+template <int N> static __device__ void wide_fetch(const struct ssd &a, int head, wide_shared<N> *m) {
     const struct wide_owns &o = m->owns;
-    if (group == 0) panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x + head * SSD_P, a.x.pitch, o.n, o.whole);
-    else if (group == 1) panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, o.dy + head * SSD_P, a.dy.pitch, o.n, o.whole);
-    else
-        for (int k = 0; k < N / 64; k++)
-            panel_fetch<SSD_P, GROUP>(m->head[at].G[k], o.G + head * (SSD_P * N) + 64 * k, N, SSD_P, true);
+    const int at = head & 1;
+    panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x + head * SSD_P, a.x.pitch, o.n, o.whole);
+    panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, o.dy + head * SSD_P, a.dy.pitch, o.n, o.whole);
+    for (int k = 0; k < N / 64; k++)
+        panel_fetch<SSD_P, GROUP>(m->head[at].G[k], o.G + head * (SSD_P * N) + 64 * k, N, SSD_P, true);
     steps_fetch(a, o, head, &m->steps[at]);
 }
 
@@ -143,21 +142,31 @@ static __device__ void wide_block(const float (&L)[8], const float *xdy, const f
 static __device__ void add_later(const struct wide_owns &o, int head, const struct wide_place &i,
                                  const struct wide_steps *steps, const bf16_bits *x, float (&q)[32],
                                  struct wide_two *two) {
+    const int piece = lane_piece();
+    float out[2], v[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int s = i.s + 8 * half;
-        const float out = s >= o.last && s < o.n ? step_exp(steps->cum[WIDE_ROWS - 1] - two->cum[half]) : 0.0f;
-        float v = 0.0f;
+        out[half] = s >= o.last && s < o.n ? step_exp(steps->cum[WIDE_ROWS - 1] - two->cum[half]) : 0.0f;
+    }
+    x += (i.at - threadIdx.x % WARP / 4) * 64;
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint32_t xs = *(const uint32_t *)(x + panel_pair(i.at, j) + 512 * half);
-            float *to = q + 4 * j + 2 * half;
-            v = fmaf(low_half(xs), to[0], fmaf(high_half(xs), to[1], v));
-            to[0] *= out, to[1] *= out;
+    for (int k = 0; k < SSD_P / 16; k++) {
+        uint32_t xs[4];
+        ldmatrix(xs, x + (piece ^ 16 * k));
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float *own = q + 8 * k + e / 2 * 4 + e % 2 * 2;
+            v[e % 2] = fmaf(low_half(xs[e]), own[0], fmaf(high_half(xs[e]), own[1], v[e % 2]));
+            own[0] *= out[e % 2], own[1] *= out[e % 2];
         }
-        v = out * quad_sum(v);
-        two->own[half] += v;
-        if (i.c == 0 && s < o.n) o.v[s * o.heads + head] = two->dts[half] * v;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int s = i.s + 8 * half;
+        const float own = out[half] * quad_sum(v[half]);
+        two->own[half] += own;
+        if (i.c == 0 && s < o.n) o.v[head * WIDE_ROWS + s] = two->dts[half] * own;
     }
 }
 
@@ -165,22 +174,25 @@ static __device__ void add_later(const struct wide_owns &o, int head, const stru
 static __device__ void wide_dx(const struct ssd &a, const struct wide_owns &o, int head, const struct wide_place &i,
                                float D, const float (&dts)[2], const bf16_bits *dy, const float (&q)[32],
                                bf16_bits *tile_at) {
-    const int lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % WARP, piece = lane_piece();
+    dy += 16 * i.strip * 64;
+    tile_at += (i.at - lane / 4) * 64;
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int k = 0; k < SSD_P / 16; k++) {
+        uint32_t dys[4];
+        ldmatrix(dys, dy + (piece ^ 16 * k));
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const uint32_t dys = *(const uint32_t *)(dy + panel_pair(i.s, j) + 512 * half);
-            const float *own = q + 4 * j + 2 * half;
-            *(uint32_t *)(tile_at + panel_pair(i.at, j) + 512 * half) =
-                pack(fmaf(dts[half], own[0], D * low_half(dys)), fmaf(dts[half], own[1], D * high_half(dys)));
+        for (int e = 0; e < 4; e++) {
+            const float *own = q + 8 * k + e / 2 * 4 + e % 2 * 2, d = dts[e % 2];
+            dys[e] = pack(fmaf(d, own[0], D * low_half(dys[e])), fmaf(d, own[1], D * high_half(dys[e])));
         }
+        stmatrix(dys, tile_at + (piece ^ 16 * k));
+    }
     __syncwarp();
-    const int s = i.s - lane / 4 + lane / 8, n = o.n - s, pitch = (int)a.dx.pitch;
-    const int piece = ((i.at - lane / 4 + lane / 8) * 64 + lane % 8 * 8) ^ lane / 8 * 8;
+    const int s = i.s - lane / 4 + lane / 8, pitch = (int)a.dx.pitch;
     bf16_bits *to = o.dx + (int64_t)s * pitch + head * SSD_P + lane % 8 * 8;
     const bool whole = o.whole_dx;
-    rows_leave(to, pitch, tile_at, piece, n, whole);
+    rows_leave(to, pitch, tile_at, lane / 8 * 64 + (lane % 8 ^ lane / 8) * 8, o.n - s, whole);
 }
 
 /* x dy^T of a warpgroup's block, on its way. */
@@ -194,24 +206,25 @@ static __device__ void product_xdy(const struct wide_place &i, const wide_shared
     wgmma_commit();
 }
 
-/* A head's tiles are there, and nobody reads those of the one before. */
-template <int N>
-static __device__ void wide_turn(const struct ssd &a, int next, int heads, int group, wide_shared<N> *m) {
-    cp_wait<0>();
-    shared_fence();
-    barrier_of(0, WIDE_THREADS);
-    if (next < heads) wide_fetch<N>(a, next, next & 1, group, m);
-    cp_commit();
-}
+/* Fast decays leave most of K near its diagonal, and its rounding is most of the error of dC and dB: what it leaves of
+ * a strip's block of 16 x 16 there is kept too, in the block of 64 x 64 that is zero, from this row and column on. */
+static __device__ int rest_row(int strip) { return 64 + strip / 4 * 16; }
+static __device__ int rest_col(int strip) { return strip % 4 * 16; }
 
 /* K of a thread's two rows, summed over the block's heads. */
 static __device__ void store_weights(const struct wide_owns &o, const struct wide_place &i, const float (&K)[32]) {
     bf16_bits *to = o.K + i.s * WIDE_ROWS + 64 * i.half_t + i.c;
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        *(uint32_t *)(to + 8 * j) = pack(K[4 * j], K[4 * j + 1]);
-        *(uint32_t *)(to + 8 * WIDE_ROWS + 8 * j) = pack(K[4 * j + 2], K[4 * j + 3]);
-    }
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float *own = K + 4 * j + 2 * half;
+            const uint32_t rounded = pack(own[0], own[1]);
+            *(uint32_t *)(to + 8 * j + half * 8 * WIDE_ROWS) = rounded;
+            if (i.half_s != i.half_t || 4 * i.half_t + j / 2 != i.strip) continue;
+            const int row = rest_row(i.strip) + i.s % 16 + 8 * half, col = rest_col(i.strip) + j % 2 * 8 + i.c;
+            *(uint32_t *)(o.K + row * WIDE_ROWS + col) = pack(own[0] - low_half(rounded), own[1] - high_half(rounded));
+        }
 }
 
 /* Warpgroup 1. */
@@ -226,8 +239,12 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
         struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], col[16] = {};
         uint32_t M[4][4];
-        wide_turn<N>(a, head + 1, heads, 1, m);
+        cp_wait<0>();
+        shared_fence();
+        barrier_of(0, WIDE_THREADS); /* tiles are there, and nobody reads those of the head before */
         product_xdy<N>(i, m, at, xdy);
+        if (head + 1 < heads) wide_fetch<N>(a, head + 1, m);
+        cp_commit();
         struct wide_two two = wide_begin(i, steps, on);
         wgmma_wait<0>();
         sums_ended(xdy);
@@ -242,8 +259,9 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
         };
         if (m->owns.through) blocks(choice<true>());
         else blocks(choice<false>());
+        const int piece = lane_piece();
 #pragma unroll
-        for (int j = 0; j < 16; j++) *(uint32_t *)(m->M + panel_pair(i.s, j / 2) + 512 * (j % 2)) = M[j / 4][j % 4];
+        for (int j = 0; j < 4; j++) stmatrix(M[j], m->M + 16 * i.strip * 64 + (piece ^ 16 * j));
         wide_sum(i, col, &two, w);
         if (i.c == 0) m->xq[i.s] = two.later[0], m->xq[i.s + 8] = two.later[1];
         shared_fence();
@@ -256,11 +274,23 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
     store_weights(m->owns, i, K);
 }
 
+/* x_s . dy_s of a warp's 16 rows, from the block on the diagonal. */
+static __device__ void store_xdy(const struct wide_owns &o, int head, const struct wide_place &i, const float *xdy) {
+    const int lane = threadIdx.x % WARP;
+    const bool odd = lane / 4 % 2;
+    const float x[2] = {odd ? xdy[1] : xdy[0], odd ? xdy[7] : xdy[6]};
+    if (lane / 8 != lane % 4) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        if (i.s + 8 * half < o.n) o.xdy[head * WIDE_ROWS + i.s + 8 * half] = x[half];
+}
+
 /* The four blocks of a strip's 16 rows, from the diagonal on. */
-static __device__ void strip_blocks(const struct wide_place &i, const struct wide_steps *steps, const int *from,
-                                    const float *on, bool through, const float (&xdy)[32], const float (&bc)[32],
-                                    float (&K)[32], uint32_t (&M)[4][4], float (&col)[16], struct wide_sums *w,
-                                    struct wide_two *two) {
+static __device__ void strip_blocks(const struct wide_owns &o, int head, const struct wide_place &i,
+                                    const struct wide_steps *steps, const int *from, const float *on,
+                                    const float (&xdy)[32], const float (&bc)[32], float (&K)[32], uint32_t (&M)[4][4],
+                                    float (&col)[16], struct wide_sums *w, struct wide_two *two) {
+    const bool through = o.through;
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const int t = 64 * i.half_t + 16 * k + i.c, block = 4 * i.half_t + k;
@@ -271,28 +301,10 @@ static __device__ void strip_blocks(const struct wide_place &i, const struct wid
             wide_block<decltype(diagonal)::yes>(L, xdy + 8 * k, bc + 8 * k, K + 8 * k, M[k], col + 4 * k, W, two);
         };
         if (block < i.strip) M[k][0] = M[k][1] = M[k][2] = M[k][3] = 0;
-        else if (block == i.strip) run(choice<false>(), choice<true>());
+        else if (block == i.strip) run(choice<false>(), choice<true>()), store_xdy(o, head, i, xdy + 8 * k);
         else if (through) run(choice<true>(), choice<false>());
         else run(choice<false>(), choice<false>());
     }
-}
-
-/* x_s . dy_s of a warp's 16 rows, from the block on the diagonal. */
-static __device__ void store_xdy(const struct wide_owns &o, int head, const struct wide_place &i,
-                                 const float (&xdy)[32]) {
-    const int lane = threadIdx.x % WARP;
-    const bool odd = lane / 4 % 2;
-    float x[2] = {};
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        if (4 * i.half_t + k != i.strip) continue;
-        x[0] = odd ? xdy[8 * k + 1] : xdy[8 * k];
-        x[1] = odd ? xdy[8 * k + 7] : xdy[8 * k + 6];
-    }
-    if (lane / 8 != lane % 4) return;
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-        if (i.s + 8 * half < o.n) o.xdy[(i.s + 8 * half) * o.heads + head] = x[half];
 }
 
 /* Warpgroups 0 and 2. */
@@ -307,7 +319,7 @@ static __device__ void diagonal_heads(const struct ssd &a, int heads, const stru
         struct wide_sums *w = &m->w[head % SUMS];
         float xdy[32], q[32], col[16] = {};
         uint32_t M[4][4];
-        wide_turn<N>(a, head + 1, heads, i.group, m);
+        barrier_of(0, WIDE_THREADS);
         product_xdy<N>(i, m, at, xdy);
 #pragma unroll
         for (int k = 0; k < N / 16; k++)
@@ -317,8 +329,7 @@ static __device__ void diagonal_heads(const struct ssd &a, int heads, const stru
         struct wide_two two = wide_begin(i, steps, on);
         wgmma_wait<1>();
         sums_ended(xdy);
-        store_xdy(m->owns, head, i, xdy);
-        strip_blocks(i, steps, m->from, on, m->owns.through, xdy, bc, K, M, col, w, &two);
+        strip_blocks(m->owns, head, i, steps, m->from, on, xdy, bc, K, M, col, w, &two);
         wide_sum(i, col, &two, w);
         wgmma_wait<0>();
         sums_ended(q);
@@ -339,7 +350,7 @@ static __device__ void diagonal_heads(const struct ssd &a, int heads, const stru
         for (int half = 0; half < 2; half++) {
             const int s = i.s + 8 * half;
             const float xq = two.later[half] + two.own[half] + (i.group == 0 ? m->xq[s % 64] : 0.0f);
-            if (i.c == 0 && s < m->owns.n) m->owns.xq[s * (int)a.heads + head] = xq;
+            if (i.c == 0 && s < m->owns.n) m->owns.xq[head * WIDE_ROWS + s] = xq;
         }
         wgmma_wait<0>();
         sums_ended(q);
@@ -373,7 +384,7 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     }
     first_seen(a.pos, p, WIDE_ROWS, m->from);
     __syncthreads();
-    wide_fetch<N>(a, 0, 0, i.group, m);
+    if (i.group == 1) wide_fetch<N>(a, 0, m);
     cp_commit();
     cp_wait<0>();
     shared_fence();

@@ -12,13 +12,13 @@ struct wide_sums {
     float earlier[WIDE_ROWS / 16][WIDE_ROWS], diagonal[WIDE_ROWS / 16][16][17], later[2][WIDE_ROWS], across[4][8];
 };
 /* What a block owns, in shared memory, since registers are few: its chunk's rows and the first of the last document's,
- * heads of all and the first of its own; where rows of that head begin, its state, and sums over heads. */
+ * the first of its heads; where rows of that head begin, its state, and sums over heads. */
 struct wide_owns {
     const bf16_bits *x, *dy, *G;
     const float *cum, *dts, *D;
     bf16_bits *dx, *K;
     float *da, *v, *xq, *xdy;
-    int n, last, heads, h0, shift;
+    int n, last, h0, shift;
     bool through, whole, whole_dx;
 };
 
@@ -38,6 +38,14 @@ static inline __device__ struct wide_place wide_find() {
     i.c = lane % 4 * 2;
     i.at = 64 * i.half_s + 16 * warp + lane / 4;
     return i;
+}
+
+/* Where a lane's row of a fragment of 16 x 16 begins in 16 rows of a panel; that of columns 16 k on: exclusive or 16 k.
+ * Made anew where it is asked for, and takes no registers meanwhile. */
+static inline __device__ int lane_piece() {
+    int l = threadIdx.x % WARP;
+    asm volatile("" : "+r"(l));
+    return l % 16 * 64 + (l / 16 ^ l % 8) * 8;
 }
 
 /* Sums over lanes that differ in bits half, half / 2 .. last: of 2 k values a lane keeps k, its upper ones where its
@@ -120,6 +128,6 @@ static __device__ float block_sums(struct wide_sums *w) {
 static __device__ void store_da(const struct wide_owns &o, int head, struct wide_sums *w) {
     const int t = threadIdx.x % GROUP;
     const float da = diagonal_sums(w, t / WARP) + block_sums(w);
-    if (t < o.n) o.da[t * o.heads + head] = da;
+    if (t < o.n) o.da[head * WIDE_ROWS + t] = da;
 }
 #endif
