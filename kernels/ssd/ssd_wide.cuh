@@ -53,18 +53,19 @@ static __device__ struct wide_owns wide_find_block(const struct ssd &a, const st
 
 static __device__ void steps_fetch(const struct ssd &a, const struct wide_owns &o, int head, struct wide_steps *to) {
     const int t = threadIdx.x % GROUP, h = (o.h0 + head) >> o.shift, r = t < o.n ? t : o.n - 1;
-    cp_async4(to->cum + t, o.cum + (int64_t)r * (int)a.cum.pitch + h);
-    cp_async4(to->dts + t, o.dts + (int64_t)r * (int)a.dts.pitch + h);
+    cp_async4(to->cum + t, o.cum + (uint32_t)(r * (int)a.cum.pitch + h));
+    cp_async4(to->dts + t, o.dts + (uint32_t)(r * (int)a.dts.pitch + h));
     if (t == 0) cp_async4(&to->D, o.D + h);
 }
 /* A head's tiles, by a warpgroup. */
 template <int N> static __device__ void wide_fetch(const struct ssd &a, int head, wide_shared<N> *m) {
     const struct wide_owns &o = m->owns;
     const int at = head & 1;
-    panel_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x + head * SSD_P, a.x.pitch, o.n, o.whole);
-    panel_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, o.dy + head * SSD_P, a.dy.pitch, o.n, o.whole);
+    const bool whole = o.whole;
+    rows_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x, head * SSD_P, (int)a.x.pitch, o.n, whole);
+    rows_fetch<WIDE_ROWS, GROUP>(m->head[at].dy, o.dy, head * SSD_P, (int)a.dy.pitch, o.n, whole);
     for (int k = 0; k < N / 64; k++)
-        panel_fetch<SSD_P, GROUP>(m->head[at].G[k], o.G + head * (SSD_P * N) + 64 * k, N, SSD_P, true);
+        rows_fetch<SSD_P, GROUP>(m->head[at].G[k], o.G, head * (SSD_P * N) + 64 * k, N, SSD_P, true);
     steps_fetch(a, o, head, &m->steps[at]);
 }
 
@@ -73,18 +74,30 @@ template <bool x> struct choice {
     enum { yes = x };
 };
 
-static __device__ struct wide_two wide_begin(const struct wide_place &i, const struct wide_steps *steps, float *on) {
-    const int lane = threadIdx.x % WARP;
-    const float middle = steps->cum[i.group == 1 ? 63 : 16 * i.strip + 15];
-    const float2 cum = *(const float2 *)(steps->cum + 64 * i.half_t + 2 * lane);
+/* What a thread's decays are made of, read before products are on their way, and two columns' cum. */
+struct wide_raw {
+    float middle, cum[2], dts[2];
+    float2 of_t;
+};
+static __device__ struct wide_raw wide_read(const struct wide_place &i, const struct wide_steps *steps) {
+    struct wide_raw r;
+    r.middle = steps->cum[i.group == 1 ? 63 : 16 * i.strip + 15];
+    r.of_t = *(const float2 *)(steps->cum + 64 * i.half_t + threadIdx.x % WARP * 2);
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+        r.cum[half] = steps->cum[i.s + 8 * half], r.dts[half] = steps->dts[i.s + 8 * half];
+    return r;
+}
+static __device__ struct wide_two wide_begin(const struct wide_raw &r, float *on) {
     struct wide_two two = {};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        two.cum[half] = steps->cum[i.s + 8 * half];
-        two.dts[half] = steps->dts[i.s + 8 * half];
-        two.f[half] = step_exp(middle - two.cum[half]);
+        two.cum[half] = r.cum[half];
+        two.dts[half] = r.dts[half];
+        two.f[half] = step_exp(r.middle - r.cum[half]);
     }
-    *(float2 *)(on + 2 * lane) = make_float2(step_exp(cum.x - middle), step_exp(cum.y - middle));
+    *(float2 *)(on + threadIdx.x % WARP * 2) =
+        make_float2(step_exp(r.of_t.x - r.middle), step_exp(r.of_t.y - r.middle));
     __syncwarp();
     return two;
 }
@@ -242,10 +255,11 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
         cp_wait<0>();
         shared_fence();
         barrier_of(0, WIDE_THREADS); /* tiles are there, and nobody reads those of the head before */
+        const struct wide_raw raw = wide_read(i, steps);
         product_xdy<N>(i, m, at, xdy);
         if (head + 1 < heads) wide_fetch<N>(a, head + 1, m);
         cp_commit();
-        struct wide_two two = wide_begin(i, steps, on);
+        struct wide_two two = wide_begin(raw, on);
         wgmma_wait<0>();
         sums_ended(xdy);
         const auto blocks = [&](auto plain) {
@@ -320,13 +334,14 @@ static __device__ void diagonal_heads(const struct ssd &a, int heads, const stru
         float xdy[32], q[32], col[16] = {};
         uint32_t M[4][4];
         barrier_of(0, WIDE_THREADS);
+        const struct wide_raw raw = wide_read(i, steps);
         product_xdy<N>(i, m, at, xdy);
 #pragma unroll
         for (int k = 0; k < N / 16; k++)
             product<false, false>(q, panel_rows(m->B[k / 4], 64 * i.half_s, k % 4 * 16),
                                   panel_rows(m->head[at].G[k / 4], 0, k % 4 * 16), k > 0);
         wgmma_commit();
-        struct wide_two two = wide_begin(i, steps, on);
+        struct wide_two two = wide_begin(raw, on);
         wgmma_wait<1>();
         sums_ended(xdy);
         strip_blocks(m->owns, head, i, steps, m->from, on, xdy, bc, K, M, col, w, &two);

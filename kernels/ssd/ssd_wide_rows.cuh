@@ -18,14 +18,14 @@
 enum { ROWS_THREADS = 4 * GROUP };
 
 /* What a block owns, in shared memory, since registers are few: its chunk's rows (ssd_bf16.cuh), heads, the first of
- * which is h0; where its rows of x and dy begin, its columns of states, of `pitch` in all, its time steps, u, <S, G>,
+ * which is h0; where its rows of x and dy begin, its columns of states, its time steps, u, <S, G>,
  * dB and dC. */
 struct wide_rows_place {
     const bf16_bits *x, *dy, *S, *G;
     const float *cum, *dts;
     float *u, *products;
     bf16_bits *dB, *dC;
-    int n, n_enter, last, heads, h0, shift, pitch;
+    int n, n_enter, last, heads, h0, shift;
     bool whole;
 };
 
@@ -54,20 +54,22 @@ static __device__ struct wide_rows_place wide_rows_find(const struct ssd &a, con
     o.u = w.u + part * w.n_chunks * a.heads * WIDE_ROWS + rows_at(a, p.chunk, p.h0);
     o.products = w.products + (part * w.n_chunks + p.chunk) * a.heads + p.h0;
     o.n = p.n, o.n_enter = p.n_enter, o.last = p.last;
-    o.heads = (int)(a.heads / a.groups), o.h0 = (int)p.h0, o.shift = w.shift, o.pitch = (int)a.state;
+    o.heads = (int)(a.heads / a.groups), o.h0 = (int)p.h0, o.shift = w.shift;
     return o;
 }
 
-template <int N> static __device__ void wide_rows_fetch(const struct ssd &a, int i, wide_rows_shared<N> *m) {
+template <int N, int parts> static __device__ void wide_rows_fetch(const struct ssd &a, int i, wide_rows_shared<N> *m) {
     const struct wide_rows_place &o = m->place;
     if (i < o.heads) {
         auto *to = &m->head[i & 1];
-        const int step = i * SSD_P * o.pitch;
-        panel_fetch<WIDE_ROWS, ROWS_THREADS>(to->x, o.x + i * SSD_P, a.x.pitch, o.n, o.whole);
-        panel_fetch<WIDE_ROWS, ROWS_THREADS>(to->dy, o.dy + i * SSD_P, a.dy.pitch, o.n, o.whole);
+        const int step = i * SSD_P * (N * parts);
+        const int n = o.n;
+        const bool whole = o.whole;
+        rows_fetch<WIDE_ROWS, ROWS_THREADS>(to->x, o.x, i * SSD_P, (int)a.x.pitch, n, whole);
+        rows_fetch<WIDE_ROWS, ROWS_THREADS>(to->dy, o.dy, i * SSD_P, (int)a.dy.pitch, n, whole);
         for (int k = 0; k < N / 64; k++) {
-            panel_fetch<SSD_P, ROWS_THREADS>(to->S[k], o.S + step + 64 * k, o.pitch, SSD_P, true);
-            panel_fetch<SSD_P, ROWS_THREADS>(to->G[k], o.G + step + 64 * k, o.pitch, SSD_P, true);
+            rows_fetch<SSD_P, ROWS_THREADS>(to->S[k], o.S, step + 64 * k, N * parts, SSD_P, true);
+            rows_fetch<SSD_P, ROWS_THREADS>(to->G[k], o.G, step + 64 * k, N * parts, SSD_P, true);
         }
     }
     cp_commit();
@@ -175,10 +177,10 @@ static __device__ struct rows_raw raw_take(const struct ssd &a, const struct wid
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         const int t = r + 8 * k < o.n ? r + 8 * k : o.n - 1;
-        s.cum[k] = o.cum[(int64_t)t * cum + h];
-        if (!for_C) s.dts[k] = o.dts[(int64_t)t * dts + h];
+        s.cum[k] = o.cum[(uint32_t)(t * cum + h)];
+        if (!for_C) s.dts[k] = o.dts[(uint32_t)(t * dts + h)];
     }
-    if (!for_C) s.end = o.cum[(int64_t)(o.n - 1) * cum + h];
+    if (!for_C) s.end = o.cum[(uint32_t)((o.n - 1) * cum + h)];
     return s;
 }
 /* The factor of the k-th of them, row i. */
@@ -226,7 +228,7 @@ static __device__ void rows_head(int i, int half, int strip, const float (&f)[2]
 }
 
 /* dC or dB of a warpgroup's 64 rows; the first head's tiles are on their way. */
-template <int N, bool for_C>
+template <int N, int parts, bool for_C>
 static __device__ void rows_heads(const struct ssd &a, int half, wide_rows_shared<N> *m, float (&sum)[N / 64][32]) {
     const struct wide_rows_place &o = m->place;
     const int strip = 4 * half + warp_of() % 4, r = 16 * strip + threadIdx.x % WARP / 4;
@@ -238,7 +240,7 @@ static __device__ void rows_heads(const struct ssd &a, int half, wide_rows_share
         barrier_of(0, ROWS_THREADS);
         if constexpr (!for_C)
             if (i > 0) products_store<N>(i - 1, m);
-        wide_rows_fetch<N>(a, i + 1, m);
+        wide_rows_fetch<N, parts>(a, i + 1, m);
         next = raw_take<for_C>(a, o, i + 1, r);
         rows_head<N, for_C>(i, half, strip, f, m, sum);
     }
@@ -274,7 +276,7 @@ __global__ __launch_bounds__(ROWS_THREADS, 1) static void wide_rows(const struct
     for (int64_t part = 0; part < w.parts; part++) {
         weights_fetch<N>(weights_at(a, w, part, p.chunk, p.g), m);
         __syncthreads(); /* place is there */
-        if (part == 0) wide_rows_fetch<N>(a, 0, m);
+        if (part == 0) wide_rows_fetch<N, parts>(a, 0, m);
         if (part == 0) cp_wait<1>();
         else cp_wait<0>();
         shared_fence();
@@ -283,7 +285,7 @@ __global__ __launch_bounds__(ROWS_THREADS, 1) static void wide_rows(const struct
         else own_products<N, false>(sum, m, half, part > 0), own_rest<N, false>(sum, m, warp_of() % 8);
         __syncthreads();
     }
-    if (group < 2) rows_heads<N, true>(a, half, m, sum);
-    else rows_heads<N, false>(a, half, m, sum);
+    if (group < 2) rows_heads<N, parts, true>(a, half, m, sum);
+    else rows_heads<N, parts, false>(a, half, m, sum);
 }
 #endif

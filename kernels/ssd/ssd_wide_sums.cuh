@@ -48,6 +48,22 @@ static inline __device__ int lane_piece() {
     return l % 16 * 64 + (l / 16 ^ l % 8) * 8;
 }
 
+/* 64 columns of `rows` rows, by so many threads, as panel_fetch (ssd_walk.cuh) copies them; at: of the first row's
+ * first element from `from` on.  Places of rows that begin at multiples of 16 bytes are made of numbers of 32 bits. */
+template <int rows, int threads, bool turned = false>
+static inline __device__ void rows_fetch(bf16_bits *to, const bf16_bits *from, int at, int pitch, int n, bool whole) {
+    constexpr int each = threads / 8;
+    static_assert(rows % each == 0, "all threads have as many rows");
+    if (!whole) return panel_fetch<rows, threads, turned>(to, from + at, pitch, n, false);
+    const int first = threadIdx.x % threads / 8;
+    const uint32_t own = (uint32_t)at + (uint32_t)first * (uint32_t)pitch + threadIdx.x % 8 * 8;
+    to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
+#pragma unroll
+    for (int r = 0; r < rows; r += each)
+        cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (own + (uint32_t)r * (uint32_t)pitch),
+                           first + r < n);
+}
+
 /* Sums over lanes that differ in bits half, half / 2 .. last: of 2 k values a lane keeps k, its upper ones where its
  * bit is set, and sends the others; one value is summed whole.  Values, not places, are chosen: no local memory. */
 template <int k, int half, int last> static inline __device__ void scatter_sum(float *x) {
