@@ -53,9 +53,9 @@ static __device__ void rows_sum(float (&to)[R], const float *from, int64_t next,
 template <int R> struct row_sums { float u[R], v[R], da[R], xq[R], xdy[R], product; };
 template <int Q, int halves, int parts>
 static __device__ void head_take(struct row_sums<Q / WARP> *to, const struct ssd &a, const struct scratch &w,
-                                 const struct device_span &k, int64_t chunk, int64_t h) {
+                                 int64_t chunk, int64_t h, int n) {
     constexpr int R = Q / WARP;
-    const int lane = threadIdx.x, left = (int)(k.end - k.begin) - lane * R;
+    const int lane = threadIdx.x, left = n - lane * R;
     const int64_t first = chunk * a.heads + h, at = first * halves * Q + lane * R, all = w.n_chunks * a.heads * halves;
     rows_sum<R, Q, halves, parts>(to->u, w.u + at, all * Q, left);
     rows_sum<R, Q, halves, 1>(to->v, w.v + at, 0, left);
@@ -64,8 +64,8 @@ static __device__ void head_take(struct row_sums<Q / WARP> *to, const struct ssd
     rows_sum<R, Q, halves, 1>(to->xdy, w.xdy + at, 0, left);
     float product = w.products[first * halves];
 #pragma unroll
-    for (int i = 1; i < halves * parts; i++) product += w.products[first * halves + i / halves * all + i % halves];
-    to->product = product * ssd_chunk_decay(k, a.cum, h);
+    for (int k = 1; k < halves * parts; k++) product += w.products[first * halves + k / halves * all + k % halves];
+    to->product = product * w.decays[first];
 }
 
 /* The sum over the lanes before this one (later: after it). */
@@ -150,12 +150,12 @@ __global__ __launch_bounds__(THREADS, 3) static void backward_steps(const struct
     const int n = (int)(k.end - k.begin);
     struct row_sums<Q / WARP> next;
     int64_t h = h0 + warp * EACH;
-    if (h < H) head_take<Q, halves, parts>(&next, a, w, k, chunk, h);
+    if (h < H) head_take<Q, halves, parts>(&next, a, w, chunk, h, n);
     steps_take<Q>(a, k.begin, n, own, dts[lane], slope[lane]);
     __syncthreads();
     for (int i = 0; i < EACH && h < H; i++, h++) {
         const struct row_sums<Q / WARP> s = next;
-        if (i + 1 < EACH && h + 1 < H) head_take<Q, halves, parts>(&next, a, w, k, chunk, h + 1);
+        if (i + 1 < EACH && h + 1 < H) head_take<Q, halves, parts>(&next, a, w, chunk, h + 1, n);
         const double A = -exp((double)((const float *)a.A_log.data)[h]);
         head_steps_back<Q>(s, A, dts[h - h0], slope[h - h0], w.sums + (chunk * H + h) * N_SUMS);
     }
@@ -269,13 +269,12 @@ static enum status backward(struct ctx *c, const struct ssd *a) {
                               least(chunks_of(a), a->states.shape[0]),
                               k.heads / k.groups / heads_of(&k),
                               ssd_shift(a->head_width)};
+    LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
     if (ssd_walks(a->heads, a->groups, a->head_width))
         TRY((states_enter<true>(c, walk_of(a, a->dy, a->C), a->dstates, a->ds_out, a->ds_in)));
-    else {
-        LAUNCH_CELLS(chunk_decays, w.n_chunks, a->heads, a->range, a->pos, a->cum, a->chunk, w.n_chunks, w.decays);
+    else
         LAUNCH_CELLS((walk_chunks<true, true>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                      a->chunk, a->dstates, w.decays, a->ds_out, a->ds_in);
-    }
     if (a->state == 64) TRY(backward_state<64>(c, &k, &w));
     else if (a->state == 128) TRY(backward_state<128>(c, &k, &w));
     else TRY(backward_state<256>(c, &k, &w));

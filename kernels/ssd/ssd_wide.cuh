@@ -387,7 +387,7 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     const struct wide_place i = wide_find();
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
-    if (threadIdx.x == GROUP) {
+    if (threadIdx.x == 0) {
         m->owns = wide_find_block(a, sc, p, heads);
         m->owns.whole = whole, m->owns.whole_dx = whole_dx;
     }
@@ -397,12 +397,10 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
             panel_fetch<WIDE_ROWS, GROUP, true>(m->B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
         if (i.group == 1) panel_fetch<WIDE_ROWS, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
     }
-    if (i.group == 1) {
-        barrier_of(2, GROUP); /* owns are there */
-        wide_fetch<N>(a, 0, m);
-    }
-    cp_commit();
     first_seen(a.pos, p, WIDE_ROWS, m->from);
+    __syncthreads();
+    if (i.group == 1) wide_fetch<N>(a, 0, m);
+    cp_commit();
     cp_wait<0>();
     shared_fence();
     __syncthreads();
