@@ -360,7 +360,10 @@ static __device__ void diagonal_heads(const struct ssd &a, int heads, const stru
                 product<false, true>(q, panel_rows(m->M, 0, 16 * k), panel_cols(m->head[at].dy, 64 + 16 * k), true);
             wgmma_commit();
         }
-        if (SUMS == 1 || head + 1 == heads) barrier_arrive(1, WIDE_THREADS); /* the sums of da are there */
+        const bool last = SUMS == 1 || head + 1 == heads;
+        if (ALL_MEET && SUMS > 1 && head > 0) barrier_of(2, WIDE_THREADS);
+        if (last) barrier_arrive(1, WIDE_THREADS); /* the sums of da are there */
+        if (ALL_MEET && last) barrier_of(2, WIDE_THREADS);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int s = i.s + 8 * half;

@@ -134,7 +134,7 @@ static __device__ float block_sums(struct wide_sums *w) {
         if (l + by < 16) own += o;
         if (l >= by) later += a;
     }
-    barrier_of(2, GROUP);
+    barrier_of(2, ALL_MEET ? WIDE_THREADS : GROUP);
     const float before = __shfl_up_sync(0xffffffffu, later, 1);
     sum = own + (l > 0 ? before : 0.0f);
     for (int k = 0; k < GROUP / WARP; k++) sum += w->across[k][t / 16];
