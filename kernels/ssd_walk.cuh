@@ -12,7 +12,8 @@
  *            and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up: last),
  *            whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the range
  *            and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape alone (heads
- *            are the rank's), so that a range gives the same bits on every mesh.seq
+ *            are the rank's), so that a range gives the same bits on every mesh.seq: of 128 heads 2,048 tokens, so
+ *            that 8,192 of them fill a GPU
  *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: a block owns a half
  *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
 #include "kernels/ssd_bf16.cuh"
@@ -48,7 +49,10 @@ template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
 static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) {
     return heads * (P / SSD_P) / groups % WALK_HEADS == 0;
 }
-static inline int64_t ssd_segment(int64_t heads, int64_t chunk) { return ceil_div(32 * heads, chunk) * chunk; }
+/* Of few heads not so short that joining them shows. */
+static inline int64_t ssd_segment(int64_t heads, int64_t chunk) {
+    return ceil_div(most(16 * heads, least(32 * heads, 1024)), chunk) * chunk;
+}
 
 struct walk {
     int64_t heads, groups, state, chunk, segment;
@@ -56,7 +60,6 @@ struct walk {
     struct tensor range, pos, cum, dts;
     struct tensor X, Y;   /* what a step adds to the state                                  */
     struct tensor states; /* (c, H, P, N): what stands before (up: after) chunks            */
-    float *end;           /* (segments, H, P, N): what a segment adds                       */
     bool whole;           /* rows begin at multiples of 16 bytes                            */
 };
 
@@ -97,13 +100,12 @@ template <int N> static inline __device__ int kept_col() { return threadIdx.x % 
 
 /* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
 template <int N, int parts>
-static __device__ bool walk_find(const struct walk &a, struct walk_place *p, int64_t *segment, int64_t *head) {
+static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
     const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
     const int t = threadIdx.x % GROUP, piece = threadIdx.x % 8 * 8;
     struct device_span k;
     if (!span_find(a.range, a.pos, a.segment, item / n, &k)) return false;
-    *segment = item / n, *head = h;
     const int64_t begin = long_at(a.range, k.range);
     const int64_t chunk = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
     p->X = row16(a.X, k.begin) + h0 * SSD_P + piece, p->Y = row16(a.Y, k.begin) + col + piece;
@@ -211,26 +213,17 @@ template <int N, bool up> static __device__ float step_make(const struct walk_pl
 
 template <int N> struct state { float d[N / 64][32]; };
 
-/* To memory, `pitch` columns from row to row. */
-template <int N> static __device__ void state_store(const struct state<N> *s, float *at, int64_t pitch) {
-    const int lane = threadIdx.x % WARP, p = threadIdx.x % GROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
-#pragma unroll
-    for (int k = 0; k < N / 64; k++)
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
-            *(float2 *)(at + (p + i % 2 * 8) * pitch + 64 * k + i / 2 * 8 + c) = make_float2(d[0], d[1]);
-        }
-}
 /* Rounded, into panels of rows p. */
 template <int N> static __device__ void state_round(const struct state<N> *s, bf16_bits *to) {
-    const int r = threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4;
+    const int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane % 16;
+    const int at = row * 64 + (lane / 16 ^ row % 8) * 8; /* matrices of rows 0-7, 8-15, then of the next columns */
 #pragma unroll
     for (int k = 0; k < N / 64; k++)
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
-            *(uint32_t *)(to + k * PANEL + i % 2 * 512 + panel_pair(r, i / 2)) = pack(d[0], d[1]);
+        for (int j = 0; j < 8; j += 2) {
+            const float *d = &s->d[k][4 * j];
+            const uint32_t m[4] = {pack(d[0], d[1]), pack(d[2], d[3]), pack(d[4], d[5]), pack(d[6], d[7])};
+            stmatrix(m, to + k * PANEL + (at ^ 8 * j));
         }
 }
 /* A warp's rows of it to memory, a few rows at a time; to: where the thread begins. */
@@ -240,6 +233,13 @@ template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_b
 #pragma unroll
     for (int i = 0; i < 16; i += kept<N>::EACH)
         *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
+}
+
+template <int N> static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
+    state_round<N>(s, room);
+    __syncwarp();
+    state_keep<N>(room, to, pitch);
+    __syncwarp();
 }
 
 /* The products of S += sum_t weight_t X_t Y_t^T, on their way. */
@@ -274,8 +274,7 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
     DYNAMIC_PANELS(tiles);
     walk_shared<N> *m = (walk_shared<N> *)tiles;
     struct walk_place p;
-    int64_t segment, h;
-    if (!walk_find<N, parts>(a, &p, &segment, &h)) return;
+    if (!walk_find<N, parts>(a, &p)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
     raw_fetch<N, up>(a, p, 0, m);
@@ -293,13 +292,8 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         step_fetch<N, up>(a, p, i + 1, m);
         raw_fetch<N, up>(a, p, i + 2, m);
         cp_commit();
-        if (walk_keeps<up>(p, i)) {
-            const int64_t chunk = p.more ? step / 2 : step;
-            state_round<N>(&s, m->S[w][0]);
-            __syncwarp();
-            state_keep<N>(m->S[w][0], p.slot + chunk * a.states.pitch, N * parts);
-            __syncwarp();
-        }
+        if (walk_keeps<up>(p, i))
+            state_leave<N>(&s, m->S[w][0], p.slot + (step >> p.more) * a.states.pitch, N * parts);
 #pragma unroll
         for (int k = 0; k < N / 64; k++)
 #pragma unroll
@@ -309,7 +303,6 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         wgmma_wait<0>();
         wgmma_settled<N / 8>((float(*)[4])s.d);
     }
-    const int64_t col = blockIdx.x % parts * N;
-    state_store<N>(&s, a.end + (segment * a.heads + h) * SSD_P * N * parts + col, N * parts);
+    state_leave<N>(&s, m->S[w][0], p.slot + (up ? (p.steps - 1) >> p.more : 0) * a.states.pitch, N * parts);
 }
 #endif

@@ -46,24 +46,25 @@ static enum status check(struct ctx *c, const struct ssd *a) {
     return OK;
 }
 
-static enum status states_and_outputs(struct ctx *c, const struct ssd *a, int64_t n, float *decays) {
+static enum status states_and_outputs(struct ctx *c, const struct ssd *a, int64_t n) {
+    struct entering *enters = NULL;
     if (ssd_walks(a->heads, a->groups, a->head_width)) {
-        TRY((states_enter<false>(c, walk_of(a, a->x, a->B), a->states, a->s_in, a->s_out)));
+        TRY((segments_join<false>(c, walk_of(a, a->x, a->B), a->states, a->s_in, a->s_out, &enters)));
     } else {
-        LAUNCH_CELLS(chunk_decays, n, a->heads, a->range, a->pos, a->cum, a->chunk, n, decays);
+        void *decays;
+        TRY(arena_take(c->work, decays_bytes(n, a->heads), &decays));
+        LAUNCH_CELLS(chunk_decays, n, a->heads, a->range, a->pos, a->cum, a->chunk, n, (float *)decays);
         LAUNCH_CELLS((walk_chunks<true, false>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
-                     a->chunk, a->states, decays, a->s_in, a->s_out);
+                     a->chunk, a->states, (float *)decays, a->s_in, a->s_out);
     }
-    SSD_FOR_SHAPE(a->state, a->chunk, outputs, c, a, n);
+    SSD_FOR_SHAPE(a->state, a->chunk, outputs, c, a, n, enters);
     return OK;
 }
 
 enum status ssd_fwd_bf16(struct ctx *c, const struct ssd *a) {
     TRY(check(c, a));
     const int64_t n = spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk), mark = arena_mark(c->work);
-    void *decays = NULL;
-    enum status st = arena_take(c->work, decays_bytes(n, a->heads), &decays);
-    if (st == OK) st = states_and_outputs(c, a, least(n, a->states.shape[0]), (float *)decays);
+    const enum status st = states_and_outputs(c, a, least(n, a->states.shape[0]));
     arena_release(c->work, mark);
     return st;
 }

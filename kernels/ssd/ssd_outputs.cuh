@@ -14,16 +14,21 @@
 /* What a block owns, in shared memory, since registers are few: rows of its chunk, of the document that enters, heads,
  * of which the first is h0; where the first row of that head begins, and its state. */
 struct outputs_place {
-    const bf16_bits *x, *S;
-    bf16_bits *y;
+    const bf16_bits *x;
+    bf16_bits *y, *S;
+    const bf16_bits *E; /* the state whose rest is to be added to S */
+    const struct entering *enters;
     const float *cum, *dts;
     int n, n_enter, heads, h0, shift;
     bool whole, whole_y;
 };
-static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
+static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads,
+                                                    const struct entering *enters) {
     struct outputs_place o;
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
     o.S = state16(a.states, p.chunk, p.h0);
+    o.enters = enters ? enters + p.chunk * (a.heads >> shift) : NULL;
+    o.E = enters ? state16(a.states, o.enters->from, p.h0) : o.S;
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
     o.n = p.n, o.n_enter = p.n_enter, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
     return o;
@@ -38,7 +43,7 @@ template <int N, int Q> struct outputs_shared {
         bf16_bits y[Q * 64];
     } head[AT_ONCE];
     struct alignas(16) outputs_steps {
-        float cum[Q], dts[Q], D;
+        float cum[Q], dts[Q], D, keep;
     } steps[AT_ONCE][3];                  /* two heads ahead, tiles one */
     float reach[AT_ONCE * GROUPS][2][Q];  /* dts times the decay to outputs_middle; each warpgroup has its own */
     float4 across[Q > 64 ? 8 : 1][GROUP]; /* C B^T of rows 64-127, columns 0-63: what each thread holds of it */
@@ -70,6 +75,28 @@ static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, o
     const float *raw = (of_dts ? o.dts : o.cum) + (int64_t)(t < n ? t : n - 1) * (int)(of_dts ? a.dts : a.cum).pitch;
     cp_async4((of_dts ? to->dts : to->cum) + t, raw + h);
     if (threadIdx.x % threads == 0) cp_async4(&to->D, (const float *)a.D.data + h);
+    if (threadIdx.x % threads == 1 && o.enters) cp_async4(&to->keep, &o.enters[h].keep);
+}
+/* What enters the segment, added to the thread's pieces of a head's state, which have come, here and in memory. */
+template <int N, int Q> static __device__ void outputs_enter(int i, int at, float keep, outputs_shared<N, Q> *m) {
+    constexpr int threads = outputs_shared<N, Q>::EACH;
+    const int first = threadIdx.x % threads / 8, col = threadIdx.x % 8 * 8;
+    const struct outputs_place &o = m->place;
+    const int64_t from = (int64_t)i * SSD_P * N + first * N + col;
+    bf16_bits *to = tile_piece<64>(m->head[outputs_own<N, Q>()].tiles[at].S[0], first, col);
+    uint4 E[SSD_P * 8 / threads];
+#pragma unroll 1
+    for (int k = 0; k < N / 64; k++) {
+#pragma unroll
+        for (int r = 0; r < SSD_P; r += threads / 8)
+            E[r / (threads / 8)] = *(const uint4 *)(o.E + from + r * N + 64 * k);
+#pragma unroll
+        for (int r = 0; r < SSD_P; r += threads / 8) {
+            uint4 *own = (uint4 *)(to + k * PANEL + r * 64);
+            const uint4 sum = entered(*own, E[r / (threads / 8)], keep);
+            *(uint4 *)(o.S + from + r * N + 64 * k) = *own = sum;
+        }
+    }
 }
 
 /* The row over which the decay from column s goes to rows below: the last of its block of 16, or, for rows 64 on, of
@@ -241,6 +268,10 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
     int c = 0;
     for (int i = own; i < m->place.heads; i += shared::AT_ONCE, c++) {
         cp_wait<0>();
+        if (c > 0 && m->place.enters) { /* of the first head it is done */
+            const float keep = m->steps[own][c % 3].keep;
+            if (keep > 0.0f) outputs_enter<N, Q>(i, c % 2, keep, m);
+        }
         shared_fence();
         barrier_of(1 + own, shared::EACH);
         outputs_fetch<N, Q>(a, i + shared::AT_ONCE, (c + 1) % 2, m);
@@ -253,7 +284,8 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
 template <int N, int Q>
 __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk_outputs(const struct ssd a, int shift,
                                                                                          int64_t heads, bool whole,
-                                                                                         bool whole_y) {
+                                                                                         bool whole_y,
+                                                                                         const struct entering *enters) {
     DYNAMIC_PANELS(tiles);
     using shared = outputs_shared<N, Q>;
     shared *m = (shared *)tiles;
@@ -263,7 +295,7 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
     if (threadIdx.x == 0) {
-        m->place = outputs_find(a, p, shift, (int)heads);
+        m->place = outputs_find(a, p, shift, (int)heads, enters);
         m->place.whole = whole, m->place.whole_y = whole_y;
     }
     for (int k = 0; k < N / 64; k++) {
@@ -279,20 +311,25 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
     cp_commit();
     cp_wait<0>();
+    if (m->place.enters && own < heads) {
+        const float keep = m->place.enters[(p.h0 + own) >> shift].keep;
+        if (keep > 0.0f) outputs_enter<N, Q>(own, 0, keep, m);
+    }
     shared_fence();
     __syncthreads();
     if (warpgroup_of() % shared::GROUPS == 0) outputs_heads<N, Q, 0>(a, B, m);
     else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, B, m);
 }
 
-template <int N, int Q> static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n) {
+template <int N, int Q> 
+static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n, const struct entering *enters) {
     using shared = outputs_shared<N, Q>;
     const struct ssd k = ssd_by_halves(a);
     const int64_t heads = heads_of_block(k.heads / k.groups, 16);
     static_assert(sizeof(shared) <= 227 * 1024, "the tiles fit into a processor's shared memory");
     LAUNCH_SHARED((chunk_outputs<N, Q>), n * (k.heads / heads), shared::BLOCK, sizeof(shared), k,
                   ssd_shift(a->head_width), heads, rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C),
-                  rows_whole(a->y));
+                  rows_whole(a->y), enters);
     return OK;
 }
 #endif
