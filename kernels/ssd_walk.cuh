@@ -133,27 +133,32 @@ static inline __device__ int panel_pair(int row, int j) {
     return (row * 64 + lane / 4 * 8 + lane % 4 * 2) ^ 8 * j;
 }
 
-/* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.  turned:
- * rows 64-127 lie in strips of 16 from the last up.  piece_fetch: from where the thread's column begins in row 0. */
+/* What a thread adds to its first row for row first + r: turned, rows 64-127 lie in strips of 16 from the last up. */
+template <int each, bool turned> static inline __device__ int piece_row(int first, int r) {
+    static_assert(each % 16 == 0 || !turned, "a thread's rows lie at one place of their strips");
+    if (!turned || r < 64) return r;
+    return each == 16 ? r ^ 48 : ((first + r) ^ 48) - first;
+}
+/* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.
+ * piece_fetch: from where the thread's column begins in row 0. */
 template <int rows, int threads, bool turned = false>
 static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
-    static_assert(!turned || each == 16, "a thread has one row of every strip");
     const int first = threadIdx.x % threads / 8;
     to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
             if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * pitch,
+                cp_async16_or_zero(to + piece_row<each, turned>(first, r) * 64, from + (int64_t)(first + r) * pitch,
                                    first + r < n);
     } else {
 #pragma unroll 1
         for (int r = 0; r < rows - first; r += each)
 #pragma unroll 1
             for (int e = 0; e < 8; e++)
-                to[(turned && r >= 64 ? r ^ 48 : r) * 64 + e] =
+                to[piece_row<each, turned>(first, r) * 64 + e] =
                     first + r < n ? from[(int64_t)(first + r) * pitch + e] : (bf16_bits)0;
     }
 }

@@ -191,11 +191,15 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
     rows_leave(to, pitch, room, piece, n, whole);
 }
 
+/* The warp's 16 rows of its 64: from the first down, or from the last up, so that warps of a quarter of the processor
+ * have as many blocks left of the diagonal as those of any other. */
+template <int half> static inline __device__ int outputs_strip() { return half ? 3 - warp_of() % 4 : warp_of() % 4; }
+
 /* One head of rows 64 half and on, the c-th of the warpgroup. */
 template <int N, int Q, int half>
 static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen, const float (&cb)[32],
                                     outputs_shared<N, Q> *m) {
-    const int group = warpgroup_of(), own = outputs_own<N, Q>(), warp = warp_of() % 4, r0 = 64 * half + 16 * warp;
+    const int group = warpgroup_of(), own = outputs_own<N, Q>(), strip = outputs_strip<half>(), r0 = 64 * half + 16 * strip;
     const int t0 = threadIdx.x % GROUP, t = r0 + threadIdx.x % WARP / 4;
     const auto *tiles = &m->head[own].tiles[c % 2];
     const auto *steps = &m->steps[own][c % 3];
@@ -216,7 +220,7 @@ static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen,
         for (int i = 0; i < 8; i++) to[i] = cb[8 * k + i];
     };
     if constexpr (half) outputs_weights<half, 0>(M[0], steps, reach, m->from, t, 4, seen, across);
-    else outputs_weights<half, 0>(M[0], steps, reach, m->from, t, warp, seen, diagonal);
+    else outputs_weights<half, 0>(M[0], steps, reach, m->from, t, strip, seen, diagonal);
     wgmma_wait<0>();
     sums_ended(y);
 #pragma unroll
@@ -227,7 +231,7 @@ static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen,
     }
     outputs_add(y, M[0], tiles->x, 0);
     if constexpr (half) {
-        outputs_weights<half, 64>(M[1], steps, reach, m->from, t, warp, seen, diagonal);
+        outputs_weights<half, 64>(M[1], steps, reach, m->from, t, strip, seen, diagonal);
         outputs_add(y, M[1], tiles->x, 64);
     }
     outputs_reach<half>(m->reach[group][(c + 1) % 2], &m->steps[own][(c + 1) % 3], m->place.n);
@@ -262,7 +266,7 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
         for (int k = 0; k < 8; k++) m->across[k][threadIdx.x % GROUP] = *(const float4 *)(cb + 4 * k);
     }
     products_CB<N, Q>(cb, half, half, m->C, B);
-    const int seen = seen_by_all(m->from, 4 * half + warp_of() % 4, m->place.n);
+    const int seen = seen_by_all(m->from, 4 * half + outputs_strip<half>(), m->place.n);
     barrier_of(0, shared::BLOCK); /* nobody reads B any more */
     outputs_reach<half>(m->reach[warpgroup_of()][0], &m->steps[own][0], m->place.n);
     int c = 0;
@@ -300,7 +304,7 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     }
     for (int k = 0; k < N / 64; k++) {
         const int64_t col = p.g * N + 64 * k;
-        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
+        panel_fetch<Q, shared::BLOCK, (Q > 64)>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
         panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
     }
     first_seen(a.pos, p, Q, m->from);
