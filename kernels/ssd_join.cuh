@@ -14,15 +14,15 @@ static inline __device__ int segments_in(const struct walk &a, int chunks) {
     return (int)(((unsigned)chunks + each - 1) / each);
 }
 
-/* What enters a chunk from its segment's first (up: last): the factor, 0 where nothing is to be added, and in whose slot
- * of states it lies.  Where less than 2^-64 of it is left, far below what sums in F32 keep, nothing is added. */
+/* What enters a chunk from its segment's first (up: last): the factor, 0 where nothing is to be added, and in whose
+ * slot of states it lies.  Where less than 2^-64 of it is left, far below what sums in F32 keep, nothing is added. */
 struct entering {
     float keep;
     int from;
 };
 
-/* Of each (segment, head): what a state keeps through it, 0 where a document starts in it; enters (c, heads), or absent.
- * Heads are whole ones. */
+/* Of each (segment, head): what a state keeps through it, 0 where a document starts in it; enters (c, heads), or
+ * absent. Heads are whole ones. */
 enum { DECAYS_AHEAD = 8 };
 template <bool up>
 __global__ static void segment_decays(const struct walk a, int64_t n_segments, float *decays, struct entering *enters) {
@@ -57,8 +57,8 @@ __global__ static void segment_decays(const struct walk a, int64_t n_segments, f
     }
 }
 
-/* A thread owns eight elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time.  enter: slots
- * of what segments add become what enters them, rounded as any state is.  last is what the range ends with. */
+/* A thread owns eight elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time.  enter:
+ * slots of what segments add become what enters them, rounded as any state is.  last is what the range ends with. */
 enum { JOIN_AHEAD = 8 };
 struct join {
     const float *decays;

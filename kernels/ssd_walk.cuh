@@ -99,8 +99,7 @@ template <int N> static inline __device__ int kept_row() {
 template <int N> static inline __device__ int kept_col() { return threadIdx.x % kept<N>::PIECES * 8; }
 
 /* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
-template <int N, int parts>
-static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
+template <int N, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
     const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
     const int t = threadIdx.x % GROUP, piece = threadIdx.x % 8 * 8;
@@ -240,7 +239,8 @@ template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_b
         *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
 }
 
-template <int N> static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
+template <int N>
+static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
     state_round<N>(s, room);
     __syncwarp();
     state_keep<N>(room, to, pitch);
@@ -297,8 +297,7 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         step_fetch<N, up>(a, p, i + 1, m);
         raw_fetch<N, up>(a, p, i + 2, m);
         cp_commit();
-        if (walk_keeps<up>(p, i))
-            state_leave<N>(&s, m->S[w][0], p.slot + (step >> p.more) * a.states.pitch, N * parts);
+        if (walk_keeps<up>(p, i)) state_leave<N>(&s, m->S[w][0], p.slot + (step >> p.more) * a.states.pitch, N * parts);
 #pragma unroll
         for (int k = 0; k < N / 64; k++)
 #pragma unroll

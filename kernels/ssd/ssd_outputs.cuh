@@ -199,7 +199,8 @@ template <int half> static inline __device__ int outputs_strip() { return half ?
 template <int N, int Q, int half>
 static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen, const float (&cb)[32],
                                     outputs_shared<N, Q> *m) {
-    const int group = warpgroup_of(), own = outputs_own<N, Q>(), strip = outputs_strip<half>(), r0 = 64 * half + 16 * strip;
+    const int group = warpgroup_of(), own = outputs_own<N, Q>(), strip = outputs_strip<half>(),
+              r0 = 64 * half + 16 * strip;
     const int t0 = threadIdx.x % GROUP, t = r0 + threadIdx.x % WARP / 4;
     const auto *tiles = &m->head[own].tiles[c % 2];
     const auto *steps = &m->steps[own][c % 3];
@@ -286,10 +287,9 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
 }
 
 template <int N, int Q>
-__global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk_outputs(const struct ssd a, int shift,
-                                                                                         int64_t heads, bool whole,
-                                                                                         bool whole_y,
-                                                                                         const struct entering *enters) {
+__global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
+                             1) static void chunk_outputs(const struct ssd a, int shift, int64_t heads, bool whole,
+                                                          bool whole_y, const struct entering *enters) {
     DYNAMIC_PANELS(tiles);
     using shared = outputs_shared<N, Q>;
     shared *m = (shared *)tiles;
@@ -325,7 +325,7 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, B, m);
 }
 
-template <int N, int Q> 
+template <int N, int Q>
 static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n, const struct entering *enters) {
     using shared = outputs_shared<N, Q>;
     const struct ssd k = ssd_by_halves(a);

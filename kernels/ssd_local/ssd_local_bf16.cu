@@ -9,7 +9,8 @@
 #include "kernels/ssd_local/ssd_local.h"
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
-/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64. */
+/* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64.
+ */
 __global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_local a) {
     constexpr int MOST = 128 / WARPS;
     __shared__ double sums[WARPS][WARP];
@@ -31,8 +32,7 @@ __global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_lo
         dts[i] = bf16_float(*dt);
         if (i + 1 < n) dt += a.dt.pitch;
     }
-    if (!k.through)
-        NO_UNROLL for (int i = 0; i < n; i++) starts |= (unsigned)(long_at(a.pos, begin + i) == 0) << i;
+    if (!k.through) NO_UNROLL for (int i = 0; i < n; i++) starts |= (unsigned)(long_at(a.pos, begin + i) == 0) << i;
     double sum = 0.0, own[MOST];
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
