@@ -79,24 +79,19 @@ struct walk_place {
     bf16_bits *slot;
     int rows, steps, more; /* more: steps of a chunk but one */
 };
-enum { STAGES = 2 };
+enum { STAGES = 3, LEAVING = 32 /* columns of a state on their way to memory at a time */ };
 template <int N> struct walk_shared {
     struct {
         bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL];
     } stage[STAGES];
-    bf16_bits S[WALK_HEADS][N / 64][PANEL];
+    bf16_bits leaving[WALK_HEADS][SSD_P * LEAVING];
     struct step_raw raw[STAGES][WALK_HEADS];
     float weight[STAGES][WALK_HEADS][STEP];
 };
 
-/* Where a warp's lanes begin in its 16 rows of a state of N columns, `each` rows at a time. */
-template <int N> struct kept {
-    enum { PIECES = N / 8, EACH = WARP / PIECES };
-};
-template <int N> static inline __device__ int kept_row() {
-    return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / kept<N>::PIECES;
-}
-template <int N> static inline __device__ int kept_col() { return threadIdx.x % kept<N>::PIECES * 8; }
+/* Where a lane begins in a state that leaves, 8 rows below each other and four pieces of 16 bytes at a time. */
+static inline __device__ int leaving_row() { return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4; }
+static inline __device__ int leaving_col() { return threadIdx.x % 4 * 8; }
 
 /* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
 template <int N, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
@@ -110,7 +105,7 @@ template <int N, int parts> static __device__ bool walk_find(const struct walk &
     p->X = row16(a.X, k.begin) + h0 * SSD_P + piece, p->Y = row16(a.Y, k.begin) + col + piece;
     p->raw = row(t < STEP ? a.cum : a.dts, k.begin) + (h >> a.shift);
     p->pos = (const int64_t *)a.pos.data + k.begin;
-    p->slot = state16(a.states, chunk, h) + kept_row<N>() * a.state + blockIdx.x % parts * N + kept_col<N>();
+    p->slot = state16(a.states, chunk, h) + leaving_row() * a.state + blockIdx.x % parts * N + leaving_col();
     p->more = a.chunk == STEP ? 0 : 1;
     p->rows = (int)(k.end - k.begin);
     p->steps = (int)ceil_div(p->rows, STEP);
@@ -217,34 +212,27 @@ template <int N, bool up> static __device__ float step_make(const struct walk_pl
 
 template <int N> struct state { float d[N / 64][32]; };
 
-/* Rounded, into panels of rows p. */
-template <int N> static __device__ void state_round(const struct state<N> *s, bf16_bits *to) {
-    const int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane % 16;
-    const int at = row * 64 + (lane / 16 ^ row % 8) * 8; /* matrices of rows 0-7, 8-15, then of the next columns */
+/* Rounded, to memory, from `to` on of each thread; room: rows of LEAVING columns, of each warp its own, pieces permuted so
+ * that neither way two threads meet in a bank. */
+template <int N> static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP * 16;
+    bf16_bits *in = room + (warp + lane % 16) * LEAVING;
+    const bf16_bits *out = room + (warp + lane / 4) * LEAVING + (lane % 4 ^ lane / 8 % 4) * 8;
+    const int piece = (lane / 16 ^ lane / 2 % 4) * 8; /* matrices of rows 0-7, 8-15, then of the next eight columns */
 #pragma unroll
-    for (int k = 0; k < N / 64; k++)
+    for (int q = 0; q < N / LEAVING; q++) {
 #pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-            const float *d = &s->d[k][4 * j];
+        for (int j = 0; j < LEAVING / 8; j += 2) {
+            const float *d = &s->d[q / 2][16 * (q % 2) + 4 * j];
             const uint32_t m[4] = {pack(d[0], d[1]), pack(d[2], d[3]), pack(d[4], d[5]), pack(d[6], d[7])};
-            stmatrix(m, to + k * PANEL + (at ^ 8 * j));
+            stmatrix(m, in + (piece ^ 8 * j));
         }
-}
-/* A warp's rows of it to memory, a few rows at a time; to: where the thread begins. */
-template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_bits *to, int pitch) {
-    const int row = kept_row<N>(), col = kept_col<N>(), at = (col % 64) ^ row % 8 * 8;
-    from += col / 64 * PANEL + row * 64;
+        __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 16; i += kept<N>::EACH)
-        *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
-}
-
-template <int N>
-static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
-    state_round<N>(s, room);
-    __syncwarp();
-    state_keep<N>(room, to, pitch);
-    __syncwarp();
+        for (int r = 0; r < 16; r += 8)
+            *(uint4 *)(to + r * pitch + LEAVING * q) = *(const uint4 *)(out + r * LEAVING);
+        __syncwarp();
+    }
 }
 
 /* The products of S += sum_t weight_t X_t Y_t^T, on their way. */
@@ -286,18 +274,21 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
     step_fetch<N, up>(a, p, 0, m);
     raw_fetch<N, up>(a, p, 1, m);
     cp_commit();
-    cp_wait<0>();
+    step_fetch<N, up>(a, p, 1, m);
+    raw_fetch<N, up>(a, p, 2, m);
+    cp_commit();
+    cp_wait<1>();
     __syncthreads();
     float keep = step_make<N, up>(p, 0, m);
     for (int i = 0; i < p.steps; i++) {
         const int at = i % STAGES, step = step_at<up>(p, i);
-        cp_wait<0>();
+        cp_wait<1>();
         shared_fence();
         __syncthreads();
-        step_fetch<N, up>(a, p, i + 1, m);
-        raw_fetch<N, up>(a, p, i + 2, m);
+        step_fetch<N, up>(a, p, i + 2, m);
+        raw_fetch<N, up>(a, p, i + 3, m);
         cp_commit();
-        if (walk_keeps<up>(p, i)) state_leave<N>(&s, m->S[w][0], p.slot + (step >> p.more) * a.states.pitch, N * parts);
+        if (walk_keeps<up>(p, i)) state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);
 #pragma unroll
         for (int k = 0; k < N / 64; k++)
 #pragma unroll
@@ -307,6 +298,6 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         wgmma_wait<0>();
         wgmma_settled<N / 8>((float(*)[4])s.d);
     }
-    state_leave<N>(&s, m->S[w][0], p.slot + (up ? (p.steps - 1) >> p.more : 0) * a.states.pitch, N * parts);
+    state_leave<N>(&s, m->leaving[w], p.slot + (up ? (p.steps - 1) >> p.more : 0) * a.states.pitch, N * parts);
 }
 #endif
