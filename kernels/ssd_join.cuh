@@ -140,7 +140,7 @@ template <typename op> static struct walk walk_of(const op *a, struct tensor X, 
     w.shift = ssd_shift(a->head_width), w.heads = a->heads << w.shift, w.groups = a->groups, w.state = a->state;
     w.chunk = a->chunk, w.segment = ssd_segment(w.heads, a->chunk);
     w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
-    w.whole = rows_whole(X) && rows_whole(Y);
+    w.whole = rows_whole(X) && rows_whole(Y) && a->pos.shape[0] > 0;
     return w;
 }
 
@@ -163,8 +163,13 @@ template <typename op> static int64_t walk_work(const op *a) {
 template <int N, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
     constexpr int cols = walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols>);
     static_assert(bytes <= 113 * 1024, "two blocks' tiles fit into a processor's shared memory");
+    struct walk_maps maps = {};
+    if (a->whole) {
+        TRY(tensor_map_make(&maps.X, a->X.data, a->X.shape[1], a->X.shape[0], 1, a->X.pitch, STEP));
+        TRY(tensor_map_make(&maps.Y, a->Y.data, a->Y.shape[1], a->Y.shape[0], 1, a->Y.pitch, STEP));
+    }
     LAUNCH_SHARED((walk_states<cols, parts, up>), segments_of(a) * parts * (a->heads / WALK_HEADS), WALK_THREADS, bytes,
-                  *a);
+                  *a, maps);
     return OK;
 }
 template <bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {

@@ -16,6 +16,7 @@
  *            that 8,192 of them fill a GPU
  *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: a block owns a half
  *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
+#include "kernels/bulk.cuh"
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
@@ -60,7 +61,10 @@ struct walk {
     struct tensor range, pos, cum, dts;
     struct tensor X, Y;   /* what a step adds to the state                                  */
     struct tensor states; /* (c, H, P, N): what stands before (up: after) chunks            */
-    bool whole;           /* rows begin at multiples of 16 bytes                            */
+    bool whole;           /* rows begin at multiples of 16 bytes: the hardware copies tiles */
+};
+struct walk_maps {
+    tensor_map X, Y;
 };
 
 /* A head's step: cum and dts of its rows, those past the end as the last (dts: anything); cum before the first; the
@@ -69,11 +73,11 @@ struct step_raw {
     int64_t pos;
     float cum[STEP], dts[STEP], before;
 };
-/* What a thread of a segment needs, few numbers since registers are few: its piece of the first row of tiles, its row
+/* What a thread of a segment needs, few numbers since registers are few: its first row, columns of X and Y; its row
  * of what weights are made of, positions from the first row on, its piece of its head's state in the first chunk's
  * slot. */
 struct walk_place {
-    const bf16_bits *X, *Y;
+    int row, X, Y;
     const float *raw;
     const int64_t *pos;
     bf16_bits *slot;
@@ -86,6 +90,7 @@ template <int N> struct walk_shared {
     } stage[STAGES];
     bf16_bits leaving[WALK_HEADS][SSD_P * LEAVING];
     struct step_raw raw[STAGES][WALK_HEADS];
+    uint64_t there[STAGES]; /* a step's tiles */
     float weight[STAGES][WALK_HEADS][STEP];
 };
 
@@ -97,12 +102,12 @@ static inline __device__ int leaving_col() { return threadIdx.x % 4 * 8; }
 template <int N, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
     const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
     const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
-    const int t = threadIdx.x % GROUP, piece = threadIdx.x % 8 * 8;
+    const int t = threadIdx.x % GROUP;
     struct device_span k;
     if (!span_find(a.range, a.pos, a.segment, item / n, &k)) return false;
     const int64_t begin = long_at(a.range, k.range);
     const int64_t chunk = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
-    p->X = row16(a.X, k.begin) + h0 * SSD_P + piece, p->Y = row16(a.Y, k.begin) + col + piece;
+    p->row = (int)k.begin, p->X = (int)h0 * SSD_P, p->Y = (int)col;
     p->raw = row(t < STEP ? a.cum : a.dts, k.begin) + (h >> a.shift);
     p->pos = (const int64_t *)a.pos.data + k.begin;
     p->slot = state16(a.states, chunk, h) + leaving_row() * a.state + blockIdx.x % parts * N + leaving_col();
@@ -161,16 +166,27 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
     piece_fetch<rows, threads, turned>(to, from + threadIdx.x % 8 * 8, (int)pitch, n, whole);
 }
 
-/* The i-th step's tiles. */
+/* The i-th step's tiles: whole ones by the hardware, at the word of one thread. */
 template <int N, bool up>
-static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
+static __device__ void step_fetch(const struct walk &a, const struct walk_maps &maps, const struct walk_place &p, int i,
+                                  walk_shared<N> *m) {
     if (i >= p.steps) return;
-    const int step = step_at<up>(p, i), n = step_rows(p, step), X = (int)a.X.pitch, Y = (int)a.Y.pitch;
+    const int step = step_at<up>(p, i), n = step_rows(p, step), row = p.row + step * STEP;
+    const bool whole = a.whole && n == STEP;
     auto *s = &m->stage[i % STAGES];
-    for (int k = 0; k < WALK_HEADS; k++)
-        piece_fetch<STEP, WALK_THREADS>(s->X[k], p.X + (int64_t)(step * STEP) * X + k * SSD_P, X, n, a.whole);
-    for (int k = 0; k < N / 64; k++)
-        piece_fetch<STEP, WALK_THREADS>(s->Y[k], p.Y + (int64_t)(step * STEP) * Y + k * 64, Y, n, a.whole);
+    uint64_t *there = &m->there[i % STAGES];
+    if (threadIdx.x == 0) {
+        if (whole) {
+            bulk_expect(there, (int)sizeof *s);
+            for (int k = 0; k < WALK_HEADS; k++) bulk_fetch(s->X[k], &maps.X, p.X + k * SSD_P, row, 0, there);
+            for (int k = 0; k < N / 64; k++) bulk_fetch(s->Y[k], &maps.Y, p.Y + k * 64, row, 0, there);
+        } else bulk_arrive(there);
+    }
+    if (whole) return;
+    NO_UNROLL for (int k = 0; k < WALK_HEADS; k++)
+        panel_fetch<STEP, WALK_THREADS>(s->X[k], row16(a.X, row) + p.X + k * SSD_P, a.X.pitch, n, a.whole);
+    NO_UNROLL for (int k = 0; k < N / 64; k++)
+        panel_fetch<STEP, WALK_THREADS>(s->Y[k], row16(a.Y, row) + p.Y + k * 64, a.Y.pitch, n, a.whole);
 }
 /* What its weights are made of, by each warpgroup for its head. */
 template <int N, bool up>
@@ -178,7 +194,7 @@ static __device__ void raw_fetch(const struct walk &a, const struct walk_place &
     if (i >= p.steps) return;
     const int t = threadIdx.x % GROUP, of_dts = t >= STEP, step = step_at<up>(p, i), n = step_rows(p, step);
     const int pitch = (int)(of_dts ? a.dts : a.cum).pitch, r = t % STEP < n ? t % STEP : n - 1;
-    struct step_raw *raw = &m->raw[i % STAGES][warpgroup_of()];
+    struct step_raw *raw = &m->raw[i % STAGES][threadIdx.x / GROUP];
     if (!up || !of_dts)
         cp_async4((of_dts ? raw->dts : raw->cum) + t % STEP, p.raw + (int64_t)(step * STEP + r) * pitch);
     if (t < 2) cp_async4((int *)&raw->pos + t, (const int *)(p.pos + step * STEP + n - 1) + t);
@@ -194,7 +210,7 @@ static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum 
  */
 template <int N, bool up> static __device__ float step_make(const struct walk_place &p, int i, walk_shared<N> *m) {
     if (i >= p.steps) return 0.0f;
-    const int w = warpgroup_of(), t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
+    const int w = threadIdx.x / GROUP, t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
     const struct step_raw *raw = &m->raw[i % STAGES][w];
     const bool through = raw->pos >= n;
     if (t < STEP) {
@@ -263,18 +279,24 @@ template <bool up> static __device__ bool walk_keeps(const struct walk_place &p,
 
 /* N columns of states, of `parts` times as many; two blocks to a processor. */
 template <int N, int parts, bool up>
-__global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
+__global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a,
+                                                                     const __grid_constant__ struct walk_maps maps) {
     DYNAMIC_PANELS(tiles);
     walk_shared<N> *m = (walk_shared<N> *)tiles;
     struct walk_place p;
     if (!walk_find<N, parts>(a, &p)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) bulk_barrier_init(&m->there[i], 1);
+        bulk_barriers_see();
+    }
+    __syncthreads();
     raw_fetch<N, up>(a, p, 0, m);
-    step_fetch<N, up>(a, p, 0, m);
+    step_fetch<N, up>(a, maps, p, 0, m);
     raw_fetch<N, up>(a, p, 1, m);
     cp_commit();
-    step_fetch<N, up>(a, p, 1, m);
+    step_fetch<N, up>(a, maps, p, 1, m);
     raw_fetch<N, up>(a, p, 2, m);
     cp_commit();
     cp_wait<1>();
@@ -283,9 +305,10 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
     for (int i = 0; i < p.steps; i++) {
         const int at = i % STAGES, step = step_at<up>(p, i);
         cp_wait<1>();
+        bulk_wait(&m->there[at], i / STAGES % 2);
         shared_fence();
         __syncthreads();
-        step_fetch<N, up>(a, p, i + 2, m);
+        step_fetch<N, up>(a, maps, p, i + 2, m);
         raw_fetch<N, up>(a, p, i + 3, m);
         cp_commit();
         if (walk_keeps<up>(p, i)) state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);

@@ -180,12 +180,17 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
     const int pitch = (int)a.y.pitch;
     const bool whole = o.whole_y;
     bf16_bits *to = o.y + (int64_t)r * pitch + i * SSD_P + lane % 8 * 8;
+    const int at = (r0 + lane % 16) * 64 + (lane / 16 ^ lane % 8) * 8; /* of rows 0-7, 8-15, then of the next columns */
 #pragma unroll
-    for (int k = 0; k < 16; k++) {
-        const int at = panel_pair(r0 + lane / 4, k / 2) + k % 2 * 512;
-        const uint32_t xs = *(const uint32_t *)(x + at);
-        const float *own = &y[4 * (k / 2) + 2 * (k % 2)];
-        *(uint32_t *)(room + at) = pack(fmaf(D, low_half(xs), own[0]), fmaf(D, high_half(xs), own[1]));
+    for (int j = 0; j < 8; j += 2) {
+        uint32_t xs[4];
+        ldmatrix(xs, x + (at ^ 8 * j));
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float *own = &y[4 * j + 2 * k];
+            xs[k] = pack(fmaf(D, low_half(xs[k]), own[0]), fmaf(D, high_half(xs[k]), own[1]));
+        }
+        stmatrix(xs, room + (at ^ 8 * j));
     }
     __syncwarp();
     rows_leave(to, pitch, room, piece, n, whole);
