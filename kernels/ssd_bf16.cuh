@@ -47,7 +47,7 @@ static inline int64_t heads_of_block(int64_t per_group, int64_t most_heads) {
     return n;
 }
 
-static inline bool rows_whole(struct tensor t) { return (uintptr_t)t.data % 16 == 0 && t.pitch % 8 == 0; }
+static inline __host__ __device__ bool rows_whole(const struct tensor &t) { return (uintptr_t)t.data % 16 == 0 && t.pitch % 8 == 0; }
 static inline bool rows_pair(struct tensor t) { return (uintptr_t)t.data % 4 == 0 && t.pitch % 2 == 0; }
 
 static inline __device__ bf16_bits *row16(const struct tensor &t, int64_t i) {
@@ -57,25 +57,6 @@ static inline __device__ bf16_bits *state16(const struct tensor &t, int64_t chun
     return row16(t, chunk) + h * t.shape[2] * t.shape[3];
 }
 static inline __device__ bf16_bits bf16_of(float x) { return (bf16_bits)pack(x, 0.0f); }
-
-/* ssd_dt in F32, to 3e-7 of the value: log(1 + t) of t = exp(-|v|) is twice the inverse hyperbolic
- * tangent of t / (2 + t), which is at most 1 / 3. */
-static inline __device__ float ssd_softplus_fast(float v) {
-    const float t = expf(-fabsf(v)), z = t * reciprocal_fast(2.0f + t), q = z * z;
-    float sum = 2.0f / 15.0f;
-#pragma unroll
-    for (int n = 13; n > 0; n -= 2) sum = fmaf(sum, q, 2.0f / (float)n);
-    return fmaxf(v, 0.0f) + z * sum;
-}
-static inline __device__ float ssd_dt_fast(float v, float smallest, float largest) {
-    const float s = ssd_softplus_fast(v);
-    return s < smallest ? smallest : s > largest ? largest : s;
-}
-static inline __device__ float ssd_dt_slope_fast(float v, float smallest, float largest) {
-    const float s = ssd_softplus_fast(v);
-    if (s < smallest || s > largest) return 0.0f;
-    return 1.0f / (1.0f + expf(-v));
-}
 
 /* Where a block is: its chunk, the group, the first of its heads. */
 struct place {

@@ -15,6 +15,17 @@ static inline __device__ double ssd_dt_slope(double v, double smallest, double l
     return v > 20 ? 1 : 1 / (1 + exp(-v));
 }
 
+/* The same in F32, for BF16 inputs: 1e-7 of the value, or of 1. */
+static inline __device__ float ssd_dt_fast(float v, double smallest, double largest) {
+    const float s = v > 20.0f ? v : log1pf(expf(v));
+    return s < smallest ? (float)smallest : s > largest ? (float)largest : s;
+}
+static inline __device__ float ssd_dt_slope_fast(float v, double smallest, double largest) {
+    const float s = v > 20.0f ? v : log1pf(expf(v));
+    if (s < smallest || s > largest) return 0.0f;
+    return v > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-v));
+}
+
 /* The factor that a state keeps through a chunk: 0 where a document starts in it. */
 static inline __device__ float ssd_chunk_decay(const struct device_span &k, const struct tensor &cum, int64_t head) {
     return k.through ? (float)exp((double)row(cum, k.end - 1)[head]) : 0.0f;

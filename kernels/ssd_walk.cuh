@@ -8,12 +8,11 @@
  *   a step   S = exp(cum_end - cum_before) S + sum_t weight_t X_t Y_t^T          (T, H P) X, (T, G N) Y
  *            down: X = x, Y = B, weight_t = exp(cum_end - cum_t) dts_t;  up: X = dy, Y = C, weight_t = exp(cum_t -
  *            cum_before), last step first.  Weights are made while the products of the step before are under way
- *   segment  ssd_segment tokens of a range, from its start: enough of them to fill a GPU.  The walk begins with zero
- *            and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up: last),
- *            whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the range
- *            and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape alone (heads
- *            are the rank's), so that a range gives the same bits on every mesh.seq: of 128 heads 2,048 tokens, so
- *            that 8,192 of them fill a GPU
+ *   segment  so many chunks of a range, from its start, that a GPU is filled (segment_chunks).  The walk begins with
+ *            zero and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up:
+ *            last), whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the
+ *            range and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape and on the
+ *            range's own length (heads are the rank's), so that a range gives the same bits on every mesh.seq
  *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: a block owns a half
  *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
 #include "kernels/bulk.cuh"
@@ -50,19 +49,48 @@ template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
 static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) {
     return heads * (P / SSD_P) / groups % WALK_HEADS == 0;
 }
-/* Of few heads not so short that joining them shows. */
-static inline int64_t ssd_segment(int64_t heads, int64_t chunk) {
-    return ceil_div(most(16 * heads, least(32 * heads, 1024)), chunk) * chunk;
+/* Chunks of a segment: 32 heads tokens, less where a range has less than four such segments, but not so few that
+ * joining them shows.  most_segments: of all ranges. */
+enum { SEGMENT_LEAST = 8, SEGMENTS_SHORT = 9 /* at most, of a range whose segments are shorter */ };
+static inline int segment_most(int64_t heads, int64_t chunk) { return (int)ceil_div(32 * heads, chunk); }
+static inline __host__ __device__ int segment_chunks(int most, int chunks) {
+    while (most >= 2 * SEGMENT_LEAST && chunks < 4 * most) most /= 2;
+    return most;
 }
 
 struct walk {
-    int64_t heads, groups, state, chunk, segment;
-    int shift; /* ssd_bf16.cuh                                                              */
+    int64_t heads, groups, state, chunk;
+    int shift;      /* ssd_bf16.cuh                                                   */
+    int most, bits; /* segment_most; chunk = 1 << bits                                */
     struct tensor range, pos, cum, dts;
     struct tensor X, Y;   /* what a step adds to the state                                  */
     struct tensor states; /* (c, H, P, N): what stands before (up: after) chunks            */
     bool whole;           /* rows begin at multiples of 16 bytes: the hardware copies tiles */
 };
+
+/* Chunks of range r.  Spans are counted in 32 bits, since divisions of 64 cost a small kernel most of its time. */
+static inline __device__ int chunks_in(const struct walk &a, int64_t r) {
+    return (int)((long_at(a.range, r + 1) - long_at(a.range, r) + a.chunk - 1) >> a.bits);
+}
+/* Segments of a range of so many chunks, `each` to a segment. */
+static inline __device__ int segments_in(int chunks, int each) {
+    return (int)(((unsigned)chunks + (unsigned)each - 1) / (unsigned)each);
+}
+/* Segment i, counted over all ranges, and its first chunk; false: there is none. */
+static __device__ bool segment_find(const struct walk &a, int i, struct device_span *k, int *chunk) {
+    *chunk = 0;
+    for (int64_t r = 0; r < a.range.shape[0] - 1; r++) {
+        const int chunks = chunks_in(a, r), each = segment_chunks(a.most, chunks), n = segments_in(chunks, each);
+        if (i < n) {
+            const int64_t begin = long_at(a.range, r) + (int64_t)i * each * a.chunk;
+            *k = span_at(a.pos, r, begin, least(begin + each * a.chunk, long_at(a.range, r + 1)));
+            *chunk += i * each;
+            return true;
+        }
+        i -= n, *chunk += chunks;
+    }
+    return false;
+}
 struct walk_maps {
     tensor_map X, Y;
 };
@@ -100,20 +128,19 @@ static inline __device__ int leaving_col() { return threadIdx.x % 4 * 8; }
 
 /* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
 template <int N, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
-    const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
-    const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
-    const int t = threadIdx.x % GROUP;
+    const unsigned n = (unsigned)a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
+    const unsigned group = h0 / ((unsigned)a.heads / (unsigned)a.groups), h = h0 + threadIdx.x / GROUP;
+    const int t = threadIdx.x % GROUP, part = blockIdx.x % parts * N, col = (int)(group * a.state) + part;
     struct device_span k;
-    if (!span_find(a.range, a.pos, a.segment, item / n, &k)) return false;
-    const int64_t begin = long_at(a.range, k.range);
-    const int64_t chunk = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
-    p->row = (int)k.begin, p->X = (int)h0 * SSD_P, p->Y = (int)col;
+    int chunk;
+    if (!segment_find(a, (int)(item / n), &k, &chunk)) return false;
+    p->row = (int)k.begin, p->X = (int)h0 * SSD_P, p->Y = col;
     p->raw = row(t < STEP ? a.cum : a.dts, k.begin) + (h >> a.shift);
     p->pos = (const int64_t *)a.pos.data + k.begin;
-    p->slot = state16(a.states, chunk, h) + leaving_row() * a.state + blockIdx.x % parts * N + leaving_col();
-    p->more = a.chunk == STEP ? 0 : 1;
+    p->slot = state16(a.states, chunk, h) + leaving_row() * a.state + part + leaving_col();
+    p->more = a.bits - 6;
     p->rows = (int)(k.end - k.begin);
-    p->steps = (int)ceil_div(p->rows, STEP);
+    p->steps = (p->rows + STEP - 1) / STEP;
     return true;
 }
 /* The i-th step in the order of the walk, its number from the segment's first row on. */
@@ -132,32 +159,27 @@ static inline __device__ int panel_pair(int row, int j) {
     return (row * 64 + lane / 4 * 8 + lane % 4 * 2) ^ 8 * j;
 }
 
-/* What a thread adds to its first row for row first + r: turned, rows 64-127 lie in strips of 16 from the last up. */
-template <int each, bool turned> static inline __device__ int piece_row(int first, int r) {
-    static_assert(each % 16 == 0 || !turned, "a thread's rows lie at one place of their strips");
-    if (!turned || r < 64) return r;
-    return each == 16 ? r ^ 48 : ((first + r) ^ 48) - first;
-}
-/* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.
- * piece_fetch: from where the thread's column begins in row 0. */
+/* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.  turned:
+ * rows 64-127 lie in strips of 16 from the last up.  piece_fetch: from where the thread's column begins in row 0. */
 template <int rows, int threads, bool turned = false>
 static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
+    static_assert(!turned || each == 16, "a thread has one row of every strip");
     const int first = threadIdx.x % threads / 8;
     to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
             if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + piece_row<each, turned>(first, r) * 64, from + (int64_t)(first + r) * pitch,
+                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * pitch,
                                    first + r < n);
     } else {
 #pragma unroll 1
         for (int r = 0; r < rows - first; r += each)
 #pragma unroll 1
             for (int e = 0; e < 8; e++)
-                to[piece_row<each, turned>(first, r) * 64 + e] =
+                to[(turned && r >= 64 ? r ^ 48 : r) * 64 + e] =
                     first + r < n ? from[(int64_t)(first + r) * pitch + e] : (bf16_bits)0;
     }
 }
@@ -228,9 +250,10 @@ template <int N, bool up> static __device__ float step_make(const struct walk_pl
 
 template <int N> struct state { float d[N / 64][32]; };
 
-/* Rounded, to memory, from `to` on of each thread; room: rows of LEAVING columns, of each warp its own, pieces permuted so
- * that neither way two threads meet in a bank. */
-template <int N> static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
+/* Rounded, to memory, from `to` on of each thread; room: rows of LEAVING columns, of each warp its own, pieces permuted
+ * so that neither way two threads meet in a bank. */
+template <int N>
+static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
     const int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP * 16;
     bf16_bits *in = room + (warp + lane % 16) * LEAVING;
     const bf16_bits *out = room + (warp + lane / 4) * LEAVING + (lane % 4 ^ lane / 8 % 4) * 8;
@@ -245,8 +268,7 @@ template <int N> static __device__ void state_leave(const struct state<N> *s, bf
         }
         __syncwarp();
 #pragma unroll
-        for (int r = 0; r < 16; r += 8)
-            *(uint4 *)(to + r * pitch + LEAVING * q) = *(const uint4 *)(out + r * LEAVING);
+        for (int r = 0; r < 16; r += 8) *(uint4 *)(to + r * pitch + LEAVING * q) = *(const uint4 *)(out + r * LEAVING);
         __syncwarp();
     }
 }
@@ -280,7 +302,7 @@ template <bool up> static __device__ bool walk_keeps(const struct walk_place &p,
 /* N columns of states, of `parts` times as many; two blocks to a processor. */
 template <int N, int parts, bool up>
 __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a,
-                                                                     const __grid_constant__ struct walk_maps maps) {
+                                                                      const __grid_constant__ struct walk_maps maps) {
     DYNAMIC_PANELS(tiles);
     walk_shared<N> *m = (walk_shared<N> *)tiles;
     struct walk_place p;
@@ -311,7 +333,8 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         step_fetch<N, up>(a, maps, p, i + 2, m);
         raw_fetch<N, up>(a, p, i + 3, m);
         cp_commit();
-        if (walk_keeps<up>(p, i)) state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);
+        if (walk_keeps<up>(p, i))
+            state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);
 #pragma unroll
         for (int k = 0; k < N / 64; k++)
 #pragma unroll

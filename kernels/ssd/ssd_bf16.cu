@@ -47,9 +47,8 @@ static enum status check(struct ctx *c, const struct ssd *a) {
 }
 
 static enum status states_and_outputs(struct ctx *c, const struct ssd *a, int64_t n) {
-    struct entering *enters = NULL;
     if (ssd_walks(a->heads, a->groups, a->head_width)) {
-        TRY((segments_join<false>(c, walk_of(a, a->x, a->B), a->states, a->s_in, a->s_out, &enters)));
+        TRY((states_enter<false>(c, walk_of(a, a->x, a->B), a->states, a->s_in, a->s_out)));
     } else {
         void *decays;
         TRY(arena_take(c->work, decays_bytes(n, a->heads), &decays));
@@ -57,7 +56,7 @@ static enum status states_and_outputs(struct ctx *c, const struct ssd *a, int64_
         LAUNCH_CELLS((walk_chunks<true, false>), (a->range.shape[0] - 1) * a->heads, SSD_P * a->state / 8, a->range,
                      a->chunk, a->states, (float *)decays, a->s_in, a->s_out);
     }
-    SSD_FOR_SHAPE(a->state, a->chunk, outputs, c, a, n, enters);
+    SSD_FOR_SHAPE(a->state, a->chunk, outputs, c, a, n);
     return OK;
 }
 

@@ -15,21 +15,20 @@
  * of which the first is h0; where the first row of that head begins, and its state. */
 struct outputs_place {
     const bf16_bits *x;
-    bf16_bits *y, *S;
-    const bf16_bits *E; /* the state whose rest is to be added to S */
-    const struct entering *enters;
+    bf16_bits *y;
     const float *cum, *dts;
     int n, n_enter, heads, h0, shift;
-    bool whole, whole_y;
+    int row, state;      /* where the hardware finds its first row, and the first head's state */
+    bool whole, whole_y; /* whole: the hardware copies rows of x, B and C */
 };
-static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads,
-                                                    const struct entering *enters) {
+struct outputs_maps {
+    tensor_map C, B, x, S;
+};
+static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
     struct outputs_place o;
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
-    o.S = state16(a.states, p.chunk, p.h0);
-    o.enters = enters ? enters + p.chunk * (a.heads >> shift) : NULL;
-    o.E = enters ? state16(a.states, o.enters->from, p.h0) : o.S;
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
+    o.row = (int)p.k.begin, o.state = (int)(p.chunk * a.heads + p.h0);
     o.n = p.n, o.n_enter = p.n_enter, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
     return o;
 }
@@ -43,11 +42,12 @@ template <int N, int Q> struct outputs_shared {
         bf16_bits y[Q * 64];
     } head[AT_ONCE];
     struct alignas(16) outputs_steps {
-        float cum[Q], dts[Q], D, keep;
+        float cum[Q], dts[Q], D;
     } steps[AT_ONCE][3];                  /* two heads ahead, tiles one */
     float reach[AT_ONCE * GROUPS][2][Q];  /* dts times the decay to outputs_middle; each warpgroup has its own */
     float4 across[Q > 64 ? 8 : 1][GROUP]; /* C B^T of rows 64-127, columns 0-63: what each thread holds of it */
     int from[Q];
+    uint64_t there[AT_ONCE][2], first; /* tiles of heads; B and C */
     struct outputs_place place;
 };
 /* Which of the heads at once a warpgroup has. */
@@ -55,15 +55,23 @@ template <int N, int Q> static inline __device__ int outputs_own() {
     return warpgroup_of() / outputs_shared<N, Q>::GROUPS;
 }
 
+/* Tiles of head i, at the word of one of the threads that will use them. */
 template <int N, int Q>
-static __device__ void outputs_fetch(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
+static __device__ void outputs_fetch(const struct ssd &a, const struct outputs_maps &maps, int i, int at,
+                                     outputs_shared<N, Q> *m) {
     constexpr int threads = outputs_shared<N, Q>::EACH;
     const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
-    const bf16_bits *x = o.x + i * SSD_P, *S = o.S + i * (SSD_P * N);
-    auto *to = &m->head[outputs_own<N, Q>()].tiles[at];
-    panel_fetch<Q, threads>(to->x, x, a.x.pitch, o.n, o.whole);
-    for (int k = 0; k < N / 64; k++) panel_fetch<SSD_P, threads>(to->S[k], S + 64 * k, N, SSD_P, true);
+    const int own = threadIdx.x / threads;
+    auto *to = &m->head[own].tiles[at];
+    uint64_t *there = &m->there[own][at];
+    const bool whole = o.whole;
+    if (threadIdx.x % threads == 0) {
+        bulk_expect(there, (int)sizeof to->S + (whole ? (int)sizeof to->x : 0));
+        if (whole) bulk_fetch(to->x, &maps.x, (o.h0 + i) * SSD_P, o.row, 0, there);
+        for (int k = 0; k < N / 64; k++) bulk_fetch(to->S[k], &maps.S, 64 * k, 0, o.state + i, there);
+    }
+    if (!whole) panel_fetch<Q, threads>(to->x, o.x + i * SSD_P, a.x.pitch, o.n, rows_whole(a.x));
 }
 template <int N, int Q>
 static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
@@ -71,34 +79,11 @@ static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, o
     const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
     const int n = o.n, t = threadIdx.x % Q, of_dts = threadIdx.x % threads >= Q, h = (o.h0 + i) >> o.shift;
-    auto *to = &m->steps[outputs_own<N, Q>()][at];
+    auto *to = &m->steps[threadIdx.x / threads][at];
     const float *raw = (of_dts ? o.dts : o.cum) + (int64_t)(t < n ? t : n - 1) * (int)(of_dts ? a.dts : a.cum).pitch;
     cp_async4((of_dts ? to->dts : to->cum) + t, raw + h);
     if (threadIdx.x % threads == 0) cp_async4(&to->D, (const float *)a.D.data + h);
-    if (threadIdx.x % threads == 1 && o.enters) cp_async4(&to->keep, &o.enters[h].keep);
 }
-/* What enters the segment, added to the thread's pieces of a head's state, which have come, here and in memory. */
-template <int N, int Q> static __device__ void outputs_enter(int i, int at, float keep, outputs_shared<N, Q> *m) {
-    constexpr int threads = outputs_shared<N, Q>::EACH;
-    const int first = threadIdx.x % threads / 8, col = threadIdx.x % 8 * 8;
-    const struct outputs_place &o = m->place;
-    const int64_t from = (int64_t)i * SSD_P * N + first * N + col;
-    bf16_bits *to = tile_piece<64>(m->head[outputs_own<N, Q>()].tiles[at].S[0], first, col);
-    uint4 E[SSD_P * 8 / threads];
-#pragma unroll 1
-    for (int k = 0; k < N / 64; k++) {
-#pragma unroll
-        for (int r = 0; r < SSD_P; r += threads / 8)
-            E[r / (threads / 8)] = *(const uint4 *)(o.E + from + r * N + 64 * k);
-#pragma unroll
-        for (int r = 0; r < SSD_P; r += threads / 8) {
-            uint4 *own = (uint4 *)(to + k * PANEL + r * 64);
-            const uint4 sum = entered(*own, E[r / (threads / 8)], keep);
-            *(uint4 *)(o.S + from + r * N + 64 * k) = *own = sum;
-        }
-    }
-}
-
 /* The row over which the decay from column s goes to rows below: the last of its block of 16, or, for rows 64 on, of
  * columns 0 to 63. */
 template <int half> static inline __device__ int outputs_middle(int s) { return half && s < 64 ? 63 : s | 15; }
@@ -196,16 +181,11 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
     rows_leave(to, pitch, room, piece, n, whole);
 }
 
-/* The warp's 16 rows of its 64: from the first down, or from the last up, so that warps of a quarter of the processor
- * have as many blocks left of the diagonal as those of any other. */
-template <int half> static inline __device__ int outputs_strip() { return half ? 3 - warp_of() % 4 : warp_of() % 4; }
-
 /* One head of rows 64 half and on, the c-th of the warpgroup. */
 template <int N, int Q, int half>
-static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen, const float (&cb)[32],
-                                    outputs_shared<N, Q> *m) {
-    const int group = warpgroup_of(), own = outputs_own<N, Q>(), strip = outputs_strip<half>(),
-              r0 = 64 * half + 16 * strip;
+static __device__ void outputs_head(const struct ssd &a, int i, int c, int group, int warp, int seen,
+                                    const float (&cb)[32], outputs_shared<N, Q> *m) {
+    const int own = group / outputs_shared<N, Q>::GROUPS, r0 = 64 * half + 16 * warp;
     const int t0 = threadIdx.x % GROUP, t = r0 + threadIdx.x % WARP / 4;
     const auto *tiles = &m->head[own].tiles[c % 2];
     const auto *steps = &m->steps[own][c % 3];
@@ -226,7 +206,7 @@ static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen,
         for (int i = 0; i < 8; i++) to[i] = cb[8 * k + i];
     };
     if constexpr (half) outputs_weights<half, 0>(M[0], steps, reach, m->from, t, 4, seen, across);
-    else outputs_weights<half, 0>(M[0], steps, reach, m->from, t, strip, seen, diagonal);
+    else outputs_weights<half, 0>(M[0], steps, reach, m->from, t, warp, seen, diagonal);
     wgmma_wait<0>();
     sums_ended(y);
 #pragma unroll
@@ -237,7 +217,7 @@ static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen,
     }
     outputs_add(y, M[0], tiles->x, 0);
     if constexpr (half) {
-        outputs_weights<half, 64>(M[1], steps, reach, m->from, t, strip, seen, diagonal);
+        outputs_weights<half, 64>(M[1], steps, reach, m->from, t, warp, seen, diagonal);
         outputs_add(y, M[1], tiles->x, 64);
     }
     outputs_reach<half>(m->reach[group][(c + 1) % 2], &m->steps[own][(c + 1) % 3], m->place.n);
@@ -262,9 +242,10 @@ static __device__ void products_CB(float (&cb)[32], int half, int b, const bf16_
 
 /* All heads of a warpgroup of rows 64 half and on. */
 template <int N, int Q, int half>
-static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
+static __device__ void outputs_heads(const struct ssd &a, const struct outputs_maps &maps, const bf16_bits (*B)[Q * 64],
+                                     outputs_shared<N, Q> *m) {
     using shared = outputs_shared<N, Q>;
-    const int own = outputs_own<N, Q>();
+    const int group = warpgroup_of(), own = group / shared::GROUPS, warp = warp_of() % 4;
     float cb[32];
     if (half && own == 0) {
         products_CB<N, Q>(cb, half, 0, m->C, B);
@@ -272,29 +253,47 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
         for (int k = 0; k < 8; k++) m->across[k][threadIdx.x % GROUP] = *(const float4 *)(cb + 4 * k);
     }
     products_CB<N, Q>(cb, half, half, m->C, B);
-    const int seen = seen_by_all(m->from, 4 * half + outputs_strip<half>(), m->place.n);
+    const int seen = seen_by_all(m->from, 4 * half + warp, m->place.n);
     barrier_of(0, shared::BLOCK); /* nobody reads B any more */
-    outputs_reach<half>(m->reach[warpgroup_of()][0], &m->steps[own][0], m->place.n);
+    outputs_reach<half>(m->reach[group][0], &m->steps[own][0], m->place.n);
     int c = 0;
     for (int i = own; i < m->place.heads; i += shared::AT_ONCE, c++) {
         cp_wait<0>();
-        if (c > 0 && m->place.enters) { /* of the first head it is done */
-            const float keep = m->steps[own][c % 3].keep;
-            if (keep > 0.0f) outputs_enter<N, Q>(i, c % 2, keep, m);
-        }
+        bulk_wait(&m->there[own][c % 2], c / 2 % 2);
         shared_fence();
         barrier_of(1 + own, shared::EACH);
-        outputs_fetch<N, Q>(a, i + shared::AT_ONCE, (c + 1) % 2, m);
+        outputs_fetch<N, Q>(a, maps, i + shared::AT_ONCE, (c + 1) % 2, m);
         outputs_fetch_steps<N, Q>(a, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
         cp_commit();
-        outputs_head<N, Q, half>(a, i, c, seen, cb, m);
+        outputs_head<N, Q, half>(a, i, c, group, warp, seen, cb, m);
+    }
+}
+
+/* C and B of a chunk. */
+template <int N, int Q>
+static __device__ void outputs_first(const struct ssd &a, const struct outputs_maps &maps, const struct place &p,
+                                     bool whole, bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
+    constexpr int threads = outputs_shared<N, Q>::BLOCK;
+    if (threadIdx.x == 0) {
+        if (whole) bulk_expect(&m->first, 2 * N * Q * (int)sizeof(bf16_bits));
+        else bulk_arrive(&m->first);
+        for (int k = 0; k < N / 64 && whole; k++) {
+            bulk_fetch(m->C[k], &maps.C, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
+            bulk_fetch(B[k], &maps.B, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
+        }
+    }
+    for (int k = 0; k < N / 64 && !whole; k++) {
+        const int64_t col = p.g * N + 64 * k;
+        panel_fetch<Q, threads>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, rows_whole(a.C));
+        panel_fetch<Q, threads>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, rows_whole(a.B));
     }
 }
 
 template <int N, int Q>
 __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
                              1) static void chunk_outputs(const struct ssd a, int shift, int64_t heads, bool whole,
-                                                          bool whole_y, const struct entering *enters) {
+                                                          bool whole_y,
+                                                          const __grid_constant__ struct outputs_maps maps) {
     DYNAMIC_PANELS(tiles);
     using shared = outputs_shared<N, Q>;
     shared *m = (shared *)tiles;
@@ -304,41 +303,43 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
     if (threadIdx.x == 0) {
-        m->place = outputs_find(a, p, shift, (int)heads, enters);
-        m->place.whole = whole, m->place.whole_y = whole_y;
+        m->place = outputs_find(a, p, shift, (int)heads);
+        m->place.whole = whole && p.n == Q, m->place.whole_y = whole_y;
+        for (int i = 0; i < 2 * shared::AT_ONCE; i++) bulk_barrier_init(&m->there[i / 2][i % 2], 1);
+        bulk_barrier_init(&m->first, 1);
+        bulk_barriers_see();
     }
-    for (int k = 0; k < N / 64; k++) {
-        const int64_t col = p.g * N + 64 * k;
-        panel_fetch<Q, shared::BLOCK, (Q > 64)>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
-        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
-    }
-    first_seen(a.pos, p, Q, m->from);
     __syncthreads();
     const int own = outputs_own<N, Q>();
-    outputs_fetch<N, Q>(a, own, 0, m);
+    outputs_first<N, Q>(a, maps, p, m->place.whole, B, m);
+    outputs_fetch<N, Q>(a, maps, own, 0, m);
     outputs_fetch_steps<N, Q>(a, own, 0, m);
     outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
+    first_seen(a.pos, p, Q, m->from);
     cp_commit();
     cp_wait<0>();
-    if (m->place.enters && own < heads) {
-        const float keep = m->place.enters[(p.h0 + own) >> shift].keep;
-        if (keep > 0.0f) outputs_enter<N, Q>(own, 0, keep, m);
-    }
+    bulk_wait(&m->first, 0);
     shared_fence();
     __syncthreads();
-    if (warpgroup_of() % shared::GROUPS == 0) outputs_heads<N, Q, 0>(a, B, m);
-    else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, B, m);
+    if (warpgroup_of() % shared::GROUPS == 0) outputs_heads<N, Q, 0>(a, maps, B, m);
+    else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, maps, B, m);
 }
 
-template <int N, int Q>
-static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n, const struct entering *enters) {
+template <int N, int Q> static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n) {
     using shared = outputs_shared<N, Q>;
     const struct ssd k = ssd_by_halves(a);
-    const int64_t heads = heads_of_block(k.heads / k.groups, 16);
+    const int64_t heads = heads_of_block(k.heads / k.groups, 16), T = a->pos.shape[0];
+    const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && T > 0;
+    struct outputs_maps maps = {};
     static_assert(sizeof(shared) <= 227 * 1024, "the tiles fit into a processor's shared memory");
+    if (whole) {
+        TRY(tensor_map_make(&maps.C, a->C.data, a->C.shape[1], T, 1, a->C.pitch, Q));
+        TRY(tensor_map_make(&maps.B, a->B.data, a->B.shape[1], T, 1, a->B.pitch, Q));
+        TRY(tensor_map_make(&maps.x, a->x.data, a->x.shape[1], T, 1, a->x.pitch, Q));
+    }
+    if (n > 0) TRY(tensor_map_make(&maps.S, a->states.data, N, SSD_P, n * k.heads, N, SSD_P));
     LAUNCH_SHARED((chunk_outputs<N, Q>), n * (k.heads / heads), shared::BLOCK, sizeof(shared), k,
-                  ssd_shift(a->head_width), heads, rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C),
-                  rows_whole(a->y), enters);
+                  ssd_shift(a->head_width), heads, whole, rows_whole(a->y), maps);
     return OK;
 }
 #endif

@@ -15,43 +15,39 @@ __global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_lo
     constexpr int MOST = 128 / WARPS;
     __shared__ double sums[WARPS][WARP];
     __shared__ bool restarts[WARPS];
-    const unsigned blocks = (unsigned)ceil_div(a.heads, WARP);
-    const int own_h = (int)(blockIdx.x % blocks * WARP + threadIdx.x), h = (int)least(own_h, a.heads - 1);
-    const int each = (int)a.chunk / WARPS;
+    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x,
+                  each = a.chunk / WARPS;
     struct device_span k;
     if (!span_find(a.range, a.pos, a.chunk, blockIdx.x / blocks, &k)) return;
-    const int64_t begin = k.begin + threadIdx.y * each;
-    const int n = (int)most(0, least(each, k.end - begin));
-    const double A = -exp((double)((const float *)a.A_log.data)[h]);
-    const float bias = ((const float *)a.dt_bias.data)[h];
+    const int64_t begin = k.begin + threadIdx.y * each, n = h < a.heads ? least(each, k.end - begin) : 0;
+    const double A = h < a.heads ? -exp((double)((const float *)a.A_log.data)[h]) : 0.0;
+    const float bias = h < a.heads ? ((const float *)a.dt_bias.data)[h] : 0.0f;
     float dts[MOST];
-    unsigned starts = 0; /* bit i: a document starts with row i */
-    const bf16_bits *dt = row16(a.dt, least(begin, k.end - 1)) + h;
+    int64_t pos[MOST];
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        dts[i] = bf16_float(*dt);
-        if (i + 1 < n) dt += a.dt.pitch;
+        dts[i] = i < n ? bf16_float(row16(a.dt, begin + i)[h]) : 0.0f;
+        pos[i] = begin + i < k.end && i < each ? long_at(a.pos, begin + i) : 1;
     }
-    if (!k.through) NO_UNROLL for (int i = 0; i < n; i++) starts |= (unsigned)(long_at(a.pos, begin + i) == 0) << i;
-    double sum = 0.0, own[MOST];
+    double sum = 0.0;
+    bool restart = false;
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        dts[i] = i < n ? ssd_dt_fast(dts[i] + bias, (float)a.dt_min, (float)a.dt_max) : 0.0f;
-        own[i] = sum = fma(A, (double)dts[i], starts >> i & 1 ? 0.0 : sum);
+        dts[i] = i < n ? ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max) : 0.0f;
+        restart = restart || pos[i] == 0;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
     }
     sums[threadIdx.y][threadIdx.x] = sum;
-    if (threadIdx.x == 0) restarts[threadIdx.y] = starts != 0;
+    if (threadIdx.x == 0) restarts[threadIdx.y] = restart;
     __syncthreads();
-    double before = 0.0;
-    for (int part = 0; part < (int)threadIdx.y; part++)
-        before = sums[part][threadIdx.x] + (restarts[part] ? 0.0 : before);
-    if (own_h >= a.heads) return;
-    float *to_dts = row(a.dts, begin) + h, *to_cum = row(a.cum, begin) + h;
+    sum = 0.0;
+    for (int part = 0; part < (int)threadIdx.y; part++) sum = sums[part][threadIdx.x] + (restarts[part] ? 0.0 : sum);
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        if (starts >> i & 1) before = 0.0;
-        if (i < n) *to_dts = dts[i], *to_cum = (float)(before + own[i]);
-        to_dts += a.dts.pitch, to_cum += a.cum.pitch;
+        if (i >= n) continue;
+        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+        row(a.dts, begin + i)[h] = dts[i];
+        row(a.cum, begin + i)[h] = (float)sum;
     }
 }
 

@@ -107,6 +107,7 @@ struct ssd_local_case {
          0,                                                                                                            \
          1e-3,                                                                                                         \
          1e-2},                                                                                                        \
+        {"tensor cores, short segments of a short range", {1, {0, 600}, 3, {0}}, 32, 64, 64, 2, 64, 0, 1e-3, 1e-2},    \
         {"tensor cores, slow decays, heads of 128, N 256", {1, {0, 600}, 3, {0}}, 4, 128, 256, 2, 128, 6, 1e-3, 1e-2}, \
         {"heads of 128, chunks of 64", {1, {0, 70}, 0, {0}}, 2, 128, 64, 1, 64, 0, 0.0, INFINITY},                     \
         {"heads of 192", {1, {0, 70}, 0, {0}}, 2, 192, 64, 1, 128, 0, 0.0, INFINITY}, {                                \
