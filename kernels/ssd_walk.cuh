@@ -189,12 +189,15 @@ static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t
 }
 
 /* The i-th step's tiles: whole ones by the hardware, at the word of one thread. */
+static inline __device__ bool step_whole(const struct walk &a, const struct walk_place &p, int step) {
+    return a.whole && step_rows(p, step) == STEP;
+}
 template <int N, bool up>
 static __device__ void step_fetch(const struct walk &a, const struct walk_maps &maps, const struct walk_place &p, int i,
                                   walk_shared<N> *m) {
     if (i >= p.steps) return;
     const int step = step_at<up>(p, i), n = step_rows(p, step), row = p.row + step * STEP;
-    const bool whole = a.whole && n == STEP;
+    const bool whole = step_whole(a, p, step);
     auto *s = &m->stage[i % STAGES];
     uint64_t *there = &m->there[i % STAGES];
     if (threadIdx.x == 0) {
@@ -313,7 +316,6 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         for (int i = 0; i < STAGES; i++) bulk_barrier_init(&m->there[i], 1);
         bulk_barriers_see();
     }
-    __syncthreads();
     raw_fetch<N, up>(a, p, 0, m);
     step_fetch<N, up>(a, maps, p, 0, m);
     raw_fetch<N, up>(a, p, 1, m);
@@ -328,7 +330,7 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
         const int at = i % STAGES, step = step_at<up>(p, i);
         cp_wait<1>();
         bulk_wait(&m->there[at], i / STAGES % 2);
-        shared_fence();
+        if (!step_whole(a, p, step)) shared_fence();
         __syncthreads();
         step_fetch<N, up>(a, maps, p, i + 2, m);
         raw_fetch<N, up>(a, p, i + 3, m);

@@ -50,12 +50,17 @@ template <int N, int Q> struct outputs_shared {
     uint64_t there[AT_ONCE][2], first; /* tiles of heads; B and C */
     struct outputs_place place;
 };
-/* Which of the heads at once a warpgroup has. */
-template <int N, int Q> static inline __device__ int outputs_own() {
-    return warpgroup_of() / outputs_shared<N, Q>::GROUPS;
+/* What the hardware brings for a head: at the word of one thread. */
+template <int N, int Q>
+static __device__ void outputs_bring(const struct outputs_maps &maps, bool whole, int head, int row, int state, int own,
+                                     int at, outputs_shared<N, Q> *m) {
+    auto *to = &m->head[own].tiles[at];
+    uint64_t *there = &m->there[own][at];
+    bulk_expect(there, (int)sizeof to->S + (whole ? (int)sizeof to->x : 0));
+    if (whole) bulk_fetch(to->x, &maps.x, head * SSD_P, row, 0, there);
+    for (int k = 0; k < N / 64; k++) bulk_fetch(to->S[k], &maps.S, 64 * k, 0, state, there);
 }
-
-/* Tiles of head i, at the word of one of the threads that will use them. */
+/* Tiles of the block's head i. */
 template <int N, int Q>
 static __device__ void outputs_fetch(const struct ssd &a, const struct outputs_maps &maps, int i, int at,
                                      outputs_shared<N, Q> *m) {
@@ -63,15 +68,9 @@ static __device__ void outputs_fetch(const struct ssd &a, const struct outputs_m
     const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
     const int own = threadIdx.x / threads;
-    auto *to = &m->head[own].tiles[at];
-    uint64_t *there = &m->there[own][at];
     const bool whole = o.whole;
-    if (threadIdx.x % threads == 0) {
-        bulk_expect(there, (int)sizeof to->S + (whole ? (int)sizeof to->x : 0));
-        if (whole) bulk_fetch(to->x, &maps.x, (o.h0 + i) * SSD_P, o.row, 0, there);
-        for (int k = 0; k < N / 64; k++) bulk_fetch(to->S[k], &maps.S, 64 * k, 0, o.state + i, there);
-    }
-    if (!whole) panel_fetch<Q, threads>(to->x, o.x + i * SSD_P, a.x.pitch, o.n, rows_whole(a.x));
+    if (threadIdx.x % threads == 0) outputs_bring<N, Q>(maps, whole, o.h0 + i, o.row, o.state + i, own, at, m);
+    if (!whole) panel_fetch<Q, threads>(m->head[own].tiles[at].x, o.x + i * SSD_P, a.x.pitch, o.n, rows_whole(a.x));
 }
 template <int N, int Q>
 static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
@@ -178,7 +177,13 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
         stmatrix(xs, room + (at ^ 8 * j));
     }
     __syncwarp();
-    rows_leave(to, pitch, room, piece, n, whole);
+    if (o.whole && whole) {
+#pragma unroll
+        for (int k = 0; k < 16; k += 4) {
+            store_whole(to, *(const uint4 *)(room + k * 64 + (piece ^ k % 8 * 8)));
+            to += 4 * pitch;
+        }
+    } else rows_leave(to, pitch, room, piece, n, whole);
 }
 
 /* One head of rows 64 half and on, the c-th of the warpgroup. */
@@ -260,7 +265,7 @@ static __device__ void outputs_heads(const struct ssd &a, const struct outputs_m
     for (int i = own; i < m->place.heads; i += shared::AT_ONCE, c++) {
         cp_wait<0>();
         bulk_wait(&m->there[own][c % 2], c / 2 % 2);
-        shared_fence();
+        if (!m->place.whole) shared_fence();
         barrier_of(1 + own, shared::EACH);
         outputs_fetch<N, Q>(a, maps, i + shared::AT_ONCE, (c + 1) % 2, m);
         outputs_fetch_steps<N, Q>(a, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
@@ -269,24 +274,36 @@ static __device__ void outputs_heads(const struct ssd &a, const struct outputs_m
     }
 }
 
-/* C and B of a chunk. */
+/* What the block begins with: C, B, and tiles of the first heads.  By one thread, before anybody knows the rest. */
 template <int N, int Q>
-static __device__ void outputs_first(const struct ssd &a, const struct outputs_maps &maps, const struct place &p,
-                                     bool whole, bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
-    constexpr int threads = outputs_shared<N, Q>::BLOCK;
-    if (threadIdx.x == 0) {
-        if (whole) bulk_expect(&m->first, 2 * N * Q * (int)sizeof(bf16_bits));
-        else bulk_arrive(&m->first);
-        for (int k = 0; k < N / 64 && whole; k++) {
-            bulk_fetch(m->C[k], &maps.C, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
-            bulk_fetch(B[k], &maps.B, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
-        }
+static __device__ void outputs_begin(const struct outputs_maps &maps, const struct place &p, bool whole, int heads,
+                                     int64_t all_heads, bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
+    constexpr int at_once = outputs_shared<N, Q>::AT_ONCE;
+    for (int i = 0; i < 2 * at_once; i++) bulk_barrier_init(&m->there[i / 2][i % 2], 1);
+    bulk_barrier_init(&m->first, 1);
+    bulk_barriers_see();
+    bulk_expect(&m->first, whole ? 2 * N * Q * (int)sizeof(bf16_bits) : 0);
+    for (int k = 0; k < N / 64 && whole; k++) {
+        bulk_fetch(m->C[k], &maps.C, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
+        bulk_fetch(B[k], &maps.B, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
     }
-    for (int k = 0; k < N / 64 && !whole; k++) {
+    for (int i = 0; i < at_once && i < heads; i++)
+        outputs_bring<N, Q>(maps, whole, (int)p.h0 + i, (int)p.k.begin, (int)(p.chunk * all_heads + p.h0) + i, i, 0, m);
+}
+/* Where rows are not the hardware's to copy, by all threads. */
+template <int N, int Q>
+static __device__ void outputs_begin_slow(const struct ssd &a, const struct place &p, int heads, bf16_bits (*B)[Q * 64],
+                                          outputs_shared<N, Q> *m) {
+    using shared = outputs_shared<N, Q>;
+    const int own = threadIdx.x / shared::EACH;
+    NO_UNROLL for (int k = 0; k < N / 64; k++) {
         const int64_t col = p.g * N + 64 * k;
-        panel_fetch<Q, threads>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, rows_whole(a.C));
-        panel_fetch<Q, threads>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, rows_whole(a.B));
+        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, rows_whole(a.C));
+        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, rows_whole(a.B));
     }
+    if (own < heads)
+        panel_fetch<Q, shared::EACH>(m->head[own].tiles[0].x, row16(a.x, p.k.begin) + (p.h0 + own) * SSD_P, a.x.pitch,
+                                     p.n, rows_whole(a.x));
 }
 
 template <int N, int Q>
@@ -301,21 +318,20 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
     static_assert(sizeof m->head[0].tiles[1] + sizeof m->head[0].y >= N / 64 * sizeof *B, "B fits into it");
     const int64_t per_group = a.heads / a.groups;
     struct place p;
-    if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
+    if (!place_begin(blockIdx.x, a.range, a.chunk, a.groups, per_group, heads, &p)) return;
+    whole = whole && p.n == Q;
+    if (threadIdx.x == 0) outputs_begin<N, Q>(maps, p, whole, (int)heads, a.heads, B, m);
+    if (!whole) outputs_begin_slow<N, Q>(a, p, (int)heads, B, m);
+    place_end(a.pos, &p);
     if (threadIdx.x == 0) {
         m->place = outputs_find(a, p, shift, (int)heads);
-        m->place.whole = whole && p.n == Q, m->place.whole_y = whole_y;
-        for (int i = 0; i < 2 * shared::AT_ONCE; i++) bulk_barrier_init(&m->there[i / 2][i % 2], 1);
-        bulk_barrier_init(&m->first, 1);
-        bulk_barriers_see();
+        m->place.whole = whole, m->place.whole_y = whole_y;
     }
+    first_seen(a.pos, p, Q, m->from);
     __syncthreads();
-    const int own = outputs_own<N, Q>();
-    outputs_first<N, Q>(a, maps, p, m->place.whole, B, m);
-    outputs_fetch<N, Q>(a, maps, own, 0, m);
+    const int own = threadIdx.x / shared::EACH;
     outputs_fetch_steps<N, Q>(a, own, 0, m);
     outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
-    first_seen(a.pos, p, Q, m->from);
     cp_commit();
     cp_wait<0>();
     bulk_wait(&m->first, 0);
