@@ -53,6 +53,22 @@ void arena_unreserve(struct arena *a) {
     *a = (struct arena){0};
 }
 
+enum status mem_pages_take(int64_t bytes, void **out) {
+    void *p =
+        mem_call() ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    *out = NULL;
+    FAIL_UNLESS(p != MAP_FAILED, ERR_OOM, "cannot map %" PRId64 " bytes: this machine has less memory free", bytes);
+#ifdef MADV_HUGEPAGE
+    (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* without them it is slower to touch, no more */
+#endif
+    *out = p;
+    return OK;
+}
+
+void mem_pages_free(void *p, int64_t bytes) {
+    if (p) munmap(p, (size_t)bytes);
+}
+
 enum status arena_take(struct arena *a, int64_t bytes, void **out) {
     ASSERT(bytes >= 0);
     ASSERT(!a->sealed || a->open_marks > 0);

@@ -40,6 +40,9 @@ int64_t arena_round(int64_t bytes);
 /* Zeroed memory.  mem_grow keeps the first old_bytes and zeroes the rest; *p may be NULL. */
 enum status mem_take(int64_t bytes, void **out);
 enum status mem_grow(void **p, int64_t old_bytes, int64_t new_bytes);
+/* Zeroed memory by large pages where the system has them, none of which is there before it is touched. */
+enum status mem_pages_take(int64_t bytes, void **out);
+void mem_pages_free(void *p, int64_t bytes); /* accepts NULL */
 enum status mem_copy_text(const char *text, char **out);
 void mem_free(void *p);
 

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "base/pool.h"
 #include "kernels/device_inside.h"
 
 #ifdef BATON_CUDA
@@ -47,14 +48,47 @@ enum status device_pinned_take(int64_t bytes, void **out) {
     return pinned(mem_call() ? cudaErrorMemoryAllocation : cudaMallocHost(out, bytes ? (size_t)bytes : 1), bytes);
 }
 
-enum status device_store_take(int64_t bytes, void **out) {
-    *out = NULL;
-    return pinned(mem_call() ? cudaErrorMemoryAllocation : cudaHostAlloc(out, (size_t)bytes, cudaHostAllocDefault),
-                  bytes);
-}
-
 void device_pinned_free(void *p) {
     if (p) (void)cudaFreeHost(p);
+}
+
+struct pages {
+    char *base;
+    int64_t bytes;
+};
+enum { TOUCHED = 64 << 20, PAGE = 4096 }; /* bytes */
+
+static void touch(void *arg, int64_t item, int worker) {
+    const struct pages *p = arg;
+    const int64_t end = (item + 1) * TOUCHED < p->bytes ? (item + 1) * TOUCHED : p->bytes;
+    (void)worker;
+    for (int64_t at = item * TOUCHED; at < end; at += PAGE) p->base[at] = 0;
+}
+
+static enum status touch_all(struct pages p) {
+    struct pool *pool = NULL;
+    TRY(pool_init(&pool, pool_cores()));
+    pool_run(pool, (p.bytes + TOUCHED - 1) / TOUCHED, touch, &p);
+    pool_term(pool);
+    return OK;
+}
+
+/* cudaHostAlloc brings its pages one by one: 0.36 s a GiB, 0.66 where two ask at once.  Large pages that all cores have
+ * touched are there in 0.02 and pinned in 0.03 to 0.08. */
+enum status device_store_take(int64_t bytes, void **out) {
+    TRY(mem_pages_take(bytes, out));
+    enum status st = touch_all((struct pages){*out, bytes});
+    if (st == OK)
+        st = pinned(mem_call() ? cudaErrorMemoryAllocation
+                               : cudaHostRegister(*out, (size_t)bytes, cudaHostRegisterDefault),
+                    bytes);
+    if (st != OK) mem_pages_free(*out, bytes), *out = NULL;
+    return st;
+}
+
+void device_store_free(void *p, int64_t bytes) {
+    if (p) (void)cudaHostUnregister(p);
+    mem_pages_free(p, bytes);
 }
 
 bool device_compiled(void) { return true; }
@@ -162,8 +196,9 @@ enum status device_pinned_take(int64_t bytes, void **out) {
     *out = NULL;
     NONE();
 }
-enum status device_store_take(int64_t bytes, void **out) { return device_pinned_take(bytes, out); }
 void device_pinned_free(void *p) { ASSERT(!p); }
+enum status device_store_take(int64_t bytes, void **out) { return device_pinned_take(bytes, out); }
+void device_store_free(void *p, int64_t bytes) { ASSERT(!p && bytes >= 0); }
 enum status device_usable(void) { NONE(); }
 bool device_compiled(void) { return false; }
 enum status device_facts(int index, struct device_facts *out) {

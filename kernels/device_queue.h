@@ -15,8 +15,10 @@ enum status device_reach(struct device *d);  /* waits for the mark */
 enum status device_settle(struct device *d); /* waits for the stream */
 /* Pinned memory of the host. */
 enum status device_pinned_take(int64_t bytes, void **out);
-enum status device_store_take(int64_t bytes, void **out); /* that copies alone touch */
-void device_pinned_free(void *p);                         /* accepts NULL */
+void device_pinned_free(void *p); /* accepts NULL */
+/* The same, that copies alone touch, of many GiB. */
+enum status device_store_take(int64_t bytes, void **out);
+void device_store_free(void *p, int64_t bytes); /* accepts NULL */
 
 /* OK: there is a GPU that this program can use.  ERR_CUDA: no GPU, a driver too old (which, and which is wanted), or a
  * GPU that the kernels were not compiled for; says to run with --device cpu. */

@@ -48,7 +48,8 @@ enum status space_store_init(const struct ctx *c, struct arena *a, const char *n
 
 void space_store_term(const struct ctx *c, struct arena *a) {
     if (c->paper) arena_unreserve(a);
-    else space_host_term(c, a);
+    else if (!far(c)) arena_term(a);
+    else device_store_free(a->base, a->size), *a = (struct arena){0};
 }
 
 enum status space_send(struct ctx *c, void *to, const void *from, int64_t bytes) {

@@ -14,11 +14,21 @@
 #define ROW_PACK   4 /* channels of such a pack: 16 bytes of dw            */
 #define SCAN_BLOCK THREADS
 
+/* n elements as they lie in memory. */
+template <typename real, int n> struct alignas(n * sizeof(real)) as_read { real at[n]; };
+
+template <typename real, int n> static __device__ struct as_read<real, n> all_of(float value) {
+    struct as_read<real, n> x;
+    for (int c = 0; c < n; c++) set(&x.at[c], value);
+    return x;
+}
+
 /* A bad id cannot fail here without waiting for the device: its row becomes NaN, which the step report shows. */
-template <typename real, int n> __global__ static void pick_cells(const struct embedding a, int64_t n_groups) {
+template <typename real, int n>
+__global__ static void pick_cells(const struct embedding a, int64_t n_groups) {
     const int64_t T = a.y.shape[0], V = a.w.shape[0], all = a.vocab > 0 ? a.vocab : V;
     FOR_PACKS(group, i, n_groups, a.y.shape[1], n) {
-        float w[PICKS][n];
+        struct as_read<real, n> w[PICKS];
         int64_t id[PICKS];
 #pragma unroll
         for (int k = 0; k < PICKS; k++)
@@ -27,12 +37,12 @@ template <typename real, int n> __global__ static void pick_cells(const struct e
         for (int k = 0; k < PICKS; k++) {
             const bool bad = id[k] < 0 || id[k] >= all;
             const int64_t at = id[k] - a.first;
-            for (int c = 0; c < n; c++) w[k][c] = bad ? nanf("") : 0.0f;
-            if (!bad && at >= 0 && at < V) get<n>(w[k], row_of<real>(a.w, at) + i);
+            if (!bad && at >= 0 && at < V) w[k] = *(const struct as_read<real, n> *)(row_of<real>(a.w, at) + i);
+            else w[k] = all_of<real, n>(bad ? nanf("") : 0.0f);
         }
 #pragma unroll
         for (int k = 0; k < PICKS; k++)
-            if (group * PICKS + k < T) put<n>(row_of<real>(a.y, group * PICKS + k) + i, w[k]);
+            if (group * PICKS + k < T) *(struct as_read<real, n> *)(row_of<real>(a.y, group * PICKS + k) + i) = w[k];
     }
 }
 
@@ -108,9 +118,6 @@ __global__ static void rank_ids(const struct embedding a, struct picks p) {
 static __device__ struct pick head_at(const struct picks &p, int64_t at, int64_t n) {
     return at < n ? p.at[at] : pick{0, 0, 1, 0};
 }
-
-/* n elements as they lie in memory. */
-template <typename real, int n> struct alignas(n * sizeof(real)) as_read { real at[n]; };
 
 /* A block owns picked rows, or as much of them as its warps with PARTS packs a lane reach; the next record is under
  * way. */

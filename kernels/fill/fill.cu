@@ -6,19 +6,31 @@ template <typename type> __global__ static void fill_cells(const struct tensor x
     FOR_CELLS(t, i, x.shape[0], width)((type *)x.data)[t * x.pitch + i] = value;
 }
 
-/* Writes 2 bytes an element, 16 at a time where rows allow it. */
+/* Writes 4 or 2 bytes an element, 16 at a time where rows allow it: `bits` fills 4. */
+template <typename type>
+static enum status fill_bits(struct ctx *c, struct tensor x, int64_t cells, type value, uint32_t bits) {
+    const int64_t pack = 16 / (int64_t)sizeof value;
+    if (!packs_fit(x) || cells % pack) {
+        LAUNCH_CELLS(fill_cells<type>, x.shape[0], cells, x, value, cells);
+        return OK;
+    }
+    x.pitch /= pack;
+    LAUNCH_CELLS(fill_cells<uint4>, x.shape[0], cells / pack, x, make_uint4(bits, bits, bits, bits), cells / pack);
+    return OK;
+}
+
 static enum status fill_bf16(struct ctx *c, struct tensor x, int64_t cells, float value) {
     uint32_t u;
     memcpy(&u, &value, sizeof u);
     const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
-    const uint32_t half = nan ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16, two = half | half << 16;
-    if (!packs_fit(x) || cells % PACK) {
-        LAUNCH_CELLS(fill_cells<bf16_bits>, x.shape[0], cells, x, (bf16_bits)half, cells);
-        return OK;
-    }
-    x.pitch /= PACK;
-    LAUNCH_CELLS(fill_cells<uint4>, x.shape[0], cells / PACK, x, make_uint4(two, two, two, two), cells / PACK);
-    return OK;
+    const uint32_t half = nan ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    return fill_bits(c, x, cells, (bf16_bits)half, half | half << 16);
+}
+
+static enum status fill_f32(struct ctx *c, struct tensor x, int64_t cells, float value) {
+    uint32_t u;
+    memcpy(&u, &value, sizeof u);
+    return fill_bits(c, x, cells, value, u);
 }
 
 extern "C" enum status fill_fwd_cuda(struct ctx *c, const struct fill *a) {
@@ -32,8 +44,8 @@ extern "C" enum status fill_fwd_cuda(struct ctx *c, const struct fill *a) {
     if (tensor_packed(x)) x = tensor_2d(x.data, x.dtype, 1, tensor_count(x));
     const int64_t cells = tensor_packed(a->x) ? x.shape[1] : width;
     if (x.dtype == BF16) return fill_bf16(c, x, cells, (float)a->value);
-    if (x.dtype == F32) LAUNCH_CELLS(fill_cells<float>, x.shape[0], cells, x, (float)a->value, cells);
-    else LAUNCH_CELLS(fill_cells<double>, x.shape[0], cells, x, a->value, cells);
+    if (x.dtype == F32) return fill_f32(c, x, cells, (float)a->value);
+    LAUNCH_CELLS(fill_cells<double>, x.shape[0], cells, x, a->value, cells);
     return OK;
 }
 NO_BACKWARD(fill)

@@ -37,7 +37,7 @@ enum {
     cudaErrorPeerAccessAlreadyEnabled = 704,
     cudaMemcpyDeviceToDevice = 3,
     cudaMemcpyDefault = 4,
-    cudaHostAllocDefault = 0,
+    cudaHostRegisterDefault = 0,
     cudaStreamNonBlocking = 1
 };
 const char *cudaGetErrorString(cudaError_t e);
@@ -69,7 +69,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaMallocHost(void **out, size_t bytes);
-cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags); /* touched by copies alone */
+cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned flags); /* touched by copies alone from here on */
+cudaError_t cudaHostUnregister(void *p);
 cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
 cudaError_t cudaDriverGetVersion(int *version);

@@ -76,24 +76,29 @@ cudaError_t cudaFree(void *p) {
     device_unlock();
     return cudaSuccess;
 }
-static cudaError_t take_pinned(void **out, size_t bytes, bool from_copies) {
+static void pin(void *p, size_t bytes, bool from_copies) {
     int i = 0;
-    if (mem_take((int64_t)bytes, out) != OK) return cudaErrorMemoryAllocation;
     device_lock();
     while (i < PINNED && pinned[i].base) i++;
     ASSERT(i < PINNED);
-    pinned[i] = {(char *)*out, bytes, from_copies};
+    pinned[i] = {(char *)p, bytes, from_copies};
     device_unlock();
-    return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **out, size_t bytes) { return take_pinned(out, bytes, false); }
-cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) { return take_pinned(out, bytes, true); }
-cudaError_t cudaFreeHost(void *p) {
+cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned) { return pin(p, bytes, true), cudaSuccess; }
+cudaError_t cudaHostUnregister(void *p) {
     device_lock();
     streams_finish();
     for (int i = 0; i < PINNED; i++)
         if (pinned[i].base == p) pinned[i] = {NULL, 0, false};
     device_unlock();
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    if (mem_take((int64_t)bytes, out) != OK) return cudaErrorMemoryAllocation;
+    return pin(*out, bytes, false), cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) {
+    (void)cudaHostUnregister(p);
     return mem_free(p), cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {

@@ -37,7 +37,8 @@ enum mistake {
     WAIT_BEFORE_RECORD,
     HOST_READS_EARLY,
     HOST_WRITES_EARLY,
-    FILL_NOT_WAITED_FOR
+    FILL_NOT_WAITED_FOR,
+    ODD_PLACE
 };
 
 static void wrong(const char *what) {
@@ -224,6 +225,34 @@ static void streams(enum mistake m) {
     }
 }
 
+// ---- accesses of 16 bytes ----
+
+__global__ static void add_packs(float *x, int from) {
+    float4 *at = (float4 *)(x + from) + threadIdx.x;
+    at->x += 1.0f, at->y += 1.0f, at->z += 1.0f, at->w += 1.0f;
+}
+static enum status launch_packs(struct ctx *c, float *x, int from) {
+    LAUNCH(add_packs, dim3(1), dim3(N / 4 - 1), x, from);
+    return OK;
+}
+
+static void packs(enum mistake m) {
+    struct ctx c = {};
+    void *device, *pinned;
+    cudaStream_t s;
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    c.stream = s;
+    cudaMalloc(&device, N * sizeof(float));
+    cudaMallocHost(&pinned, N * sizeof(float));
+    launch_make(&c, (float *)device, 0.0f);
+    launch_packs(&c, (float *)device, m == ODD_PLACE ? 1 : 0);
+    cudaMemcpyAsync(pinned, device, N * sizeof(float), cudaMemcpyDefault, c.stream);
+    cudaStreamSynchronize(c.stream);
+    const float *x = (const float *)pinned;
+    for (int i = 0; i < N; i++)
+        if (!(x[i] == (float)i + (i < N - 4 ? 1.0f : 0.0f))) wrong("wrong numbers");
+}
+
 // ---- a process for each ----
 
 struct planted {
@@ -265,6 +294,8 @@ static const struct planted list[] = {
     {"the host reads before the copy is there", streams, HOST_READS_EARLY, "wrong numbers", 2},
     {"the host overwrites what is still to be copied", streams, HOST_WRITES_EARLY, "memory of the host stays", DICE},
     {"a fill on the stream NULL, for which no other one waits", streams, FILL_NOT_WAITED_FOR, "wrong numbers", 2},
+    {"16 bytes at a multiple of 16", packs, NONE, NULL, DICE},
+    {"16 bytes at an odd place", packs, ODD_PLACE, "misaligned address", DICE},
 };
 
 // What the process says; whether it ended well.
