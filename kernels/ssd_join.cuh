@@ -46,26 +46,25 @@ __global__ static void segment_decays(const struct walk a, int64_t n_segments, f
     }
 }
 
-/* A thread owns eight elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time: what they
+/* Four elements of a state. */
+static inline __device__ float4 four(uint2 u) {
+    return make_float4(low_half(u.x), high_half(u.x), low_half(u.y), high_half(u.y));
+}
+static inline __device__ float4 four_step(float4 x, float keep, float4 own) {
+    return make_float4(fmaf(keep, x.x, own.x), fmaf(keep, x.y, own.y), fmaf(keep, x.z, own.z), fmaf(keep, x.w, own.w));
+}
+
+/* A thread owns four elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time: what they
  * add, from their slots of states.  begin: what enters every segment, or absent; last: what the range ends with. */
 enum { JOIN_AHEAD = 8 };
 struct join {
-    float *decays;
-    float *begin;                                   /* (segments, H, P, N)                                */
+    float *decays, *begin;                          /* (segments, H without halves) (segments, H, P, N)         */
     struct tensor first, last, states, range_decay; /* (R, H, P, N) (R, H, P, N) (c, H, P, N) (R, H), or absent */
 };
-static inline __device__ void eight_store(float *to, const float x[8]) {
-    ((float4 *)to)[0] = make_float4(x[0], x[1], x[2], x[3]);
-    ((float4 *)to)[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-static inline __device__ void eight_load(float x[8], const float *from) {
-    const float4 low = ((const float4 *)from)[0], high = ((const float4 *)from)[1];
-    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w, x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-}
 template <bool up> __global__ static void join_segments(const struct walk a, const struct join j) {
     const int H = (int)a.heads;
     const int64_t PN = j.states.shape[2] * j.states.shape[3];
-    FOR_CELLS(item, e, (a.range.shape[0] - 1) * H, PN / 8) {
+    FOR_CELLS(item, e, (a.range.shape[0] - 1) * H, PN / 4) {
         const int r = (int)((unsigned)item / (unsigned)H), h = (int)item - r * H;
         const int chunks = chunks_in(a, r), each = segment_chunks(a.most, chunks), n = segments_in(chunks, each);
         int chunk0 = 0, s0 = 0;
@@ -73,63 +72,64 @@ template <bool up> __global__ static void join_segments(const struct walk a, con
             const int own = chunks_in(a, i);
             chunk0 += own, s0 += segments_in(own, segment_chunks(a.most, own));
         }
-        float now[8] = {};
+        float4 now = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         double keep = 1.0;
-        if (j.first.data) eight_load(now, state_of(j.first, r, h) + 8 * e);
+        if (j.first.data) now = ((const float4 *)state_of(j.first, r, h))[e];
         for (int i0 = 0; i0 < n; i0 += JOIN_AHEAD) {
-            uint4 own[JOIN_AHEAD];
+            uint2 own[JOIN_AHEAD];
             float decay[JOIN_AHEAD];
-            int64_t at[JOIN_AHEAD]; /* in begin */
+            int at[JOIN_AHEAD]; /* segments, then heads */
 #pragma unroll
             for (int i = 0; i < JOIN_AHEAD; i++) {
                 const int k = i0 + i < n ? i0 + i : n - 1, s = up ? n - 1 - k : k;
                 const int end = (s + 1) * each < chunks ? (s + 1) * each : chunks;
-                own[i] = ((const uint4 *)state16(j.states, chunk0 + (up ? end - 1 : s * each), h))[e];
+                own[i] = ((const uint2 *)state16(j.states, chunk0 + (up ? end - 1 : s * each), h))[e];
                 decay[i] = j.decays[(s0 + s) * (H >> a.shift) + (h >> a.shift)];
-                at[i] = ((int64_t)(s0 + s) * H + h) * PN;
+                at[i] = (s0 + s) * H + h;
             }
 #pragma unroll
             for (int i = 0; i < JOIN_AHEAD; i++) {
                 if (i0 + i >= n) continue;
-                if (j.begin) eight_store(j.begin + at[i] + 8 * e, now);
-                state_step(now, decay[i], own[i]);
+                if (j.begin) ((float4 *)(j.begin + at[i] * PN))[e] = now;
+                now = four_step(now, decay[i], four(own[i]));
                 keep *= (double)decay[i];
             }
         }
-        if (j.last.data) eight_store(state_of(j.last, r, h) + 8 * e, now);
+        if (j.last.data) ((float4 *)state_of(j.last, r, h))[e] = now;
         if (j.range_decay.data && e == 0 && h >> a.shift << a.shift == h)
             row(j.range_decay, r)[h >> a.shift] = (float)keep;
     }
 }
 
 /* What enters chunks is added to what they have, but for the first (up: last) of a segment, which has nothing.  A warp
- * owns the state of a (chunk, head), eight elements a lane at a time. */
-enum { ENTER_AHEAD = 4 };
+ * owns the state of a (chunk, head), four elements a lane at a time. */
+enum { ENTER_AHEAD = 8 };
 __global__ static void enter_chunks(const struct walk a, const struct tensor states, const float *begin,
                                     const struct entering *enters, int64_t n_chunks) {
     const int64_t PN = states.shape[2] * states.shape[3];
     int exist = 0;
     for (int64_t r = 0; r < a.range.shape[0] - 1; r++) exist += chunks_in(a, r);
     FOR_WARPS(item, n_chunks * a.heads) {
-        const int chunk = (int)((uint64_t)item / (uint64_t)a.heads), h = (int)(item - chunk * a.heads);
+        const int chunk = (int)((unsigned)item / (unsigned)a.heads), h = (int)(item - chunk * a.heads);
         if (chunk >= exist) continue;
         const struct entering in = enters[chunk * (a.heads >> a.shift) + (h >> a.shift)];
         if (in.keep == 0.0f) continue;
-        uint4 *to = (uint4 *)state16(states, chunk, h) + threadIdx.x;
         const bool own_too = in.segment >= 0;
-        const float *from = begin + ((own_too ? in.segment : ~in.segment) * a.heads + h) * PN + 8 * threadIdx.x;
-        for (int64_t e = 0; e < PN / 8; e += ENTER_AHEAD * WARP) {
-            uint4 own[ENTER_AHEAD] = {};
-            float sum[ENTER_AHEAD][8];
+        const int64_t segment = own_too ? in.segment : ~in.segment;
+        uint2 *to = (uint2 *)state16(states, chunk, h) + threadIdx.x;
+        const float4 *from = (const float4 *)(begin + (segment * a.heads + h) * PN) + threadIdx.x;
+        for (int64_t e = 0; e < PN / 4; e += ENTER_AHEAD * WARP) {
+            uint2 own[ENTER_AHEAD] = {};
+            float4 enter[ENTER_AHEAD];
 #pragma unroll
             for (int i = 0; i < ENTER_AHEAD; i++) {
                 if (own_too) own[i] = to[e + i * WARP];
-                eight_load(sum[i], from + 8 * (e + i * WARP));
+                enter[i] = from[e + i * WARP];
             }
 #pragma unroll
             for (int i = 0; i < ENTER_AHEAD; i++) {
-                state_step(sum[i], in.keep, own[i]);
-                to[e + i * WARP] = state_pack(sum[i]);
+                const float4 sum = four_step(enter[i], in.keep, four(own[i]));
+                to[e + i * WARP] = make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w));
             }
         }
     }
@@ -193,7 +193,7 @@ template <bool up>
 static enum status segments_join(struct ctx *c, const struct walk &a, const struct join &j, struct entering *enters) {
     const int64_t n = segments_of(&a);
     LAUNCH_CELLS(segment_decays<up>, n, a.heads >> a.shift, a, n, j.decays, enters);
-    LAUNCH_CELLS(join_segments<up>, (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 8, a, j);
+    LAUNCH_CELLS(join_segments<up>, (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
     return OK;
 }
 
