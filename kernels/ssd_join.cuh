@@ -172,23 +172,23 @@ template <typename op> static int64_t walk_work(const op *a) {
     return sum;
 }
 
-template <int N, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
-    constexpr int cols = walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols>);
-    static_assert(bytes <= 113 * 1024, "two blocks' tiles fit into a processor's shared memory");
+template <int N, int heads, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
+    constexpr int cols = walk_cols<N>, parts = N / cols;
+    using shared = walk_shared<cols, heads>;
+    static_assert(sizeof(shared) * shared::BLOCKS <= 226 * 1024, "the tiles fit into a processor's shared memory");
     struct walk_maps maps = {};
     if (a->whole) {
         TRY(tensor_map_make(&maps.X, a->X.data, a->X.shape[1], a->X.shape[0], 1, a->X.pitch, STEP));
         TRY(tensor_map_make(&maps.Y, a->Y.data, a->Y.shape[1], a->Y.shape[0], 1, a->Y.pitch, STEP));
     }
-    LAUNCH_SHARED((walk_states<cols, parts, up>), segments_of(a) * parts * (a->heads / WALK_HEADS), WALK_THREADS, bytes,
-                  *a, maps);
+    LAUNCH_SHARED((walk_states<cols, parts, heads, up>), segments_of(a) * parts * (a->heads / heads), shared::BLOCK,
+                  sizeof(shared), *a, maps);
     return OK;
 }
-template <bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
-    if (a->state == 64) return walk_launch<64, up>(c, a);
-    return a->state == 128 ? walk_launch<128, up>(c, a) : walk_launch<256, up>(c, a);
+template <int heads, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
+    if (a->state == 64) return walk_launch<64, heads, up>(c, a);
+    return a->state == 128 ? walk_launch<128, heads, up>(c, a) : walk_launch<256, heads, up>(c, a);
 }
-
 template <bool up>
 static enum status segments_join(struct ctx *c, const struct walk &a, const struct join &j, struct entering *enters) {
     const int64_t n = segments_of(&a);
@@ -208,7 +208,8 @@ static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor st
     TRY(arena_take(c->work, bytes[0], &decays));
     j.decays = (float *)decays;
     j.states = a.states = ssd_halves(states), j.last = ssd_halves(range_state), j.range_decay = range_decay;
-    TRY(walk_shape<up>(c, &a));
+    if (a.heads / a.groups % 4 == 0) TRY((walk_shape<4, up>(c, &a)));
+    else TRY((walk_shape<2, up>(c, &a)));
     return segments_join<up>(c, a, j, NULL);
 }
 

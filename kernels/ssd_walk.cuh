@@ -2,8 +2,8 @@
 #ifndef BATON_KERNELS_SSD_WALK_CUH
 #define BATON_KERNELS_SSD_WALK_CUH
 /* ssd_walk.cuh - states of the SSD scan by a walk, for both directions: a warpgroup owns a head, holds its state in F32
- * registers and goes over the tokens of a segment in steps of 64, two heads of a group to a block, so that tiles of B
- * and C come once for both.
+ * registers and goes over the tokens of a segment in steps of 64, four heads of a group to a block, or two, so that
+ * tiles of B and C come once for all.
  *
  *   a step   S = exp(cum_end - cum_before) S + sum_t weight_t X_t Y_t^T          (T, H P) X, (T, G N) Y
  *            down: X = x, Y = B, weight_t = exp(cum_end - cum_t) dts_t;  up: X = dy, Y = C, weight_t = exp(cum_t -
@@ -19,7 +19,7 @@
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
-enum { STEP = 64, WALK_HEADS = 2, WALK_THREADS = WALK_HEADS * GROUP, PANEL = STEP * 64 };
+enum { STEP = 64, PANEL = STEP * 64 };
 
 /* The thread's warp and group in its block. */
 static inline __device__ int warp_of() { return same((int)threadIdx.x / WARP); }
@@ -46,9 +46,7 @@ static inline __device__ void sums_ended(float (&d)[32]) { wgmma_settled<8>((flo
 /* Columns of a state that a warpgroup carries. */
 template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
 
-static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) {
-    return heads * (P / SSD_P) / groups % WALK_HEADS == 0;
-}
+static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) { return heads * (P / SSD_P) / groups % 2 == 0; }
 /* Chunks of a segment: 32 heads tokens, less where a range has less than four such segments, but not so few that
  * joining them shows.  most_segments: of all ranges. */
 enum { SEGMENT_LEAST = 8, SEGMENTS_SHORT = 9 /* at most, of a range whose segments are shorter */ };
@@ -111,24 +109,25 @@ struct walk_place {
     bf16_bits *slot;
     int rows, steps, more; /* more: steps of a chunk but one */
 };
-enum { STAGES = 3, LEAVING = 32 /* columns of a state on their way to memory at a time */ };
-template <int N> struct walk_shared {
+enum { LEAVING = 32 /* columns of a state on their way to memory at a time */ };
+template <int columns, int heads> struct walk_shared {
+    enum { N = columns, HEADS = heads, BLOCK = heads * GROUP, BLOCKS = 4 / heads, STAGES = heads == 4 ? 4 : 3 };
     struct {
-        bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL];
+        bf16_bits X[heads][PANEL], Y[N / 64][PANEL];
     } stage[STAGES];
-    bf16_bits leaving[WALK_HEADS][SSD_P * LEAVING];
-    struct step_raw raw[STAGES][WALK_HEADS];
+    bf16_bits leaving[heads][SSD_P * LEAVING];
+    struct step_raw raw[STAGES][heads];
     uint64_t there[STAGES]; /* a step's tiles */
-    float weight[STAGES][WALK_HEADS][STEP];
+    float weight[STAGES][heads][STEP];
 };
 
 /* Where a lane begins in a state that leaves, 8 rows below each other and four pieces of 16 bytes at a time. */
 static inline __device__ int leaving_row() { return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4; }
 static inline __device__ int leaving_col() { return threadIdx.x % 4 * 8; }
 
-/* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
-template <int N, int parts> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
-    const unsigned n = (unsigned)a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
+/* A block's segment, some of its heads, and N columns of `parts` times as many of their states. */
+template <int N, int parts, int heads> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
+    const unsigned n = (unsigned)a.heads / heads, item = blockIdx.x / parts, h0 = item % n * heads;
     const unsigned group = h0 / ((unsigned)a.heads / (unsigned)a.groups), h = h0 + threadIdx.x / GROUP;
     const int t = threadIdx.x % GROUP, part = blockIdx.x % parts * N, col = (int)(group * a.state) + part;
     struct device_span k;
@@ -160,19 +159,19 @@ static inline __device__ int panel_pair(int row, int j) {
 }
 
 /* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.  turned:
- * rows 64-127 lie in strips of 16 from the last up.  piece_fetch: from where the thread's column begins in row 0. */
+ * rows 64-127 lie in strips of 16 from the last up. */
 template <int rows, int threads, bool turned = false>
-static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pitch, int n, bool whole) {
+static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
     static_assert(!turned || each == 16, "a thread has one row of every strip");
-    const int first = threadIdx.x % threads / 8;
-    to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
+    const int first = threadIdx.x % threads / 8, col = threadIdx.x % 8 * 8;
+    to = tile_piece<64>(to, first, col), from += col;
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
             if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * pitch,
+                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * (int)pitch,
                                    first + r < n);
     } else {
 #pragma unroll 1
@@ -183,43 +182,39 @@ static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pit
                     first + r < n ? from[(int64_t)(first + r) * pitch + e] : (bf16_bits)0;
     }
 }
-template <int rows, int threads, bool turned = false>
-static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
-    piece_fetch<rows, threads, turned>(to, from + threadIdx.x % 8 * 8, (int)pitch, n, whole);
-}
 
 /* The i-th step's tiles: whole ones by the hardware, at the word of one thread. */
 static inline __device__ bool step_whole(const struct walk &a, const struct walk_place &p, int step) {
     return a.whole && step_rows(p, step) == STEP;
 }
-template <int N, bool up>
+template <bool up, typename shared>
 static __device__ void step_fetch(const struct walk &a, const struct walk_maps &maps, const struct walk_place &p, int i,
-                                  walk_shared<N> *m) {
+                                  shared *m) {
     if (i >= p.steps) return;
     const int step = step_at<up>(p, i), n = step_rows(p, step), row = p.row + step * STEP;
     const bool whole = step_whole(a, p, step);
-    auto *s = &m->stage[i % STAGES];
-    uint64_t *there = &m->there[i % STAGES];
+    auto *s = &m->stage[i % shared::STAGES];
+    uint64_t *there = &m->there[i % shared::STAGES];
     if (threadIdx.x == 0) {
         if (whole) {
             bulk_expect(there, (int)sizeof *s);
-            for (int k = 0; k < WALK_HEADS; k++) bulk_fetch(s->X[k], &maps.X, p.X + k * SSD_P, row, 0, there);
-            for (int k = 0; k < N / 64; k++) bulk_fetch(s->Y[k], &maps.Y, p.Y + k * 64, row, 0, there);
+            for (int k = 0; k < shared::HEADS; k++) bulk_fetch(s->X[k], &maps.X, p.X + k * SSD_P, row, 0, there);
+            for (int k = 0; k < shared::N / 64; k++) bulk_fetch(s->Y[k], &maps.Y, p.Y + k * 64, row, 0, there);
         } else bulk_arrive(there);
     }
     if (whole) return;
-    NO_UNROLL for (int k = 0; k < WALK_HEADS; k++)
-        panel_fetch<STEP, WALK_THREADS>(s->X[k], row16(a.X, row) + p.X + k * SSD_P, a.X.pitch, n, a.whole);
-    NO_UNROLL for (int k = 0; k < N / 64; k++)
-        panel_fetch<STEP, WALK_THREADS>(s->Y[k], row16(a.Y, row) + p.Y + k * 64, a.Y.pitch, n, a.whole);
+    NO_UNROLL for (int k = 0; k < shared::HEADS; k++)
+        panel_fetch<STEP, shared::BLOCK>(s->X[k], row16(a.X, row) + p.X + k * SSD_P, a.X.pitch, n, a.whole);
+    NO_UNROLL for (int k = 0; k < shared::N / 64; k++)
+        panel_fetch<STEP, shared::BLOCK>(s->Y[k], row16(a.Y, row) + p.Y + k * 64, a.Y.pitch, n, a.whole);
 }
 /* What its weights are made of, by each warpgroup for its head. */
-template <int N, bool up>
-static __device__ void raw_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
+template <bool up, typename shared>
+static __device__ void raw_fetch(const struct walk &a, const struct walk_place &p, int i, shared *m) {
     if (i >= p.steps) return;
     const int t = threadIdx.x % GROUP, of_dts = t >= STEP, step = step_at<up>(p, i), n = step_rows(p, step);
     const int pitch = (int)(of_dts ? a.dts : a.cum).pitch, r = t % STEP < n ? t % STEP : n - 1;
-    struct step_raw *raw = &m->raw[i % STAGES][threadIdx.x / GROUP];
+    struct step_raw *raw = &m->raw[i % shared::STAGES][threadIdx.x / GROUP];
     if (!up || !of_dts)
         cp_async4((of_dts ? raw->dts : raw->cum) + t % STEP, p.raw + (int64_t)(step * STEP + r) * pitch);
     if (t < 2) cp_async4((int *)&raw->pos + t, (const int *)(p.pos + step * STEP + n - 1) + t);
@@ -233,17 +228,17 @@ static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum 
 
 /* What row t of the i-th step adds to the state, by thread t of the warpgroup; what the state keeps through the step.
  */
-template <int N, bool up> static __device__ float step_make(const struct walk_place &p, int i, walk_shared<N> *m) {
+template <bool up, typename shared> static __device__ float step_make(const struct walk_place &p, int i, shared *m) {
     if (i >= p.steps) return 0.0f;
     const int w = threadIdx.x / GROUP, t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
-    const struct step_raw *raw = &m->raw[i % STAGES][w];
+    const struct step_raw *raw = &m->raw[i % shared::STAGES][w];
     const bool through = raw->pos >= n;
     if (t < STEP) {
         const float cum = raw->cum[t];
         float weight = up ? step_exp(cum - raw->before) : step_exp(raw->cum[STEP - 1] - cum) * raw->dts[t];
         if (t >= n) weight = 0.0f;
         else if (!through && (up ? p.pos[step * STEP + t] <= t : t < n - 1 - raw->pos)) weight = 0.0f;
-        m->weight[i % STAGES][w][t] = weight;
+        m->weight[i % shared::STAGES][w][t] = weight;
     }
     return through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
 }
@@ -302,38 +297,40 @@ template <bool up> static __device__ bool walk_keeps(const struct walk_place &p,
     return i > 0 && (up ? (step + 1) & p.more : step & p.more) == 0;
 }
 
-/* N columns of states, of `parts` times as many; two blocks to a processor. */
-template <int N, int parts, bool up>
-__global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a,
-                                                                      const __grid_constant__ struct walk_maps maps) {
+/* N columns of states, of `parts` times as many; four heads to a processor. */
+template <int N, int parts, int heads, bool up>
+__global__ __launch_bounds__((walk_shared<N, heads>::BLOCK), (walk_shared<N, heads>::BLOCKS)) static void walk_states(
+    const struct walk a, const __grid_constant__ struct walk_maps maps) {
+    using shared = walk_shared<N, heads>;
+    constexpr int stages = shared::STAGES;
     DYNAMIC_PANELS(tiles);
-    walk_shared<N> *m = (walk_shared<N> *)tiles;
+    shared *m = (shared *)tiles;
     struct walk_place p;
-    if (!walk_find<N, parts>(a, &p)) return;
+    if (!walk_find<N, parts, heads>(a, &p)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) bulk_barrier_init(&m->there[i], 1);
+        for (int i = 0; i < stages; i++) bulk_barrier_init(&m->there[i], 1);
         bulk_barriers_see();
     }
-    raw_fetch<N, up>(a, p, 0, m);
-    step_fetch<N, up>(a, maps, p, 0, m);
-    raw_fetch<N, up>(a, p, 1, m);
-    cp_commit();
-    step_fetch<N, up>(a, maps, p, 1, m);
-    raw_fetch<N, up>(a, p, 2, m);
-    cp_commit();
-    cp_wait<1>();
+    raw_fetch<up>(a, p, 0, m);
+#pragma unroll
+    for (int i = 0; i < stages - 1; i++) {
+        step_fetch<up>(a, maps, p, i, m);
+        raw_fetch<up>(a, p, i + 1, m);
+        cp_commit();
+    }
+    cp_wait<stages - 2>();
     __syncthreads();
-    float keep = step_make<N, up>(p, 0, m);
+    float keep = step_make<up>(p, 0, m);
     for (int i = 0; i < p.steps; i++) {
-        const int at = i % STAGES, step = step_at<up>(p, i);
-        cp_wait<1>();
-        bulk_wait(&m->there[at], i / STAGES % 2);
+        const int at = i % stages, step = step_at<up>(p, i);
+        cp_wait<stages - 2>();
+        bulk_wait(&m->there[at], i / stages % 2);
         if (!step_whole(a, p, step)) shared_fence();
         __syncthreads();
-        step_fetch<N, up>(a, maps, p, i + 2, m);
-        raw_fetch<N, up>(a, p, i + 3, m);
+        step_fetch<up>(a, maps, p, i + stages - 1, m);
+        raw_fetch<up>(a, p, i + stages, m);
         cp_commit();
         if (walk_keeps<up>(p, i))
             state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);
@@ -342,7 +339,7 @@ __global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const stru
 #pragma unroll
             for (int e = 0; e < 32; e++) s.d[k][e] *= keep;
         state_add<N>(&s, m->stage[at].X[w], m->stage[at].Y, m->weight[at][w]);
-        keep = step_make<N, up>(p, i + 1, m);
+        keep = step_make<up>(p, i + 1, m);
         wgmma_wait<0>();
         wgmma_settled<N / 8>((float(*)[4])s.d);
     }

@@ -7,8 +7,10 @@
  *
  * A block owns a chunk and some heads of a group, two heads at a time: of each a warpgroup has 64 rows t and waits for
  * nobody but the head's other one.  C B^T is made once: of the 64 columns on the diagonal it stays in registers, of
- * those before in shared memory.  A head's x and S come while the one before is made.  N 256 in chunks of 128: one head
- * at a time. */
+ * those before in shared memory.  A head's x and S come while the one before is made, copied by the hardware (bulk.cuh)
+ * but for rows of short chunks, or such as begin at odd places.  N 256 in chunks of 128: one head at a time.
+ *
+ * Where a chunk lies hangs on ranges alone, so copies begin before positions are read. */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 /* What a block owns, in shared memory, since registers are few: rows of its chunk, of the document that enters, heads,
