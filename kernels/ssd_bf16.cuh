@@ -47,7 +47,9 @@ static inline int64_t heads_of_block(int64_t per_group, int64_t most_heads) {
     return n;
 }
 
-static inline bool rows_whole(struct tensor t) { return (uintptr_t)t.data % 16 == 0 && t.pitch % 8 == 0; }
+static inline __host__ __device__ bool rows_whole(const struct tensor &t) {
+    return (uintptr_t)t.data % 16 == 0 && t.pitch % 8 == 0;
+}
 static inline bool rows_pair(struct tensor t) { return (uintptr_t)t.data % 4 == 0 && t.pitch % 2 == 0; }
 
 static inline __device__ bf16_bits *row16(const struct tensor &t, int64_t i) {
@@ -65,18 +67,38 @@ struct place {
     int n;             /* rows of the chunk                                                        */
     int n_enter, last; /* rows of the document that enters; first row of the last row's document   */
 };
+/* What hangs on ranges alone: the chunk's rows, the group, the heads; in 32 bits, since divisions of 64 take as long as
+ * a load.  Then what hangs on positions, one load later. */
+static __device__ bool place_begin(unsigned item, const struct tensor &range, int64_t chunk_rows, int64_t groups,
+                                   int64_t per_group, int64_t heads, struct place *p) {
+    const unsigned parts = (unsigned)per_group / (unsigned)heads, each = (unsigned)groups * parts;
+    const int bits = chunk_rows == 64 ? 6 : 7;
+    int64_t left = item / each;
+    p->chunk = left, p->g = item / parts % (unsigned)groups;
+    p->h0 = p->g * per_group + item % parts * heads;
+    for (int64_t r = 0; r < range.shape[0] - 1; r++) {
+        const int64_t begin = long_at(range, r), end = long_at(range, r + 1);
+        const int64_t n = (end - begin + chunk_rows - 1) >> bits;
+        if (left < n) {
+            p->k.range = r, p->k.begin = begin + (left << bits), p->k.end = least(end, p->k.begin + chunk_rows);
+            p->n = (int)(p->k.end - p->k.begin);
+            return true;
+        }
+        left -= n;
+    }
+    return false;
+}
+static __device__ void place_end(const struct tensor &pos, struct place *p) {
+    p->k = span_at(pos, p->k.range, p->k.begin, p->k.end);
+    p->last = (int)(p->k.last - p->k.begin);
+    int enter = p->k.through ? p->n : 0; /* few chunks have a document's start */
+    while (enter < p->n && long_at(pos, p->k.begin + enter) > enter) enter++;
+    p->n_enter = enter;
+}
 static __device__ bool place_of(int64_t item, const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,
                                 int64_t groups, int64_t per_group, int64_t heads, struct place *p) {
-    const int64_t parts = per_group / heads;
-    p->chunk = item / (groups * parts);
-    p->g = item / parts % groups;
-    p->h0 = p->g * per_group + item % parts * heads;
-    if (!span_find(range, pos, chunk_rows, p->chunk, &p->k)) return false;
-    p->n = (int)(p->k.end - p->k.begin);
-    p->last = (int)(p->k.last - p->k.begin);
-    int enter = 0; /* few chunks have a document's start */
-    while (enter < p->n && long_at(pos, p->k.begin + enter) > enter) enter = p->k.through ? p->n : enter + 1;
-    p->n_enter = enter;
+    if (!place_begin((unsigned)item, range, chunk_rows, groups, per_group, heads, p)) return false;
+    place_end(pos, p);
     return true;
 }
 static __device__ bool place_find(const struct tensor &range, const struct tensor &pos, int64_t chunk_rows,

@@ -4,64 +4,94 @@
 /* ssd_join.cuh - the segments of ssd_walk.cuh joined along a range, and the launches of both halves. */
 #include "kernels/ssd_walk.cuh"
 
-/* The factor that a state keeps through each (segment, head): 0 where a document starts in it.  A warp for each, its
- * lanes every 32nd chunk. */
-__global__ static void segment_decays(const struct walk a, int64_t n_segments, float *decays) {
+/* What enters a chunk: the factor that is left of what enters the segment, 0 where nothing is to be added, and the
+ * segment.  Where less than 2^-64 is left, far below what sums in F32 keep, nothing is added. */
+struct entering {
+    float keep;
+    int segment; /* of its first (up: last) chunk, which has nothing of its own, the complement */
+};
+
+/* Of each (segment, head): what a state keeps through it, 0 where a document starts in it; enters (c, heads), or
+ * absent. Heads are whole ones. */
+enum { DECAYS_AHEAD = 8 };
+template <bool up>
+__global__ static void segment_decays(const struct walk a, int64_t n_segments, float *decays, struct entering *enters) {
+    const int64_t H = a.heads >> a.shift;
     struct device_span k;
-    FOR_WARPS(item, n_segments * a.heads) {
-        if (!span_find(a.range, a.pos, a.segment, item / a.heads, &k)) continue;
+    int chunk;
+    FOR_CELLS(segment, h, n_segments, H) {
+        if (!segment_find(a, (int)segment, &k, &chunk)) continue;
+        const int n = (int)((k.end - k.begin + a.chunk - 1) >> a.bits);
         double sum = 0.0;
-        for (int64_t t = k.begin + threadIdx.x * a.chunk; t < k.end; t += WARP * a.chunk)
-            sum += (double)row(a.cum, least(t + a.chunk, k.end) - 1)[item % a.heads >> a.shift];
-        sum = warp_sum(sum);
-        if (threadIdx.x == 0) decays[item] = k.through ? (float)exp(sum) : 0.0f;
+        bool through = true;
+        for (int i0 = 0; i0 < n; i0 += DECAYS_AHEAD) {
+            float own[DECAYS_AHEAD];
+            bool seen[DECAYS_AHEAD];
+#pragma unroll
+            for (int i = 0; i < DECAYS_AHEAD; i++) {
+                const int64_t c = up ? n - 1 - least(i0 + i, n - 1) : least(i0 + i, n - 1), b = k.begin + c * a.chunk;
+                const int64_t end = least(b + a.chunk, k.end);
+                own[i] = row(a.cum, end - 1)[h], seen[i] = long_at(a.pos, end - 1) >= end - b;
+            }
+#pragma unroll
+            for (int i = 0; i < DECAYS_AHEAD; i++) {
+                if (i0 + i >= n) continue;
+                const int c = chunk + (up ? n - 1 - i0 - i : i0 + i);
+                const float keep = through ? step_exp((float)sum) : 0.0f;
+                if (enters) enters[c * H + h] = {keep < 0x1p-64f ? 0.0f : keep, (int)(i0 + i ? segment : ~segment)};
+                sum += (double)own[i], through = through && seen[i];
+            }
+        }
+        decays[segment * H + h] = through ? (float)exp(sum) : 0.0f;
     }
 }
 
-/* A thread owns four elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time.  ends: what
- * segments add goes into their slots of states, last is what the range ends with.  Without: slots hold it, and begin is
- * what enters every segment. */
+/* Four elements of a state. */
+static inline __device__ float4 four(uint2 u) {
+    return make_float4(low_half(u.x), high_half(u.x), low_half(u.y), high_half(u.y));
+}
+static inline __device__ float4 four_step(float4 x, float keep, float4 own) {
+    return make_float4(fmaf(keep, x.x, own.x), fmaf(keep, x.y, own.y), fmaf(keep, x.z, own.z), fmaf(keep, x.w, own.w));
+}
+
+/* A thread owns four elements of the state of a (range, head), JOIN_AHEAD segments on their way at a time: what they
+ * add, from their slots of states.  begin: what enters every segment, or absent; last: what the range ends with. */
 enum { JOIN_AHEAD = 8 };
 struct join {
-    const float *decays, *ends;
-    float *begin;
+    float *decays, *begin;                          /* (segments, H without halves) (segments, H, P, N)         */
     struct tensor first, last, states, range_decay; /* (R, H, P, N) (R, H, P, N) (c, H, P, N) (R, H), or absent */
 };
-template <bool up, bool ends> __global__ static void join_segments(const struct walk a, const struct join j) {
-    const int64_t H = a.heads, PN = j.states.shape[2] * j.states.shape[3], R = a.range.shape[0] - 1;
-    const int64_t each = a.segment / a.chunk;
-    FOR_CELLS(item, e, R * H, PN / 4) {
-        const int64_t r = item / H, h = item % H, tokens = long_at(a.range, r + 1) - long_at(a.range, r);
-        const int64_t n = ceil_div(tokens, a.segment), s0 = spans_before(a.range, r, a.segment);
-        const int64_t chunk0 = spans_before(a.range, r, a.chunk), chunks = ceil_div(tokens, a.chunk);
+template <bool up> __global__ static void join_segments(const struct walk a, const struct join j) {
+    const int H = (int)a.heads;
+    const int64_t PN = j.states.shape[2] * j.states.shape[3];
+    FOR_CELLS(item, e, (a.range.shape[0] - 1) * H, PN / 4) {
+        const int r = (int)((unsigned)item / (unsigned)H), h = (int)item - r * H;
+        const int chunks = chunks_in(a, r), each = segment_chunks(a.most, chunks), n = segments_in(chunks, each);
+        int chunk0 = 0, s0 = 0;
+        for (int i = 0; i < r; i++) {
+            const int own = chunks_in(a, i);
+            chunk0 += own, s0 += segments_in(own, segment_chunks(a.most, own));
+        }
         float4 now = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         double keep = 1.0;
         if (j.first.data) now = ((const float4 *)state_of(j.first, r, h))[e];
-        for (int64_t i0 = 0; i0 < n; i0 += JOIN_AHEAD) {
-            float4 own[JOIN_AHEAD];
+        for (int i0 = 0; i0 < n; i0 += JOIN_AHEAD) {
+            uint2 own[JOIN_AHEAD];
             float decay[JOIN_AHEAD];
-            uint2 *slot[JOIN_AHEAD];
-            int64_t at[JOIN_AHEAD]; /* in ends or begin */
+            int at[JOIN_AHEAD]; /* segments, then heads */
 #pragma unroll
             for (int i = 0; i < JOIN_AHEAD; i++) {
-                const int64_t k = least(i0 + i, n - 1), s = up ? n - 1 - k : k;
-                const int64_t chunk = chunk0 + (up ? least((s + 1) * each, chunks) - 1 : s * each);
+                const int k = i0 + i < n ? i0 + i : n - 1, s = up ? n - 1 - k : k;
+                const int end = (s + 1) * each < chunks ? (s + 1) * each : chunks;
+                own[i] = ((const uint2 *)state16(j.states, chunk0 + (up ? end - 1 : s * each), h))[e];
+                decay[i] = j.decays[(s0 + s) * (H >> a.shift) + (h >> a.shift)];
                 at[i] = (s0 + s) * H + h;
-                slot[i] = (uint2 *)state16(j.states, chunk, h) + e;
-                decay[i] = j.decays[at[i]];
-                if (ends) own[i] = ((const float4 *)(j.ends + at[i] * PN))[e];
-                else {
-                    const uint2 u = *slot[i];
-                    own[i] = make_float4(low_half(u.x), high_half(u.x), low_half(u.y), high_half(u.y));
-                }
             }
 #pragma unroll
             for (int i = 0; i < JOIN_AHEAD; i++) {
                 if (i0 + i >= n) continue;
-                if (ends) *slot[i] = make_uint2(pack(own[i].x, own[i].y), pack(own[i].z, own[i].w));
-                else ((float4 *)(j.begin + at[i] * PN))[e] = now;
-                now.x = fmaf(decay[i], now.x, own[i].x), now.y = fmaf(decay[i], now.y, own[i].y);
-                now.z = fmaf(decay[i], now.z, own[i].z), now.w = fmaf(decay[i], now.w, own[i].w);
+                if (j.begin) ((float4 *)(j.begin + at[i] * PN))[e] = now;
+                now = four_step(now, decay[i], four(own[i]));
                 keep *= (double)decay[i];
             }
         }
@@ -71,32 +101,36 @@ template <bool up, bool ends> __global__ static void join_segments(const struct 
     }
 }
 
-/* A thread owns eight elements of the state of a (segment, head): what enters the segment is added to every chunk that
- * it reaches.  Where less than 2^-64 of it is left, far below what sums in F32 keep, the rest of the segment is not
- * touched. */
-template <bool up> __global__ static void enter_chunks(const struct walk a, const struct join j, int64_t n_segments) {
-    const int64_t H = a.heads, PN = j.states.shape[2] * j.states.shape[3];
-    struct device_span k;
-    FOR_CELLS(item, e, n_segments * H, PN / 8) {
-        const int64_t h = item % H;
-        if (!span_find(a.range, a.pos, a.segment, item / H, &k)) continue;
-        const int64_t begin = long_at(a.range, k.range), chunks = ceil_div(k.end - k.begin, a.chunk);
-        const int64_t chunk0 = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
-        const float4 *from = (const float4 *)(j.begin + item * PN) + 2 * e;
-        const float4 low = from[0], high = from[1];
-        const float enters[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-        float sum = 0.0f;
-        for (int64_t i = 0; i < chunks; i++) {
-            const int64_t c = up ? chunks - 1 - i : i, b = k.begin + c * a.chunk, end = least(b + a.chunk, k.end);
-            const float keep = step_exp(sum);
-            if (keep < 0x1p-64f) break;
-            uint4 *slot = (uint4 *)state16(j.states, chunk0 + c, h) + e;
-            float now[8] = {};
-            if (i > 0) state_step(now, 0.0f, *slot);
-            for (int n = 0; n < 8; n++) now[n] = fmaf(keep, enters[n], now[n]);
-            *slot = state_pack(now);
-            if (long_at(a.pos, end - 1) < end - b) break; /* a document starts in it */
-            sum += row(a.cum, end - 1)[h >> a.shift];
+/* What enters chunks is added to what they have, but for the first (up: last) of a segment, which has nothing.  A warp
+ * owns the state of a (chunk, head), four elements a lane at a time. */
+enum { ENTER_AHEAD = 8 };
+__global__ static void enter_chunks(const struct walk a, const struct tensor states, const float *begin,
+                                    const struct entering *enters, int64_t n_chunks) {
+    const int64_t PN = states.shape[2] * states.shape[3];
+    int exist = 0;
+    for (int64_t r = 0; r < a.range.shape[0] - 1; r++) exist += chunks_in(a, r);
+    FOR_WARPS(item, n_chunks * a.heads) {
+        const int chunk = (int)((unsigned)item / (unsigned)a.heads), h = (int)(item - chunk * a.heads);
+        if (chunk >= exist) continue;
+        const struct entering in = enters[chunk * (a.heads >> a.shift) + (h >> a.shift)];
+        if (in.keep == 0.0f) continue;
+        const bool own_too = in.segment >= 0;
+        const int64_t segment = own_too ? in.segment : ~in.segment;
+        uint2 *to = (uint2 *)state16(states, chunk, h) + threadIdx.x;
+        const float4 *from = (const float4 *)(begin + (segment * a.heads + h) * PN) + threadIdx.x;
+        for (int64_t e = 0; e < PN / 4; e += ENTER_AHEAD * WARP) {
+            uint2 own[ENTER_AHEAD] = {};
+            float4 enter[ENTER_AHEAD];
+#pragma unroll
+            for (int i = 0; i < ENTER_AHEAD; i++) {
+                if (own_too) own[i] = to[e + i * WARP];
+                enter[i] = from[e + i * WARP];
+            }
+#pragma unroll
+            for (int i = 0; i < ENTER_AHEAD; i++) {
+                const float4 sum = four_step(enter[i], in.keep, four(own[i]));
+                to[e + i * WARP] = make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w));
+            }
         }
     }
 }
@@ -107,70 +141,94 @@ template <bool up> __global__ static void enter_chunks(const struct walk a, cons
 template <typename op> static struct walk walk_of(const op *a, struct tensor X, struct tensor Y) {
     struct walk w = {};
     w.shift = ssd_shift(a->head_width), w.heads = a->heads << w.shift, w.groups = a->groups, w.state = a->state;
-    w.chunk = a->chunk, w.segment = ssd_segment(w.heads, a->chunk);
+    w.chunk = a->chunk, w.bits = a->chunk == STEP ? 6 : 7, w.most = segment_most(w.heads, a->chunk);
     w.range = a->range, w.pos = a->pos, w.cum = a->cum, w.dts = a->dts, w.X = X, w.Y = Y;
-    w.whole = rows_whole(X) && rows_whole(Y);
+    w.whole = rows_whole(X) && rows_whole(Y) && a->pos.shape[0] > 0;
     return w;
 }
 
+/* At most. */
 static inline int64_t segments_of(const struct walk *a) {
-    return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->segment);
+    const int64_t T = a->pos.shape[0], R = a->range.shape[0] - 1, n = spans_max(T, R, a->most * a->chunk);
+    if (a->most < 2 * SEGMENT_LEAST) return n;
+    return least(n + R * SEGMENTS_SHORT, spans_max(T, R, SEGMENT_LEAST * a->chunk));
 }
-static inline int64_t segments_bytes(const struct walk *a, int64_t bytes[2]) {
-    bytes[0] = segments_of(a) * a->heads * (int64_t)sizeof(float);
-    bytes[1] = bytes[0] * SSD_P * a->state;
-    return arena_round(bytes[0]) + arena_round(bytes[1]);
+static inline int64_t walk_chunks_of(const struct walk *a) {
+    return spans_max(a->pos.shape[0], a->range.shape[0] - 1, a->chunk);
+}
+/* Decays of segments, what enters chunks, what enters segments. */
+enum { N_JOIN = 3 };
+static inline void join_bytes(const struct walk *a, int64_t bytes[N_JOIN]) {
+    const int64_t heads = a->heads >> a->shift;
+    bytes[0] = segments_of(a) * heads * (int64_t)sizeof(float);
+    bytes[1] = walk_chunks_of(a) * heads * (int64_t)sizeof(struct entering);
+    bytes[2] = segments_of(a) * a->heads * SSD_P * a->state * (int64_t)sizeof(float);
 }
 template <typename op> static int64_t walk_work(const op *a) {
-    int64_t bytes[2];
+    int64_t bytes[N_JOIN], sum = 0;
     const struct walk w = walk_of(a, (struct tensor){}, (struct tensor){});
-    return segments_bytes(&w, bytes);
+    join_bytes(&w, bytes);
+    for (int i = 0; i < N_JOIN; i++) sum += arena_round(bytes[i]);
+    return sum;
 }
 
-template <int N, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
-    constexpr int cols = walk_cols<N>, parts = N / cols, bytes = sizeof(walk_shared<cols>);
-    static_assert(bytes <= 113 * 1024, "two blocks' tiles fit into a processor's shared memory");
-    LAUNCH_SHARED((walk_states<cols, parts, up>), segments_of(a) * parts * (a->heads / WALK_HEADS), WALK_THREADS, bytes,
-                  *a);
+template <int N, int heads, bool up> static enum status walk_launch(struct ctx *c, const struct walk *a) {
+    constexpr int cols = walk_cols<N>, parts = N / cols;
+    using shared = walk_shared<cols, heads>;
+    static_assert(sizeof(shared) * shared::BLOCKS <= 226 * 1024, "the tiles fit into a processor's shared memory");
+    struct walk_maps maps = {};
+    if (a->whole) {
+        TRY(tensor_map_make(&maps.X, a->X.data, a->X.shape[1], a->X.shape[0], 1, a->X.pitch, STEP));
+        TRY(tensor_map_make(&maps.Y, a->Y.data, a->Y.shape[1], a->Y.shape[0], 1, a->Y.pitch, STEP));
+    }
+    LAUNCH_SHARED((walk_states<cols, parts, heads, up>), segments_of(a) * parts * (a->heads / heads), shared::BLOCK,
+                  sizeof(shared), *a, maps);
     return OK;
 }
-template <bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
-    if (a->state == 64) return walk_launch<64, up>(c, a);
-    return a->state == 128 ? walk_launch<128, up>(c, a) : walk_launch<256, up>(c, a);
+template <int heads, bool up> static enum status walk_shape(struct ctx *c, const struct walk *a) {
+    if (a->state == 64) return walk_launch<64, heads, up>(c, a);
+    return a->state == 128 ? walk_launch<128, heads, up>(c, a) : walk_launch<256, heads, up>(c, a);
+}
+template <bool up>
+static enum status segments_join(struct ctx *c, const struct walk &a, const struct join &j, struct entering *enters) {
+    const int64_t n = segments_of(&a);
+    LAUNCH_CELLS(segment_decays<up>, n, a.heads >> a.shift, a, n, j.decays, enters);
+    LAUNCH_CELLS(join_segments<up>, (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
+    return OK;
 }
 
 /* Of ssd_local: the walk from zero into the slots. */
 template <bool up>
 static enum status walk_from_zero(struct ctx *c, struct walk a, struct tensor states, struct tensor range_decay,
                                   struct tensor range_state) {
-    int64_t bytes[2];
-    void *at[2];
-    segments_bytes(&a, bytes);
-    for (int i = 0; i < 2; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    int64_t bytes[N_JOIN];
+    void *decays;
     struct join j = {};
-    j.decays = (float *)at[0], j.ends = a.end = (float *)at[1];
+    join_bytes(&a, bytes);
+    TRY(arena_take(c->work, bytes[0], &decays));
+    j.decays = (float *)decays;
     j.states = a.states = ssd_halves(states), j.last = ssd_halves(range_state), j.range_decay = range_decay;
-    TRY(walk_shape<up>(c, &a));
-    LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up, true>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
-    return OK;
+    if (a.heads / a.groups % 4 == 0) TRY((walk_shape<4, up>(c, &a)));
+    else TRY((walk_shape<2, up>(c, &a)));
+    return segments_join<up>(c, a, j, NULL);
 }
 
 /* Of ssd: slots become the state that enters (up: leaves) every chunk, from what enters ranges (first); last: what
  * leaves them. */
 template <bool up>
-static enum status states_enter(struct ctx *c, struct walk a, struct tensor states, struct tensor first,
+static enum status states_enter(struct ctx *c, const struct walk &a, struct tensor states, struct tensor first,
                                 struct tensor last) {
-    int64_t bytes[2];
-    void *at[2];
-    segments_bytes(&a, bytes);
-    for (int i = 0; i < 2; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    const int64_t n = least(walk_chunks_of(&a), states.shape[0]);
+    int64_t bytes[N_JOIN];
+    void *at[N_JOIN];
     struct join j = {};
-    j.decays = (float *)at[0], j.begin = (float *)at[1];
+    join_bytes(&a, bytes);
+    for (int i = 0; i < N_JOIN; i++) TRY(arena_take(c->work, bytes[i], &at[i]));
+    struct entering *const enters = (struct entering *)at[1];
+    j.decays = (float *)at[0], j.begin = (float *)at[2];
     j.states = ssd_halves(states), j.first = ssd_halves(first), j.last = ssd_halves(last);
-    LAUNCH_WARPS(segment_decays, segments_of(&a) * a.heads, a, segments_of(&a), (float *)at[0]);
-    LAUNCH_CELLS((join_segments<up, false>), (a.range.shape[0] - 1) * a.heads, SSD_P * a.state / 4, a, j);
-    LAUNCH_CELLS((enter_chunks<up>), segments_of(&a) * a.heads, SSD_P * a.state / 8, a, j, segments_of(&a));
+    TRY((segments_join<up>(c, a, j, enters)));
+    LAUNCH_WARPS(enter_chunks, n * a.heads, a, j.states, j.begin, enters, n);
     return OK;
 }
 #endif

@@ -2,23 +2,24 @@
 #ifndef BATON_KERNELS_SSD_WALK_CUH
 #define BATON_KERNELS_SSD_WALK_CUH
 /* ssd_walk.cuh - states of the SSD scan by a walk, for both directions: a warpgroup owns a head, holds its state in F32
- * registers and goes over the tokens of a segment in steps of 64, two heads of a group to a block, so that tiles of B
- * and C come once for both.
+ * registers and goes over the tokens of a segment in steps of 64, four heads of a group to a block, or two, so that
+ * tiles of B and C come once for all.
  *
  *   a step   S = exp(cum_end - cum_before) S + sum_t weight_t X_t Y_t^T          (T, H P) X, (T, G N) Y
  *            down: X = x, Y = B, weight_t = exp(cum_end - cum_t) dts_t;  up: X = dy, Y = C, weight_t = exp(cum_t -
  *            cum_before), last step first.  Weights are made while the products of the step before are under way
- *   segment  ssd_segment tokens of a range, from its start: enough of them to fill a GPU.  The walk begins with zero
- *            and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up: last),
- *            whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the range
- *            and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape alone (heads
- *            are the rank's), so that a range gives the same bits on every mesh.seq
+ *   segment  so many chunks of a range, from its start, that a GPU is filled (segment_chunks).  The walk begins with
+ *            zero and leaves, rounded, what stands before (up: after) every chunk of the segment but its first (up:
+ *            last), whose slot of states (dstates) gets what the segment adds.  ssd joins segments from what enters the
+ *            range and adds to every chunk what reaches it: ssd_join.cuh.  The length hangs on the shape and on the
+ *            range's own length (heads are the rank's), so that a range gives the same bits on every mesh.seq
  *   N 256    is two halves of 128 columns, whose states hang on nothing of each other: a block owns a half
  *   shapes   an even number of heads (of width 64) to a group: ssd_walks */
+#include "kernels/bulk.cuh"
 #include "kernels/ssd_bf16.cuh"
 #include "kernels/wgmma.cuh"
 
-enum { STEP = 64, WALK_HEADS = 2, WALK_THREADS = WALK_HEADS * GROUP, PANEL = STEP * 64 };
+enum { STEP = 64, PANEL = STEP * 64 };
 
 /* The thread's warp and group in its block. */
 static inline __device__ int warp_of() { return same((int)threadIdx.x / WARP); }
@@ -45,19 +46,51 @@ static inline __device__ void sums_ended(float (&d)[32]) { wgmma_settled<8>((flo
 /* Columns of a state that a warpgroup carries. */
 template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
 
-static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) {
-    return heads * (P / SSD_P) / groups % WALK_HEADS == 0;
+static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) { return heads * (P / SSD_P) / groups % 2 == 0; }
+/* Chunks of a segment: 32 heads tokens, less where a range has less than four such segments, but not so few that
+ * joining them shows.  most_segments: of all ranges. */
+enum { SEGMENT_LEAST = 8, SEGMENTS_SHORT = 9 /* at most, of a range whose segments are shorter */ };
+static inline int segment_most(int64_t heads, int64_t chunk) { return (int)ceil_div(32 * heads, chunk); }
+static inline __host__ __device__ int segment_chunks(int most, int chunks) {
+    while (most >= 2 * SEGMENT_LEAST && chunks < 4 * most) most /= 2;
+    return most;
 }
-static inline int64_t ssd_segment(int64_t heads, int64_t chunk) { return ceil_div(32 * heads, chunk) * chunk; }
 
 struct walk {
-    int64_t heads, groups, state, chunk, segment;
-    int shift; /* ssd_bf16.cuh                                                              */
+    int64_t heads, groups, state, chunk;
+    int shift;      /* ssd_bf16.cuh                                                   */
+    int most, bits; /* segment_most; chunk = 1 << bits                                */
     struct tensor range, pos, cum, dts;
     struct tensor X, Y;   /* what a step adds to the state                                  */
     struct tensor states; /* (c, H, P, N): what stands before (up: after) chunks            */
-    float *end;           /* (segments, H, P, N): what a segment adds                       */
-    bool whole;           /* rows begin at multiples of 16 bytes                            */
+    bool whole;           /* rows begin at multiples of 16 bytes: the hardware copies tiles */
+};
+
+/* Chunks of range r.  Spans are counted in 32 bits, since divisions of 64 cost a small kernel most of its time. */
+static inline __device__ int chunks_in(const struct walk &a, int64_t r) {
+    return (int)((long_at(a.range, r + 1) - long_at(a.range, r) + a.chunk - 1) >> a.bits);
+}
+/* Segments of a range of so many chunks, `each` to a segment. */
+static inline __device__ int segments_in(int chunks, int each) {
+    return (int)(((unsigned)chunks + (unsigned)each - 1) / (unsigned)each);
+}
+/* Segment i, counted over all ranges, and its first chunk; false: there is none. */
+static __device__ bool segment_find(const struct walk &a, int i, struct device_span *k, int *chunk) {
+    *chunk = 0;
+    for (int64_t r = 0; r < a.range.shape[0] - 1; r++) {
+        const int chunks = chunks_in(a, r), each = segment_chunks(a.most, chunks), n = segments_in(chunks, each);
+        if (i < n) {
+            const int64_t begin = long_at(a.range, r) + (int64_t)i * each * a.chunk;
+            *k = span_at(a.pos, r, begin, least(begin + each * a.chunk, long_at(a.range, r + 1)));
+            *chunk += i * each;
+            return true;
+        }
+        i -= n, *chunk += chunks;
+    }
+    return false;
+}
+struct walk_maps {
+    tensor_map X, Y;
 };
 
 /* A head's step: cum and dts of its rows, those past the end as the last (dts: anything); cum before the first; the
@@ -66,53 +99,47 @@ struct step_raw {
     int64_t pos;
     float cum[STEP], dts[STEP], before;
 };
-/* What a thread of a segment needs, few numbers since registers are few: its piece of the first row of tiles, its row
+/* What a thread of a segment needs, few numbers since registers are few: its first row, columns of X and Y; its row
  * of what weights are made of, positions from the first row on, its piece of its head's state in the first chunk's
  * slot. */
 struct walk_place {
-    const bf16_bits *X, *Y;
+    int row, X, Y;
     const float *raw;
     const int64_t *pos;
     bf16_bits *slot;
     int rows, steps, more; /* more: steps of a chunk but one */
 };
-enum { STAGES = 2 };
-template <int N> struct walk_shared {
+enum { LEAVING = 32 /* columns of a state on their way to memory at a time */ };
+template <int columns, int heads> struct walk_shared {
+    enum { N = columns, HEADS = heads, BLOCK = heads * GROUP, BLOCKS = 4 / heads, STAGES = heads == 4 ? 4 : 3 };
     struct {
-        bf16_bits X[WALK_HEADS][PANEL], Y[N / 64][PANEL];
+        bf16_bits X[heads][PANEL], Y[N / 64][PANEL];
     } stage[STAGES];
-    bf16_bits S[WALK_HEADS][N / 64][PANEL];
-    struct step_raw raw[STAGES][WALK_HEADS];
-    float weight[STAGES][WALK_HEADS][STEP];
+    bf16_bits leaving[heads][SSD_P * LEAVING];
+    struct step_raw raw[STAGES][heads];
+    uint64_t there[STAGES]; /* a step's tiles */
+    float weight[STAGES][heads][STEP];
 };
 
-/* Where a warp's lanes begin in its 16 rows of a state of N columns, `each` rows at a time. */
-template <int N> struct kept {
-    enum { PIECES = N / 8, EACH = WARP / PIECES };
-};
-template <int N> static inline __device__ int kept_row() {
-    return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / kept<N>::PIECES;
-}
-template <int N> static inline __device__ int kept_col() { return threadIdx.x % kept<N>::PIECES * 8; }
+/* Where a lane begins in a state that leaves, 8 rows below each other and four pieces of 16 bytes at a time. */
+static inline __device__ int leaving_row() { return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4; }
+static inline __device__ int leaving_col() { return threadIdx.x % 4 * 8; }
 
-/* A block's segment, two of its heads, and N columns of `parts` times as many of their states. */
-template <int N, int parts>
-static __device__ bool walk_find(const struct walk &a, struct walk_place *p, int64_t *segment, int64_t *head) {
-    const int64_t n = a.heads / WALK_HEADS, item = blockIdx.x / parts, h0 = item % n * WALK_HEADS;
-    const int64_t col = h0 / (a.heads / a.groups) * a.state + blockIdx.x % parts * N, h = h0 + warpgroup_of();
-    const int t = threadIdx.x % GROUP, piece = threadIdx.x % 8 * 8;
+/* A block's segment, some of its heads, and N columns of `parts` times as many of their states. */
+template <int N, int parts, int heads> static __device__ bool walk_find(const struct walk &a, struct walk_place *p) {
+    const unsigned n = (unsigned)a.heads / heads, item = blockIdx.x / parts, h0 = item % n * heads;
+    const unsigned group = h0 / ((unsigned)a.heads / (unsigned)a.groups), h = h0 + threadIdx.x / GROUP;
+    const int t = threadIdx.x % GROUP, part = blockIdx.x % parts * N, col = (int)(group * a.state) + part;
     struct device_span k;
-    if (!span_find(a.range, a.pos, a.segment, item / n, &k)) return false;
-    *segment = item / n, *head = h;
-    const int64_t begin = long_at(a.range, k.range);
-    const int64_t chunk = spans_before(a.range, k.range, a.chunk) + (k.begin - begin) / a.chunk;
-    p->X = row16(a.X, k.begin) + h0 * SSD_P + piece, p->Y = row16(a.Y, k.begin) + col + piece;
+    int chunk;
+    if (!segment_find(a, (int)(item / n), &k, &chunk)) return false;
+    p->row = (int)k.begin, p->X = (int)h0 * SSD_P, p->Y = col;
     p->raw = row(t < STEP ? a.cum : a.dts, k.begin) + (h >> a.shift);
     p->pos = (const int64_t *)a.pos.data + k.begin;
-    p->slot = state16(a.states, chunk, h) + kept_row<N>() * a.state + blockIdx.x % parts * N + kept_col<N>();
-    p->more = a.chunk == STEP ? 0 : 1;
+    p->slot = state16(a.states, chunk, h) + leaving_row() * a.state + part + leaving_col();
+    p->more = a.bits - 6;
     p->rows = (int)(k.end - k.begin);
-    p->steps = (int)ceil_div(p->rows, STEP);
+    p->steps = (p->rows + STEP - 1) / STEP;
     return true;
 }
 /* The i-th step in the order of the walk, its number from the segment's first row on. */
@@ -132,19 +159,19 @@ static inline __device__ int panel_pair(int row, int j) {
 }
 
 /* 64 columns of `rows` rows, by so many threads, the first a multiple of them; rows from n on become zero.  turned:
- * rows 64-127 lie in strips of 16 from the last up.  piece_fetch: from where the thread's column begins in row 0. */
+ * rows 64-127 lie in strips of 16 from the last up. */
 template <int rows, int threads, bool turned = false>
-static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pitch, int n, bool whole) {
+static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
     constexpr int each = threads / 8;
     static_assert(each % 8 == 0, "a thread's pieces lie at one place of their rows");
     static_assert(!turned || each == 16, "a thread has one row of every strip");
-    const int first = threadIdx.x % threads / 8;
-    to = tile_piece<64>(to, first, threadIdx.x % 8 * 8);
+    const int first = threadIdx.x % threads / 8, col = threadIdx.x % 8 * 8;
+    to = tile_piece<64>(to, first, col), from += col;
     if (whole) {
 #pragma unroll
         for (int r = 0; r < rows; r += each)
             if (rows % each == 0 || first + r < rows)
-                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * pitch,
+                cp_async16_or_zero(to + (turned && r >= 64 ? r ^ 48 : r) * 64, from + (int64_t)(first + r) * (int)pitch,
                                    first + r < n);
     } else {
 #pragma unroll 1
@@ -155,29 +182,39 @@ static __device__ void piece_fetch(bf16_bits *to, const bf16_bits *from, int pit
                     first + r < n ? from[(int64_t)(first + r) * pitch + e] : (bf16_bits)0;
     }
 }
-template <int rows, int threads, bool turned = false>
-static __device__ void panel_fetch(bf16_bits *to, const bf16_bits *from, int64_t pitch, int n, bool whole) {
-    piece_fetch<rows, threads, turned>(to, from + threadIdx.x % 8 * 8, (int)pitch, n, whole);
-}
 
-/* The i-th step's tiles. */
-template <int N, bool up>
-static __device__ void step_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
+/* The i-th step's tiles: whole ones by the hardware, at the word of one thread. */
+static inline __device__ bool step_whole(const struct walk &a, const struct walk_place &p, int step) {
+    return a.whole && step_rows(p, step) == STEP;
+}
+template <bool up, typename shared>
+static __device__ void step_fetch(const struct walk &a, const struct walk_maps &maps, const struct walk_place &p, int i,
+                                  shared *m) {
     if (i >= p.steps) return;
-    const int step = step_at<up>(p, i), n = step_rows(p, step), X = (int)a.X.pitch, Y = (int)a.Y.pitch;
-    auto *s = &m->stage[i % STAGES];
-    for (int k = 0; k < WALK_HEADS; k++)
-        piece_fetch<STEP, WALK_THREADS>(s->X[k], p.X + (int64_t)(step * STEP) * X + k * SSD_P, X, n, a.whole);
-    for (int k = 0; k < N / 64; k++)
-        piece_fetch<STEP, WALK_THREADS>(s->Y[k], p.Y + (int64_t)(step * STEP) * Y + k * 64, Y, n, a.whole);
+    const int step = step_at<up>(p, i), n = step_rows(p, step), row = p.row + step * STEP;
+    const bool whole = step_whole(a, p, step);
+    auto *s = &m->stage[i % shared::STAGES];
+    uint64_t *there = &m->there[i % shared::STAGES];
+    if (threadIdx.x == 0) {
+        if (whole) {
+            bulk_expect(there, (int)sizeof *s);
+            for (int k = 0; k < shared::HEADS; k++) bulk_fetch(s->X[k], &maps.X, p.X + k * SSD_P, row, 0, there);
+            for (int k = 0; k < shared::N / 64; k++) bulk_fetch(s->Y[k], &maps.Y, p.Y + k * 64, row, 0, there);
+        } else bulk_arrive(there);
+    }
+    if (whole) return;
+    NO_UNROLL for (int k = 0; k < shared::HEADS; k++)
+        panel_fetch<STEP, shared::BLOCK>(s->X[k], row16(a.X, row) + p.X + k * SSD_P, a.X.pitch, n, a.whole);
+    NO_UNROLL for (int k = 0; k < shared::N / 64; k++)
+        panel_fetch<STEP, shared::BLOCK>(s->Y[k], row16(a.Y, row) + p.Y + k * 64, a.Y.pitch, n, a.whole);
 }
 /* What its weights are made of, by each warpgroup for its head. */
-template <int N, bool up>
-static __device__ void raw_fetch(const struct walk &a, const struct walk_place &p, int i, walk_shared<N> *m) {
+template <bool up, typename shared>
+static __device__ void raw_fetch(const struct walk &a, const struct walk_place &p, int i, shared *m) {
     if (i >= p.steps) return;
     const int t = threadIdx.x % GROUP, of_dts = t >= STEP, step = step_at<up>(p, i), n = step_rows(p, step);
     const int pitch = (int)(of_dts ? a.dts : a.cum).pitch, r = t % STEP < n ? t % STEP : n - 1;
-    struct step_raw *raw = &m->raw[i % STAGES][warpgroup_of()];
+    struct step_raw *raw = &m->raw[i % shared::STAGES][threadIdx.x / GROUP];
     if (!up || !of_dts)
         cp_async4((of_dts ? raw->dts : raw->cum) + t % STEP, p.raw + (int64_t)(step * STEP + r) * pitch);
     if (t < 2) cp_async4((int *)&raw->pos + t, (const int *)(p.pos + step * STEP + n - 1) + t);
@@ -191,17 +228,17 @@ static inline __device__ float step_exp(float sum) { return exp2_fast(fminf(sum 
 
 /* What row t of the i-th step adds to the state, by thread t of the warpgroup; what the state keeps through the step.
  */
-template <int N, bool up> static __device__ float step_make(const struct walk_place &p, int i, walk_shared<N> *m) {
+template <bool up, typename shared> static __device__ float step_make(const struct walk_place &p, int i, shared *m) {
     if (i >= p.steps) return 0.0f;
-    const int w = warpgroup_of(), t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
-    const struct step_raw *raw = &m->raw[i % STAGES][w];
+    const int w = threadIdx.x / GROUP, t = threadIdx.x % GROUP, step = step_at<up>(p, i), n = step_rows(p, step);
+    const struct step_raw *raw = &m->raw[i % shared::STAGES][w];
     const bool through = raw->pos >= n;
     if (t < STEP) {
         const float cum = raw->cum[t];
         float weight = up ? step_exp(cum - raw->before) : step_exp(raw->cum[STEP - 1] - cum) * raw->dts[t];
         if (t >= n) weight = 0.0f;
         else if (!through && (up ? p.pos[step * STEP + t] <= t : t < n - 1 - raw->pos)) weight = 0.0f;
-        m->weight[i % STAGES][w][t] = weight;
+        m->weight[i % shared::STAGES][w][t] = weight;
     }
     return through ? step_exp(raw->cum[STEP - 1] - raw->before) : 0.0f;
 }
@@ -211,35 +248,27 @@ template <int N, bool up> static __device__ float step_make(const struct walk_pl
 
 template <int N> struct state { float d[N / 64][32]; };
 
-/* To memory, `pitch` columns from row to row. */
-template <int N> static __device__ void state_store(const struct state<N> *s, float *at, int64_t pitch) {
-    const int lane = threadIdx.x % WARP, p = threadIdx.x % GROUP / WARP * 16 + lane / 4, c = lane % 4 * 2;
+/* Rounded, to memory, from `to` on of each thread; room: rows of LEAVING columns, of each warp its own, pieces permuted
+ * so that neither way two threads meet in a bank. */
+template <int N>
+static __device__ void state_leave(const struct state<N> *s, bf16_bits *room, bf16_bits *to, int pitch) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP * 16;
+    bf16_bits *in = room + (warp + lane % 16) * LEAVING;
+    const bf16_bits *out = room + (warp + lane / 4) * LEAVING + (lane % 4 ^ lane / 8 % 4) * 8;
+    const int piece = (lane / 16 ^ lane / 2 % 4) * 8; /* matrices of rows 0-7, 8-15, then of the next eight columns */
 #pragma unroll
-    for (int k = 0; k < N / 64; k++)
+    for (int q = 0; q < N / LEAVING; q++) {
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
-            *(float2 *)(at + (p + i % 2 * 8) * pitch + 64 * k + i / 2 * 8 + c) = make_float2(d[0], d[1]);
+        for (int j = 0; j < LEAVING / 8; j += 2) {
+            const float *d = &s->d[q / 2][16 * (q % 2) + 4 * j];
+            const uint32_t m[4] = {pack(d[0], d[1]), pack(d[2], d[3]), pack(d[4], d[5]), pack(d[6], d[7])};
+            stmatrix(m, in + (piece ^ 8 * j));
         }
-}
-/* Rounded, into panels of rows p. */
-template <int N> static __device__ void state_round(const struct state<N> *s, bf16_bits *to) {
-    const int r = threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4;
+        __syncwarp();
 #pragma unroll
-    for (int k = 0; k < N / 64; k++)
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            const float *d = &s->d[k][i / 2 * 4 + i % 2 * 2];
-            *(uint32_t *)(to + k * PANEL + i % 2 * 512 + panel_pair(r, i / 2)) = pack(d[0], d[1]);
-        }
-}
-/* A warp's rows of it to memory, a few rows at a time; to: where the thread begins. */
-template <int N> static __device__ void state_keep(const bf16_bits *from, bf16_bits *to, int pitch) {
-    const int row = kept_row<N>(), col = kept_col<N>(), at = (col % 64) ^ row % 8 * 8;
-    from += col / 64 * PANEL + row * 64;
-#pragma unroll
-    for (int i = 0; i < 16; i += kept<N>::EACH)
-        *(uint4 *)(to + i * pitch) = *(const uint4 *)(from + i * 64 + (at ^ i % 8 * 8));
+        for (int r = 0; r < 16; r += 8) *(uint4 *)(to + r * pitch + LEAVING * q) = *(const uint4 *)(out + r * LEAVING);
+        __syncwarp();
+    }
 }
 
 /* The products of S += sum_t weight_t X_t Y_t^T, on their way. */
@@ -268,48 +297,52 @@ template <bool up> static __device__ bool walk_keeps(const struct walk_place &p,
     return i > 0 && (up ? (step + 1) & p.more : step & p.more) == 0;
 }
 
-/* N columns of states, of `parts` times as many; two blocks to a processor. */
-template <int N, int parts, bool up>
-__global__ __launch_bounds__(WALK_THREADS, 2) static void walk_states(const struct walk a) {
+/* N columns of states, of `parts` times as many; four heads to a processor. */
+template <int N, int parts, int heads, bool up>
+__global__ __launch_bounds__((walk_shared<N, heads>::BLOCK), (walk_shared<N, heads>::BLOCKS)) static void walk_states(
+    const struct walk a, const __grid_constant__ struct walk_maps maps) {
+    using shared = walk_shared<N, heads>;
+    constexpr int stages = shared::STAGES;
     DYNAMIC_PANELS(tiles);
-    walk_shared<N> *m = (walk_shared<N> *)tiles;
+    shared *m = (shared *)tiles;
     struct walk_place p;
-    int64_t segment, h;
-    if (!walk_find<N, parts>(a, &p, &segment, &h)) return;
+    if (!walk_find<N, parts, heads>(a, &p)) return;
     const int w = warpgroup_of();
     struct state<N> s = {};
-    raw_fetch<N, up>(a, p, 0, m);
-    step_fetch<N, up>(a, p, 0, m);
-    raw_fetch<N, up>(a, p, 1, m);
-    cp_commit();
-    cp_wait<0>();
-    __syncthreads();
-    float keep = step_make<N, up>(p, 0, m);
-    for (int i = 0; i < p.steps; i++) {
-        const int at = i % STAGES, step = step_at<up>(p, i);
-        cp_wait<0>();
-        shared_fence();
-        __syncthreads();
-        step_fetch<N, up>(a, p, i + 1, m);
-        raw_fetch<N, up>(a, p, i + 2, m);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < stages; i++) bulk_barrier_init(&m->there[i], 1);
+        bulk_barriers_see();
+    }
+    raw_fetch<up>(a, p, 0, m);
+#pragma unroll
+    for (int i = 0; i < stages - 1; i++) {
+        step_fetch<up>(a, maps, p, i, m);
+        raw_fetch<up>(a, p, i + 1, m);
         cp_commit();
-        if (walk_keeps<up>(p, i)) {
-            const int64_t chunk = p.more ? step / 2 : step;
-            state_round<N>(&s, m->S[w][0]);
-            __syncwarp();
-            state_keep<N>(m->S[w][0], p.slot + chunk * a.states.pitch, N * parts);
-            __syncwarp();
-        }
+    }
+    cp_wait<stages - 2>();
+    __syncthreads();
+    float keep = step_make<up>(p, 0, m);
+    for (int i = 0; i < p.steps; i++) {
+        const int at = i % stages, step = step_at<up>(p, i);
+        cp_wait<stages - 2>();
+        bulk_wait(&m->there[at], i / stages % 2);
+        if (!step_whole(a, p, step)) shared_fence();
+        __syncthreads();
+        step_fetch<up>(a, maps, p, i + stages - 1, m);
+        raw_fetch<up>(a, p, i + stages, m);
+        cp_commit();
+        if (walk_keeps<up>(p, i))
+            state_leave<N>(&s, m->leaving[w], p.slot + (step >> p.more) * a.states.pitch, N * parts);
 #pragma unroll
         for (int k = 0; k < N / 64; k++)
 #pragma unroll
             for (int e = 0; e < 32; e++) s.d[k][e] *= keep;
         state_add<N>(&s, m->stage[at].X[w], m->stage[at].Y, m->weight[at][w]);
-        keep = step_make<N, up>(p, i + 1, m);
+        keep = step_make<up>(p, i + 1, m);
         wgmma_wait<0>();
         wgmma_settled<N / 8>((float(*)[4])s.d);
     }
-    const int64_t col = blockIdx.x % parts * N;
-    state_store<N>(&s, a.end + (segment * a.heads + h) * SSD_P * N * parts + col, N * parts);
+    state_leave<N>(&s, m->leaving[w], p.slot + (up ? (p.steps - 1) >> p.more : 0) * a.states.pitch, N * parts);
 }
 #endif

@@ -7,24 +7,30 @@
  *
  * A block owns a chunk and some heads of a group, two heads at a time: of each a warpgroup has 64 rows t and waits for
  * nobody but the head's other one.  C B^T is made once: of the 64 columns on the diagonal it stays in registers, of
- * those before in shared memory.  A head's x and S come while the one before is made.  N 256 in chunks of 128: one head
- * at a time. */
+ * those before in shared memory.  A head's x and S come while the one before is made, copied by the hardware (bulk.cuh)
+ * but for rows of short chunks, or such as begin at odd places.  N 256 in chunks of 128: one head at a time.
+ *
+ * Where a chunk lies hangs on ranges alone, so copies begin before positions are read. */
 #include "kernels/ssd/ssd_tiles.cuh"
 
 /* What a block owns, in shared memory, since registers are few: rows of its chunk, of the document that enters, heads,
  * of which the first is h0; where the first row of that head begins, and its state. */
 struct outputs_place {
-    const bf16_bits *x, *S;
+    const bf16_bits *x;
     bf16_bits *y;
     const float *cum, *dts;
     int n, n_enter, heads, h0, shift;
-    bool whole, whole_y;
+    int row, state;      /* where the hardware finds its first row, and the first head's state */
+    bool whole, whole_y; /* whole: the hardware copies rows of x, B and C */
+};
+struct outputs_maps {
+    tensor_map C, B, x, S;
 };
 static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
     struct outputs_place o;
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
-    o.S = state16(a.states, p.chunk, p.h0);
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
+    o.row = (int)p.k.begin, o.state = (int)(p.chunk * a.heads + p.h0);
     o.n = p.n, o.n_enter = p.n_enter, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
     return o;
 }
@@ -43,22 +49,30 @@ template <int N, int Q> struct outputs_shared {
     float reach[AT_ONCE * GROUPS][2][Q];  /* dts times the decay to outputs_middle; each warpgroup has its own */
     float4 across[Q > 64 ? 8 : 1][GROUP]; /* C B^T of rows 64-127, columns 0-63: what each thread holds of it */
     int from[Q];
+    uint64_t there[AT_ONCE][2], first; /* tiles of heads; B and C */
     struct outputs_place place;
 };
-/* Which of the heads at once a warpgroup has. */
-template <int N, int Q> static inline __device__ int outputs_own() {
-    return warpgroup_of() / outputs_shared<N, Q>::GROUPS;
-}
-
+/* What the hardware brings for a head: at the word of one thread. */
 template <int N, int Q>
-static __device__ void outputs_fetch(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
+static __device__ void outputs_bring(const struct outputs_maps &maps, bool whole, int head, int row, int state, int own,
+                                     int at, outputs_shared<N, Q> *m) {
+    auto *to = &m->head[own].tiles[at];
+    uint64_t *there = &m->there[own][at];
+    bulk_expect(there, (int)sizeof to->S + (whole ? (int)sizeof to->x : 0));
+    if (whole) bulk_fetch(to->x, &maps.x, head * SSD_P, row, 0, there);
+    for (int k = 0; k < N / 64; k++) bulk_fetch(to->S[k], &maps.S, 64 * k, 0, state, there);
+}
+/* Tiles of the block's head i. */
+template <int N, int Q>
+static __device__ void outputs_fetch(const struct ssd &a, const struct outputs_maps &maps, int i, int at,
+                                     outputs_shared<N, Q> *m) {
     constexpr int threads = outputs_shared<N, Q>::EACH;
     const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
-    const bf16_bits *x = o.x + i * SSD_P, *S = o.S + i * (SSD_P * N);
-    auto *to = &m->head[outputs_own<N, Q>()].tiles[at];
-    panel_fetch<Q, threads>(to->x, x, a.x.pitch, o.n, o.whole);
-    for (int k = 0; k < N / 64; k++) panel_fetch<SSD_P, threads>(to->S[k], S + 64 * k, N, SSD_P, true);
+    const int own = threadIdx.x / threads;
+    const bool whole = o.whole;
+    if (threadIdx.x % threads == 0) outputs_bring<N, Q>(maps, whole, o.h0 + i, o.row, o.state + i, own, at, m);
+    if (!whole) panel_fetch<Q, threads>(m->head[own].tiles[at].x, o.x + i * SSD_P, a.x.pitch, o.n, rows_whole(a.x));
 }
 template <int N, int Q>
 static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
@@ -66,12 +80,11 @@ static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, o
     const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
     const int n = o.n, t = threadIdx.x % Q, of_dts = threadIdx.x % threads >= Q, h = (o.h0 + i) >> o.shift;
-    auto *to = &m->steps[outputs_own<N, Q>()][at];
+    auto *to = &m->steps[threadIdx.x / threads][at];
     const float *raw = (of_dts ? o.dts : o.cum) + (int64_t)(t < n ? t : n - 1) * (int)(of_dts ? a.dts : a.cum).pitch;
     cp_async4((of_dts ? to->dts : to->cum) + t, raw + h);
     if (threadIdx.x % threads == 0) cp_async4(&to->D, (const float *)a.D.data + h);
 }
-
 /* The row over which the decay from column s goes to rows below: the last of its block of 16, or, for rows 64 on, of
  * columns 0 to 63. */
 template <int half> static inline __device__ int outputs_middle(int s) { return half && s < 64 ? 63 : s | 15; }
@@ -153,22 +166,33 @@ static __device__ void outputs_store(const struct ssd &a, const struct outputs_p
     const int pitch = (int)a.y.pitch;
     const bool whole = o.whole_y;
     bf16_bits *to = o.y + (int64_t)r * pitch + i * SSD_P + lane % 8 * 8;
+    const int at = (r0 + lane % 16) * 64 + (lane / 16 ^ lane % 8) * 8; /* of rows 0-7, 8-15, then of the next columns */
 #pragma unroll
-    for (int k = 0; k < 16; k++) {
-        const int at = panel_pair(r0 + lane / 4, k / 2) + k % 2 * 512;
-        const uint32_t xs = *(const uint32_t *)(x + at);
-        const float *own = &y[4 * (k / 2) + 2 * (k % 2)];
-        *(uint32_t *)(room + at) = pack(fmaf(D, low_half(xs), own[0]), fmaf(D, high_half(xs), own[1]));
+    for (int j = 0; j < 8; j += 2) {
+        uint32_t xs[4];
+        ldmatrix(xs, x + (at ^ 8 * j));
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float *own = &y[4 * j + 2 * k];
+            xs[k] = pack(fmaf(D, low_half(xs[k]), own[0]), fmaf(D, high_half(xs[k]), own[1]));
+        }
+        stmatrix(xs, room + (at ^ 8 * j));
     }
     __syncwarp();
-    rows_leave(to, pitch, room, piece, n, whole);
+    if (o.whole && whole) {
+#pragma unroll
+        for (int k = 0; k < 16; k += 4) {
+            store_whole(to, *(const uint4 *)(room + k * 64 + (piece ^ k % 8 * 8)));
+            to += 4 * pitch;
+        }
+    } else rows_leave(to, pitch, room, piece, n, whole);
 }
 
 /* One head of rows 64 half and on, the c-th of the warpgroup. */
 template <int N, int Q, int half>
-static __device__ void outputs_head(const struct ssd &a, int i, int c, int seen, const float (&cb)[32],
-                                    outputs_shared<N, Q> *m) {
-    const int group = warpgroup_of(), own = outputs_own<N, Q>(), warp = warp_of() % 4, r0 = 64 * half + 16 * warp;
+static __device__ void outputs_head(const struct ssd &a, int i, int c, int group, int warp, int seen,
+                                    const float (&cb)[32], outputs_shared<N, Q> *m) {
+    const int own = group / outputs_shared<N, Q>::GROUPS, r0 = 64 * half + 16 * warp;
     const int t0 = threadIdx.x % GROUP, t = r0 + threadIdx.x % WARP / 4;
     const auto *tiles = &m->head[own].tiles[c % 2];
     const auto *steps = &m->steps[own][c % 3];
@@ -225,9 +249,10 @@ static __device__ void products_CB(float (&cb)[32], int half, int b, const bf16_
 
 /* All heads of a warpgroup of rows 64 half and on. */
 template <int N, int Q, int half>
-static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
+static __device__ void outputs_heads(const struct ssd &a, const struct outputs_maps &maps, const bf16_bits (*B)[Q * 64],
+                                     outputs_shared<N, Q> *m) {
     using shared = outputs_shared<N, Q>;
-    const int own = outputs_own<N, Q>();
+    const int group = warpgroup_of(), own = group / shared::GROUPS, warp = warp_of() % 4;
     float cb[32];
     if (half && own == 0) {
         products_CB<N, Q>(cb, half, 0, m->C, B);
@@ -235,25 +260,59 @@ static __device__ void outputs_heads(const struct ssd &a, const bf16_bits (*B)[Q
         for (int k = 0; k < 8; k++) m->across[k][threadIdx.x % GROUP] = *(const float4 *)(cb + 4 * k);
     }
     products_CB<N, Q>(cb, half, half, m->C, B);
-    const int seen = seen_by_all(m->from, 4 * half + warp_of() % 4, m->place.n);
+    const int seen = seen_by_all(m->from, 4 * half + warp, m->place.n);
     barrier_of(0, shared::BLOCK); /* nobody reads B any more */
-    outputs_reach<half>(m->reach[warpgroup_of()][0], &m->steps[own][0], m->place.n);
+    outputs_reach<half>(m->reach[group][0], &m->steps[own][0], m->place.n);
     int c = 0;
     for (int i = own; i < m->place.heads; i += shared::AT_ONCE, c++) {
         cp_wait<0>();
-        shared_fence();
+        bulk_wait(&m->there[own][c % 2], c / 2 % 2);
+        if (!m->place.whole) shared_fence();
         barrier_of(1 + own, shared::EACH);
-        outputs_fetch<N, Q>(a, i + shared::AT_ONCE, (c + 1) % 2, m);
+        outputs_fetch<N, Q>(a, maps, i + shared::AT_ONCE, (c + 1) % 2, m);
         outputs_fetch_steps<N, Q>(a, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
         cp_commit();
-        outputs_head<N, Q, half>(a, i, c, seen, cb, m);
+        outputs_head<N, Q, half>(a, i, c, group, warp, seen, cb, m);
     }
 }
 
+/* What the block begins with: C, B, and tiles of the first heads.  By one thread, before anybody knows the rest. */
 template <int N, int Q>
-__global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk_outputs(const struct ssd a, int shift,
-                                                                                         int64_t heads, bool whole,
-                                                                                         bool whole_y) {
+static __device__ void outputs_begin(const struct outputs_maps &maps, const struct place &p, bool whole, int heads,
+                                     int64_t all_heads, bf16_bits (*B)[Q * 64], outputs_shared<N, Q> *m) {
+    constexpr int at_once = outputs_shared<N, Q>::AT_ONCE;
+    for (int i = 0; i < 2 * at_once; i++) bulk_barrier_init(&m->there[i / 2][i % 2], 1);
+    bulk_barrier_init(&m->first, 1);
+    bulk_barriers_see();
+    bulk_expect(&m->first, whole ? 2 * N * Q * (int)sizeof(bf16_bits) : 0);
+    for (int k = 0; k < N / 64 && whole; k++) {
+        bulk_fetch(m->C[k], &maps.C, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
+        bulk_fetch(B[k], &maps.B, (int)p.g * N + 64 * k, (int)p.k.begin, 0, &m->first);
+    }
+    for (int i = 0; i < at_once && i < heads; i++)
+        outputs_bring<N, Q>(maps, whole, (int)p.h0 + i, (int)p.k.begin, (int)(p.chunk * all_heads + p.h0) + i, i, 0, m);
+}
+/* Where rows are not the hardware's to copy, by all threads. */
+template <int N, int Q>
+static __device__ void outputs_begin_slow(const struct ssd &a, const struct place &p, int heads, bf16_bits (*B)[Q * 64],
+                                          outputs_shared<N, Q> *m) {
+    using shared = outputs_shared<N, Q>;
+    const int own = threadIdx.x / shared::EACH;
+    NO_UNROLL for (int k = 0; k < N / 64; k++) {
+        const int64_t col = p.g * N + 64 * k;
+        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, rows_whole(a.C));
+        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, rows_whole(a.B));
+    }
+    if (own < heads)
+        panel_fetch<Q, shared::EACH>(m->head[own].tiles[0].x, row16(a.x, p.k.begin) + (p.h0 + own) * SSD_P, a.x.pitch,
+                                     p.n, rows_whole(a.x));
+}
+
+template <int N, int Q>
+__global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
+                             1) static void chunk_outputs(const struct ssd a, int shift, int64_t heads, bool whole,
+                                                          bool whole_y,
+                                                          const __grid_constant__ struct outputs_maps maps) {
     DYNAMIC_PANELS(tiles);
     using shared = outputs_shared<N, Q>;
     shared *m = (shared *)tiles;
@@ -261,38 +320,44 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK), 1) static void chunk
     static_assert(sizeof m->head[0].tiles[1] + sizeof m->head[0].y >= N / 64 * sizeof *B, "B fits into it");
     const int64_t per_group = a.heads / a.groups;
     struct place p;
-    if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
+    if (!place_begin(blockIdx.x, a.range, a.chunk, a.groups, per_group, heads, &p)) return;
+    whole = whole && p.n == Q;
+    if (threadIdx.x == 0) outputs_begin<N, Q>(maps, p, whole, (int)heads, a.heads, B, m);
+    if (!whole) outputs_begin_slow<N, Q>(a, p, (int)heads, B, m);
+    place_end(a.pos, &p);
     if (threadIdx.x == 0) {
         m->place = outputs_find(a, p, shift, (int)heads);
         m->place.whole = whole, m->place.whole_y = whole_y;
     }
-    for (int k = 0; k < N / 64; k++) {
-        const int64_t col = p.g * N + 64 * k;
-        panel_fetch<Q, shared::BLOCK>(m->C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
-        panel_fetch<Q, shared::BLOCK>(B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
-    }
     first_seen(a.pos, p, Q, m->from);
     __syncthreads();
-    const int own = outputs_own<N, Q>();
-    outputs_fetch<N, Q>(a, own, 0, m);
+    const int own = threadIdx.x / shared::EACH;
     outputs_fetch_steps<N, Q>(a, own, 0, m);
     outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
     cp_commit();
     cp_wait<0>();
+    bulk_wait(&m->first, 0);
     shared_fence();
     __syncthreads();
-    if (warpgroup_of() % shared::GROUPS == 0) outputs_heads<N, Q, 0>(a, B, m);
-    else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, B, m);
+    if (warpgroup_of() % shared::GROUPS == 0) outputs_heads<N, Q, 0>(a, maps, B, m);
+    else if constexpr (shared::GROUPS > 1) outputs_heads<N, Q, 1>(a, maps, B, m);
 }
 
 template <int N, int Q> static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n) {
     using shared = outputs_shared<N, Q>;
     const struct ssd k = ssd_by_halves(a);
-    const int64_t heads = heads_of_block(k.heads / k.groups, 16);
+    const int64_t heads = heads_of_block(k.heads / k.groups, 16), T = a->pos.shape[0];
+    const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && T > 0;
+    struct outputs_maps maps = {};
     static_assert(sizeof(shared) <= 227 * 1024, "the tiles fit into a processor's shared memory");
+    if (whole) {
+        TRY(tensor_map_make(&maps.C, a->C.data, a->C.shape[1], T, 1, a->C.pitch, Q));
+        TRY(tensor_map_make(&maps.B, a->B.data, a->B.shape[1], T, 1, a->B.pitch, Q));
+        TRY(tensor_map_make(&maps.x, a->x.data, a->x.shape[1], T, 1, a->x.pitch, Q));
+    }
+    if (n > 0) TRY(tensor_map_make(&maps.S, a->states.data, N, SSD_P, n * k.heads, N, SSD_P));
     LAUNCH_SHARED((chunk_outputs<N, Q>), n * (k.heads / heads), shared::BLOCK, sizeof(shared), k,
-                  ssd_shift(a->head_width), heads, rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C),
-                  rows_whole(a->y));
+                  ssd_shift(a->head_width), heads, whole, rows_whole(a->y), maps);
     return OK;
 }
 #endif

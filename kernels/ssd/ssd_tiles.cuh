@@ -95,7 +95,7 @@ static inline __device__ void rows_leave(bf16_bits *to, int pitch, const bf16_bi
     for (int k = 0; k < 16; k += 4) {
         const bf16_bits *from = panel + k * 64 + (piece ^ k % 8 * 8);
         if (k >= n) continue;
-        if (whole) *(uint4 *)(to + (int64_t)k * pitch) = *(const uint4 *)from;
+        if (whole) store_whole(to + (int64_t)k * pitch, *(const uint4 *)from);
         else
             for (int e = 0; e < 8; e++) to[(int64_t)k * pitch + e] = from[e];
     }

@@ -97,6 +97,18 @@ struct ssd_local_case {
          0.05,                                                                                                         \
          0.3},                                                                                                         \
         {"tensor cores, heads of 128, N 256", {1, {0, 200}, 3, {150}}, 2, 128, 256, 1, 128, 0, 0.0, INFINITY},         \
+        {"tensor cores, slow decays over segments",                                                                    \
+         {2, {0, 700, 1100}, 3, {650, 900}},                                                                           \
+         8,                                                                                                            \
+         64,                                                                                                           \
+         128,                                                                                                          \
+         2,                                                                                                            \
+         128,                                                                                                          \
+         0,                                                                                                            \
+         1e-3,                                                                                                         \
+         1e-2},                                                                                                        \
+        {"tensor cores, short segments of a short range", {1, {0, 600}, 3, {0}}, 32, 64, 64, 2, 64, 0, 1e-3, 1e-2},    \
+        {"tensor cores, slow decays, heads of 128, N 256", {1, {0, 600}, 3, {0}}, 4, 128, 256, 2, 128, 6, 1e-3, 1e-2}, \
         {"heads of 128, chunks of 64", {1, {0, 70}, 0, {0}}, 2, 128, 64, 1, 64, 0, 0.0, INFINITY},                     \
         {"heads of 192", {1, {0, 70}, 0, {0}}, 2, 192, 64, 1, 128, 0, 0.0, INFINITY}, {                                \
         "tensor cores, 1000 tokens", {1, {0, 1000}, 0, {300}}, 2, 64, 128, 1, 128, 0, 0.0, INFINITY                    \
