@@ -56,7 +56,7 @@ struct pages {
     char *base;
     int64_t bytes;
 };
-enum { TOUCHED = 64 << 20, PAGE = 4096 }; /* bytes */
+enum { TOUCHED = 64 << 20, PAGE = 4096, TOUCHING = 16 }; /* bytes; threads */
 
 static void touch(void *arg, int64_t item, int worker) {
     const struct pages *p = arg;
@@ -65,23 +65,23 @@ static void touch(void *arg, int64_t item, int worker) {
     for (int64_t at = item * TOUCHED; at < end; at += PAGE) p->base[at] = 0;
 }
 
-static enum status touch_all(struct pages p) {
+/* Every rank of the host does so at once: where there is no room for threads it takes longer, no more. */
+static void touch_all(struct pages p) {
+    const int64_t items = (p.bytes + TOUCHED - 1) / TOUCHED;
+    const int cores = pool_cores(), most = cores < TOUCHING ? cores : TOUCHING;
     struct pool *pool = NULL;
-    TRY(pool_init(&pool, pool_cores()));
-    pool_run(pool, (p.bytes + TOUCHED - 1) / TOUCHED, touch, &p);
+    if (pool_init(&pool, items < most ? (int)items : most) != OK) pool = NULL, status_clear();
+    pool_run(pool, items, touch, &p);
     pool_term(pool);
-    return OK;
 }
 
-/* cudaHostAlloc brings its pages one by one: 0.36 s a GiB, 0.66 where two ask at once.  Large pages that all cores have
+/* cudaHostAlloc brings its pages one by one: 0.36 s a GiB, 0.66 where two ask at once.  Large pages that 16 cores have
  * touched are there in 0.02 and pinned in 0.03 to 0.08. */
 enum status device_store_take(int64_t bytes, void **out) {
     TRY(mem_pages_take(bytes, out));
-    enum status st = touch_all((struct pages){*out, bytes});
-    if (st == OK)
-        st = pinned(mem_call() ? cudaErrorMemoryAllocation
-                               : cudaHostRegister(*out, (size_t)bytes, cudaHostRegisterDefault),
-                    bytes);
+    touch_all((struct pages){*out, bytes});
+    const enum status st = pinned(
+        mem_call() ? cudaErrorMemoryAllocation : cudaHostRegister(*out, (size_t)bytes, cudaHostRegisterDefault), bytes);
     if (st != OK) mem_pages_free(*out, bytes), *out = NULL;
     return st;
 }

@@ -2,6 +2,8 @@
 #include "profiling/ledger.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 void ledger_add(struct ledger *l, const char *what, int64_t bytes) {
     ASSERT(l->n < LEDGER_ROWS && bytes >= 0);
@@ -27,16 +29,33 @@ enum status ledger_print(const struct ledger *l, const char *title, int ranks, s
     return text_print(out, "  total of this host's %4d ranks     %10.2f MiB\n", ranks, mib(ranks * ledger_total(l)));
 }
 
-/* What the kernel says can be used without swapping, in bytes; 0 when it does not say. */
-static int64_t host_available(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (!f) return 0;
-    char line[128];
-    long long kib = 0;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+/* The number behind `key` at the head of a line; -1: there is none. */
+static int64_t number_in(const char *path, const char *key) {
+    FILE *f = fopen(path, "r");
+    if (!f) return -1;
+    char line[128], *end = NULL;
+    int64_t n = -1;
+    while (n < 0 && fgets(line, sizeof line, f)) {
+        const char *at = line + strlen(key);
+        if (strncmp(line, key, strlen(key)) != 0) continue;
+        const long long found = strtoll(at, &end, 10);
+        if (end != at) n = found;
+    }
     fclose(f);
-    return kib * 1024;
+    return n;
+}
+
+#define CGROUP "/sys/fs/cgroup/memory."
+
+/* What the kernel says can be used without swapping, in bytes, under a container's limit where there is one: what it
+ * keeps of files gives way.  0: it does not say. */
+static int64_t host_available(void) {
+    const int64_t kib = number_in("/proc/meminfo", "MemAvailable:"), have = kib < 0 ? 0 : kib * 1024;
+    const int64_t limit = number_in(CGROUP "max", ""), used = number_in(CGROUP "current", "");
+    const int64_t files = number_in(CGROUP "stat", "file "), shared = number_in(CGROUP "stat", "shmem ");
+    if (limit < 0 || used < 0 || files < 0 || shared < 0) return have;
+    const int64_t left = limit - used + files - shared;
+    return left < have ? (left > 1 ? left : 1) : have;
 }
 
 enum status ledger_check_host(const struct ledger *l, int ranks) {
