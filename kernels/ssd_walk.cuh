@@ -48,7 +48,7 @@ template <int N> constexpr int walk_cols = N > 128 ? 128 : N;
 
 static inline bool ssd_walks(int64_t heads, int64_t groups, int64_t P) { return heads * (P / SSD_P) / groups % 2 == 0; }
 /* Chunks of a segment: 32 heads tokens, less where a range has less than four such segments, but not so few that
- * joining them shows.  most_segments: of all ranges. */
+ * joining them shows. */
 enum { SEGMENT_LEAST = 8, SEGMENTS_SHORT = 9 /* at most, of a range whose segments are shorter */ };
 static inline int segment_most(int64_t heads, int64_t chunk) { return (int)ceil_div(32 * heads, chunk); }
 static inline __host__ __device__ int segment_chunks(int most, int chunks) {

@@ -45,22 +45,54 @@ static int64_t number_in(const char *path, const char *key) {
     return n;
 }
 
-#define CGROUP "/sys/fs/cgroup/memory."
+/* Of one folder, its name and "/memory." at `path`; INT64_MAX: no limit. */
+static int64_t folder_room(char path[PATH_BYTES]) {
+    enum { MAX, CURRENT, FILES, SHARED, N };
+    static const char *const name[N] = {"max", "current", "stat", "stat"}, *const key[N] = {"", "", "file ", "shmem "};
+    const size_t n = strlen(path);
+    int64_t has[N];
+    for (int i = 0; i < N; i++) {
+        snprintf(path + n, PATH_BYTES - n, "%s", name[i]);
+        has[i] = number_in(path, key[i]);
+        if (has[i] < 0) return INT64_MAX;
+    }
+    const int64_t left = has[MAX] - has[CURRENT] + has[FILES] - has[SHARED];
+    return left > 0 ? left : 0;
+}
 
-/* What the kernel says can be used without swapping, in bytes, under a container's limit where there is one: what it
- * keeps of files gives way.  0: it does not say. */
+int64_t ledger_group_room(const char *root, const char *group) {
+    char folder[PATH_BYTES], path[PATH_BYTES];
+    int64_t room = INT64_MAX;
+    if (snprintf(folder, sizeof folder, "%s%s", root, group) >= PATH_BYTES) return room;
+    for (char *end = folder + strlen(folder); end >= folder + strlen(root); *end = '\0') {
+        if (snprintf(path, sizeof path, "%s/memory.", folder) < PATH_BYTES) {
+            const int64_t own = folder_room(path);
+            if (own < room) room = own;
+        }
+        while (end > folder && *--end != '/') continue;
+    }
+    return room;
+}
+
+/* What the kernel says can be used without swapping, in bytes, under the limits of the control groups that a batch
+ * system or a container puts this process into; -1: it does not say. */
 static int64_t host_available(void) {
-    const int64_t kib = number_in("/proc/meminfo", "MemAvailable:"), have = kib < 0 ? 0 : kib * 1024;
-    const int64_t limit = number_in(CGROUP "max", ""), used = number_in(CGROUP "current", "");
-    const int64_t files = number_in(CGROUP "stat", "file "), shared = number_in(CGROUP "stat", "shmem ");
-    if (limit < 0 || used < 0 || files < 0 || shared < 0) return have;
-    const int64_t left = limit - used + files - shared;
-    return left < have ? (left > 1 ? left : 1) : have;
+    const int64_t kib = number_in("/proc/meminfo", "MemAvailable:"), have = kib < 0 ? INT64_MAX : kib * 1024;
+    char line[PATH_BYTES] = "";
+    int64_t room = INT64_MAX;
+    FILE *f = fopen("/proc/self/cgroup", "r");
+    while (f && room == INT64_MAX && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, "0::/", 4) == 0) room = ledger_group_room("/sys/fs/cgroup", line + 3);
+    }
+    if (f) fclose(f);
+    if (room < have) return room;
+    return have < INT64_MAX ? have : -1;
 }
 
 enum status ledger_check_host(const struct ledger *l, int ranks) {
     const int64_t have = host_available(), need = ranks * ledger_total(l);
-    FAIL_UNLESS(have == 0 || need <= have, ERR_OOM,
+    FAIL_UNLESS(have < 0 || need <= have, ERR_OOM,
                 "the plan needs %.1f MiB for %d rank%s and this machine has %.1f MiB free: make train.micro_batch, "
                 "train.tokens_per_sequence, train.offload or the model smaller (--dry-run prints the plan)",
                 mib(need), ranks, ranks == 1 ? "" : "s", mib(have));

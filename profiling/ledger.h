@@ -17,6 +17,9 @@ void ledger_add(struct ledger *l, const char *what, int64_t bytes); /* rows of 0
 int64_t ledger_total(const struct ledger *l);
 /* ranks: of this host, which share its memory and each take as much.  The empty ledger prints nothing. */
 enum status ledger_print(const struct ledger *l, const char *title, int ranks, struct text *out);
+/* Bytes that a process may still take under the limits of its control group (version 2), a path that begins with /, and
+ * of all above it up to the folder `root`; what is kept of files gives way.  INT64_MAX: no limit. */
+int64_t ledger_group_room(const char *root, const char *group);
 /* ERR_OOM when that is above what this host has free: says what is short. */
 enum status ledger_check_host(const struct ledger *l, int ranks);
 #endif
