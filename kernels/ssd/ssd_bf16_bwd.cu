@@ -210,13 +210,13 @@ static void scratch_bytes(const struct ssd *a, int64_t bytes[N_SCRATCH]) {
 }
 
 template <int N> static enum status backward_chunks(struct ctx *c, const struct ssd *a, const struct scratch *w) {
-    constexpr int Q = 64, NB = N > 128 ? 128 : N, STAGES = 2;
+    constexpr int Q = 64, NB = N > 128 ? 128 : N;
     const int64_t heads = heads_of(a), items = w->n_chunks * a->groups;
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && rows_whole(a->dy);
-    static_assert(sizeof(heads_shared<N, Q, STAGES>) <= 227 * 1024 && sizeof(rows_shared<NB, Q>) <= 227 * 1024,
+    static_assert(sizeof(heads_shared<N, Q>) <= 227 * 1024 && sizeof(rows_shared<NB, Q>) <= 227 * 1024,
                   "the tiles fit into a processor's shared memory");
-    LAUNCH_SHARED((backward_heads<N, Q, STAGES>), w->n_chunks * (a->heads / heads), 2 * Q,
-                  sizeof(heads_shared<N, Q, STAGES>), *a, *w, heads, whole);
+    LAUNCH_SHARED((backward_heads<N, Q>), w->n_chunks * (a->heads / heads), 2 * Q, sizeof(heads_shared<N, Q>), *a, *w,
+                  heads, whole);
     LAUNCH_SHARED((backward_rows<N, NB, Q, true>), items, 2 * Q, sizeof(rows_shared<NB, Q>), *a, *w, whole);
     LAUNCH_SHARED((backward_rows<N, NB, Q, false>), items, 2 * Q, sizeof(rows_shared<NB, Q>), *a, *w, whole);
     return OK;

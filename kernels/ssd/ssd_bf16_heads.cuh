@@ -5,19 +5,18 @@
 #include "kernels/ssd/ssd_tiles.cuh"
 
 template <int Q> struct double_sum { float earlier[Q / 16][Q], diagonal[Q / 16][16][17], later[Q]; };
-template <int N, int Q, int STAGES> struct heads_shared {
+template <int N, int Q> struct heads_shared {
     bf16_bits C[Q * N], B[Q * N];
     struct {
         bf16_bits x[Q * SSD_P], dy[Q * SSD_P], G[SSD_P * N];
-    } head[STAGES];
+    } head[2];
     struct double_sum<Q> w;
     head_steps<Q> steps;
     int from[Q], seen[Q / 16]; /* seen: by all rows of a block; Q where one of them does not exist */
 };
 
 /* B C^T of 16 rows s, columns from their own on. */
-template <int N, int Q, int STAGES>
-static __device__ void products_BC(float bc[Q / 8][4], const heads_shared<N, Q, STAGES> *m, int strip) {
+template <int N, int Q> static __device__ void products_BC(float bc[Q / 8][4], const heads_shared<N, Q> *m, int strip) {
 #pragma unroll
     for (int kb = 0; kb < Q / 16; kb++) {
 #pragma unroll
@@ -76,8 +75,8 @@ template <int Q> static __device__ void keep_sums(struct double_sum<Q> *w, const
 }
 
 /* Sixteen columns t from 16 kb on: K joins the sum over heads, W its sums, and q += (L C B^T)^T dy. */
-template <int N, int Q, int STAGES>
-static __device__ void columns(heads_shared<N, Q, STAGES> *m, int at, int strip, int kb, const uint32_t x[4][4],
+template <int N, int Q>
+static __device__ void columns(heads_shared<N, Q> *m, int at, int strip, int kb, const uint32_t x[4][4],
                                const float bc[2][4], float K[2][4], float later[2], float q[SSD_P / 8][4]) {
     const int lane = threadIdx.x % WARP, c = lane % 4 * 2, s = 16 * strip + lane / 4;
     const float *cum = m->steps.cum, last = cum[16 * strip + 15];
@@ -183,19 +182,19 @@ template <int Q> static __device__ void store_K(bf16_bits *to, const float K[Q /
     }
 }
 
-template <int N, int Q, int STAGES>
-static __device__ void heads_fetch(const struct ssd &a, const struct place &p, int64_t h, int at,
-                                   heads_shared<N, Q, STAGES> *m, bool whole) {
+template <int N, int Q>
+static __device__ void heads_fetch(const struct ssd &a, const struct place &p, int64_t h, int at, heads_shared<N, Q> *m,
+                                   bool whole) {
     tile_fetch<SSD_P>(m->head[at].x, row16(a.x, p.k.begin) + h * SSD_P, a.x.pitch, Q, p.n, whole);
     tile_fetch<SSD_P>(m->head[at].dy, row16(a.dy, p.k.begin) + h * SSD_P, a.dy.pitch, Q, p.n, whole);
     tile_fetch<N>(m->head[at].G, state16(a.dstates, p.chunk, h), N, SSD_P, SSD_P, true);
 }
 
-template <int N, int Q, int STAGES>
+template <int N, int Q>
 __global__ __launch_bounds__(2 * Q) static void backward_heads(const struct ssd a, const struct scratch w,
                                                                int64_t heads, bool whole) {
     DYNAMIC_SHARED(memory);
-    heads_shared<N, Q, STAGES> *m = (heads_shared<N, Q, STAGES> *)memory;
+    heads_shared<N, Q> *m = (heads_shared<N, Q> *)memory;
     const int64_t per_group = a.heads / a.groups;
     struct place p;
     if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
@@ -203,7 +202,7 @@ __global__ __launch_bounds__(2 * Q) static void backward_heads(const struct ssd 
     tile_fetch<N>(m->C, row16(a.C, p.k.begin) + p.g * N, a.C.pitch, Q, p.n, whole);
     tile_fetch<N>(m->B, row16(a.B, p.k.begin) + p.g * N, a.B.pitch, Q, p.n, whole);
     first_seen(a.pos, p, Q, m->from);
-    heads_fetch<N, Q, STAGES>(a, p, p.h0, 0, m, whole);
+    heads_fetch<N, Q>(a, p, p.h0, 0, m, whole);
     cp_commit();
     step_store<Q>(&m->steps, step_fetch<Q>(a, p, p.h0));
     cp_wait<0>();
@@ -211,16 +210,15 @@ __global__ __launch_bounds__(2 * Q) static void backward_heads(const struct ssd 
     for (int b = threadIdx.x; b < Q / 16; b += blockDim.x)
         m->seen[b] = 16 * b + 15 < p.n ? seen_by_all(m->from, b, p.n) : Q;
     float bc[Q / 8][4], K[Q / 8][4] = {};
-    products_BC<N, Q, STAGES>(bc, m, strip);
+    products_BC<N, Q>(bc, m, strip);
     for (int64_t i = 0; i < heads; i++) {
         const int64_t h = p.h0 + i;
-        const int at = STAGES == 2 ? (int)(i & 1) : 0;
-        if (STAGES == 1 && i > 0) heads_fetch<N, Q, STAGES>(a, p, h, 0, m, whole);
-        if (STAGES == 2 && i + 1 < heads) heads_fetch<N, Q, STAGES>(a, p, h + 1, 1 - at, m, whole);
+        const int at = (int)(i & 1);
+        if (i + 1 < heads) heads_fetch<N, Q>(a, p, h + 1, 1 - at, m, whole);
         cp_commit();
         struct step_on_way next = {0.0f, 0.0f, 0.0f};
         if (i + 1 < heads) next = step_fetch<Q>(a, p, h + 1);
-        cp_wait<STAGES - 1>();
+        cp_wait<1>();
         __syncthreads();
         float q[SSD_P / 8][4] = {}, later[2] = {0.0f, 0.0f};
         uint32_t x[SSD_P / 16][4];
@@ -229,7 +227,7 @@ __global__ __launch_bounds__(2 * Q) static void backward_heads(const struct ssd 
         asked_later<N>(q, m->B, m->head[at].G, p, m->steps.cum, strip);
 #pragma unroll
         for (int kb = 0; kb < Q / 16; kb++)
-            if (kb >= strip) columns<N, Q, STAGES>(m, at, strip, kb, x, bc + 2 * kb, K + 2 * kb, later, q);
+            if (kb >= strip) columns<N, Q>(m, at, strip, kb, x, bc + 2 * kb, K + 2 * kb, later, q);
         later[0] = quad_sum(later[0]);
         later[1] = quad_sum(later[1]);
         if (lane % 4 == 0)
