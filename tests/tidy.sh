@@ -47,7 +47,7 @@ check_folders() { # the top level is fixed; hidden and ignored folders do not co
 }
 
 check_headers() { # every header compiles alone, as C17 and as C++17
-    local cc=${CC:-gcc} cxx=${CXX:-g++} flags tool
+    local cc=${CC:-gcc} cxx=${CXX:-g++} flags tool name
     for tool in "$cc" "$cxx" pkg-config; do
         command -v "$tool" >/dev/null && continue
         say "tests/tidy.sh:1: $tool is missing: install it to check the headers"
@@ -56,6 +56,13 @@ check_headers() { # every header compiles alone, as C17 and as C++17
     flags="-I. -fsyntax-only -Wall -Wextra -Werror -Wno-unused -Wno-missing-field-initializers"
     flags+=" $(pkg-config --cflags jansson yaml-0.1 openblas)"
     list '*.h' >"$work/headers"
+    for name in $(xargs grep -hoE '^#include <(cuda|cublas|cudnn|cupti|nccl)[^>]*' <"$work/headers" | cut -d'<' -f2 |
+        sort -u); do
+        echo "#include <$name>" | $cc $flags -x c - 2>"$work/none" && continue
+        echo "tidy: $name is not here: headers that include it are not compiled alone"
+        xargs grep -L "^#include <$name>" <"$work/headers" >"$work/headers.left"
+        mv "$work/headers.left" "$work/headers"
+    done
     each 8 "$work/headers" "$cc -std=c17 $flags -x c" >"$work/found.c17"
     each 4 "$work/headers" "$cxx -std=c++17 $flags -x c++" | sed 's/$/ (as C++17)/' >"$work/found.c++17"
 }
