@@ -17,12 +17,12 @@ static inline __device__ double ssd_dt_slope(double v, double smallest, double l
 
 /* The same in F32, for BF16 inputs: 1e-7 of the value, or of 1. */
 static inline __device__ float ssd_dt_fast(float v, double smallest, double largest) {
-    const float s = v > 20.0f ? v : log1pf(expf(v));
-    return s < smallest ? (float)smallest : s > largest ? (float)largest : s;
+    const float s = v > 20.0f ? v : log1pf(expf(v)), low = (float)smallest, high = (float)largest;
+    return s < low ? low : s > high ? high : s;
 }
 static inline __device__ float ssd_dt_slope_fast(float v, double smallest, double largest) {
     const float s = v > 20.0f ? v : log1pf(expf(v));
-    if (s < smallest || s > largest) return 0.0f;
+    if (s < (float)smallest || s > (float)largest) return 0.0f;
     return v > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-v));
 }
 

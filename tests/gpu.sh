@@ -8,6 +8,7 @@
 #                                    racecheck wants a build with -DBATON_RACECHECK=ON
 #   tests/gpu.sh bench [OP ...]      baton bench --device cuda
 #   tests/gpu.sh peers               profiling/peers; PEERS: a folder with mamba_ssm/ of its source tree
+#   tests/gpu.sh scan                the scan beside Triton's at six shapes, ours before and after; PEERS as above
 #   tests/gpu.sh train               parity, a small hybrid against the CPU, ranks on one card and on two, exact mode
 #   tests/gpu.sh comm                communicators over memory of GPUs: threads, processes, copies, NCCL, faults, time;
 #                                    ONE_CARD: a folder of an NCCL that lets ranks share a GPU (built against it);
@@ -58,7 +59,7 @@ one_sanitized() {
     local only=() name # racecheck fails inside cuBLAS's kernels: it looks at ours
     [ "$1" != racecheck ] || for name in $ours; do only+=(--kernel-name "kns=$name"); done
     timeout "${BATON_TIMEOUT:-450}" compute-sanitizer --tool "$1" "${only[@]}" --error-exitcode 3 --print-limit 5 \
-        "$program" "$2" "--part=$3/$parts" >"$work/$1.$2.$3" 2>&1
+        "$program" --once "$2" "--part=$3/$parts" >"$work/$1.$2.$3" 2>&1
     echo $? >"$work/$1.$2.$3.exit"
 }
 
@@ -100,6 +101,27 @@ peers() {
     "$build/tests/ssd_speed_cuda"
     "$build/tests/selective_speed_cuda"
     about "tests/gpu.sh peers"
+}
+
+# scan_peer SHAPE Q: forward, and forward + backward, of Triton's scan at 65,536 tokens
+scan_peer() { SHAPE=$1 CHUNKS=$2 timeout 280 python3 "$root/profiling/peers/ssd.py" 65536; }
+
+# What Triton compiles to choose from takes minutes a shape: all shapes do that at once first, and only what is said
+# after it is a measurement.
+scan() {
+    local shape q shapes="128,64,128,8 128,64,128,1 128,64,256,8 64,128,128,8 24,64,128,1 24,128,256,1"
+    export TRITON_CACHE_DIR=$work/triton
+    for shape in $shapes; do
+        for q in 128 256; do scan_peer $shape $q >/dev/null 2>&1 & done
+    done
+    wait
+    for shape in $shapes; do
+        "$build/tests/ssd_speed_cuda" --shape=$shape 65536 || failed=1
+        for q in 128 256; do scan_peer $shape $q; done
+        "$build/tests/ssd_speed_cuda" --shape=$shape 65536 || failed=1
+    done
+    about "tests/gpu.sh scan"
+    return $failed
 }
 
 row() { printf '%-64s %s\n' "$1" "$2" | tee -a "$work/table"; } # row WHAT RESULT
@@ -357,7 +379,7 @@ failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $part in
-correct | sanitize | bench | peers | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
+correct | sanitize | bench | peers | scan | train | comm | killed | axes | long | exposed) "$part" "$@" ;;
 8b) whole_8b ;;
 *) sed -n '3,20s/^# //p' "$0" && exit 2 ;;
 esac

@@ -4,9 +4,10 @@
 /* The CUDA twin of every op, on the op's cases, in F32 and in BF16: match (against F64 on the CPU, by the row's bound,
  * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
  * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
- *   ops_cuda [--table] [--large] [--own] [OP ...] [--part=I/N]
- * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --part: every Nth
- * row; --table: a line for every op with the worst error and the longest time of its rows */
+ *   ops_cuda [--table] [--large] [--own] [--once] [OP ...] [--part=I/N]
+ * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --once: match and
+ * guard alone, for tools under which a pass takes minutes; --part: every Nth row; --table: a line for every op with the
+ * worst error and the longest time of its rows */
 #include "base/pool.h"
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
@@ -151,17 +152,34 @@ static void errors(struct mirror *m, struct ctx *c) {
     to_host(m);
 }
 
+static bool once; /* each pass runs once */
+
 /* What the table says of an op: over its rows, the worst error and the longest time of each pass. */
 struct seen {
     double worst[2], ms[2];
 };
+
+/* The outputs of a second run beside those of the first, bit for bit. */
+static void run_again(struct mirror *m, struct ctx *c, struct seen *seen) {
+    struct trial *t = m->t;
+    struct shot first, second;
+    shot_take(&first, t);
+    trial_fill(t);
+    for (enum pass p = FORWARD; p <= last_pass(t); p++) {
+        mirror_run(m, c, p);
+        seen->ms[p] = m->ms[p] > seen->ms[p] ? m->ms[p] : seen->ms[p];
+    }
+    shot_take(&second, t);
+    compare_bits(t, &first, &second, "one run and another");
+    shot_drop(&first);
+    shot_drop(&second);
+}
 
 /* A shape without a BF16 kernel, by the F32 ones on copies (kernels/plain.h): guard, match and same, in the bounds of
  * BF16; the note has the cost. */
 static void plain_row(struct mirror *m, struct ctx *c, struct trial *t64, struct ctx *c64, struct seen *seen) {
     struct trial *t = m->t;
     struct plain plain;
-    struct shot first, second;
     plain_init(&plain, c->ops);
     c->plain = &plain;
     c->ops = &plain.table;
@@ -173,20 +191,13 @@ static void plain_row(struct mirror *m, struct ctx *c, struct trial *t64, struct
     MUST(device_arena_init(&m->work, "workspace of one call", work));
     trial_fill(t);
     guard_and_match(m, c, t64, c64, seen->worst);
-    shot_take(&first, t);
-    trial_fill(t);
-    for (enum pass p = FORWARD; p <= last_pass(t); p++) mirror_run(m, c, p);
-    shot_take(&second, t);
-    compare_bits(t, &first, &second, "one plain run and another");
-    shot_drop(&first);
-    shot_drop(&second);
+    if (!once) run_again(m, c, seen);
 }
 
 static void row_of(const struct case_op *op, int row, enum dtype real, struct pool *pool, struct device *d,
                    struct seen *seen) {
     struct trial t, t64;
     struct mirror m;
-    struct shot first, second;
     struct ctx c = {.ops = &ops_cuda, .real = real, .space = DEVICE, .device = d, .stream = device_stream(d)};
     struct ctx c64 = {.ops = &ops_ref64, .pool = pool, .real = F64, .space = HOST};
     MUST(trial_open(&t, op, row, real));
@@ -207,17 +218,8 @@ static void row_of(const struct case_op *op, int row, enum dtype real, struct po
         goto out;
     }
     guard_and_match(&m, &c, &t64, &c64, seen->worst);
-    shot_take(&first, &t);
-    trial_fill(&t);
-    for (enum pass p = FORWARD; p <= last_pass(&t); p++) {
-        mirror_run(&m, &c, p);
-        seen->ms[p] = m.ms[p] > seen->ms[p] ? m.ms[p] : seen->ms[p];
-    }
-    shot_take(&second, &t);
-    compare_bits(&t, &first, &second, "one run and another");
+    if (!once) run_again(&m, &c, seen);
     errors(&m, &c);
-    shot_drop(&first);
-    shot_drop(&second);
 out:
     mirror_close(&m);
     trial_close(&t);
@@ -262,7 +264,8 @@ static int part_of(int argc, char **argv) {
 int main(int argc, char **argv) {
     argc = part_of(argc, argv);
     const bool table = has("--table", argc, argv), large = has("--large", argc, argv), own = has("--own", argc, argv);
-    const bool all = argc == 1 + table + large + own;
+    once = has("--once", argc, argv);
+    const bool all = argc == 1 + table + large + own + once;
     struct pool *pool = NULL;
     struct device *d = NULL;
     if (device_count() == 0) SKIP("no GPU here, or built without CUDA");

@@ -2,10 +2,11 @@
 /* labels: gpu1 */
 /* timeout: 300 */
 /* How long the scan takes in BF16 on a GPU, both halves, forward and forward + backward: medians, one line a shape.
- *   ssd_speed_cuda [T ...]     default 8192 and 65536
+ *   ssd_speed_cuda [--shape=H,P,N,G] [T ...]     default: six shapes, 8192 and 65536
  * A round is three runs behind each other, from the first launch to the end of the last kernel. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "kernels/ssd/ssd.h"
@@ -114,16 +115,26 @@ static void time_shape(struct device *d, int64_t T, struct shape k) {
     device_arena_term(&s.work);
 }
 
+/* --shape=H,P,N,G, the first argument where it is given: the only shape then. */
+static bool only_shape(int argc, char **argv, struct shape *k) {
+    long long H, P, N, G;
+    if (argc < 2 || strncmp(argv[1], "--shape=", 8) != 0) return false;
+    CHECK(sscanf(argv[1], "--shape=%lld,%lld,%lld,%lld", &H, &P, &N, &G) == 4, "%s", argv[1]);
+    *k = (struct shape){H, P, N, G, 128};
+    return true;
+}
+
 int main(int argc, char **argv) {
-    static const struct shape shapes[] = {{128, 64, 128, 8, 128}, {128, 64, 128, 1, 128}, {128, 64, 256, 8, 128},
-                                          {24, 64, 128, 1, 128},  {64, 128, 128, 8, 128}, {24, 128, 256, 1, 128}};
+    struct shape shapes[] = {{128, 64, 128, 8, 128}, {128, 64, 128, 1, 128}, {128, 64, 256, 8, 128},
+                             {24, 64, 128, 1, 128},  {64, 128, 128, 8, 128}, {24, 128, 256, 1, 128}};
     static const int64_t usual[] = {8192, 65536};
+    const int first = 1 + only_shape(argc, argv, shapes), given = argc - first;
+    const int n_shapes = first > 1 ? 1 : (int)(sizeof shapes / sizeof *shapes);
     struct device *d = NULL;
     if (device_count() == 0) SKIP("no GPU here");
     MUST(device_open(&d, 0));
-    for (int i = 0; i < (argc > 1 ? argc - 1 : 2); i++)
-        for (int k = 0; k < (int)(sizeof shapes / sizeof *shapes); k++)
-            time_shape(d, argc > 1 ? atoll(argv[i + 1]) : usual[i], shapes[k]);
+    for (int i = 0; i < (given > 0 ? given : 2); i++)
+        for (int k = 0; k < n_shapes; k++) time_shape(d, given > 0 ? atoll(argv[first + i]) : usual[i], shapes[k]);
     device_close(d);
     return check_end();
 }

@@ -26,12 +26,13 @@ struct outputs_place {
 struct outputs_maps {
     tensor_map C, B, x, S;
 };
+/* Of place_begin: n_enter is not known yet. */
 static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
     struct outputs_place o;
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
     o.row = (int)p.k.begin, o.state = (int)(p.chunk * a.heads + p.h0);
-    o.n = p.n, o.n_enter = p.n_enter, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
+    o.n = p.n, o.n_enter = 0, o.heads = heads, o.h0 = (int)p.h0, o.shift = shift;
     return o;
 }
 template <int N, int Q> struct outputs_shared {
@@ -75,9 +76,9 @@ static __device__ void outputs_fetch(const struct ssd &a, const struct outputs_m
     if (!whole) panel_fetch<Q, threads>(m->head[own].tiles[at].x, o.x + i * SSD_P, a.x.pitch, o.n, rows_whole(a.x));
 }
 template <int N, int Q>
-static __device__ void outputs_fetch_steps(const struct ssd &a, int i, int at, outputs_shared<N, Q> *m) {
+static __device__ void outputs_fetch_steps(const struct ssd &a, const struct outputs_place &o, int i, int at,
+                                           outputs_shared<N, Q> *m) {
     constexpr int threads = outputs_shared<N, Q>::EACH;
-    const struct outputs_place &o = m->place;
     if (i >= o.heads) return;
     const int n = o.n, t = threadIdx.x % Q, of_dts = threadIdx.x % threads >= Q, h = (o.h0 + i) >> o.shift;
     auto *to = &m->steps[threadIdx.x / threads][at];
@@ -270,7 +271,7 @@ static __device__ void outputs_heads(const struct ssd &a, const struct outputs_m
         if (!m->place.whole) shared_fence();
         barrier_of(1 + own, shared::EACH);
         outputs_fetch<N, Q>(a, maps, i + shared::AT_ONCE, (c + 1) % 2, m);
-        outputs_fetch_steps<N, Q>(a, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
+        outputs_fetch_steps<N, Q>(a, m->place, i + 2 * shared::AT_ONCE, (c + 2) % 3, m);
         cp_commit();
         outputs_head<N, Q, half>(a, i, c, group, warp, seen, cb, m);
     }
@@ -308,10 +309,33 @@ static __device__ void outputs_begin_slow(const struct ssd &a, const struct plac
                                      p.n, rows_whole(a.x));
 }
 
+/* The first `full` blocks have `heads` heads; what a last round of blocks would leave multiprocessors idle over is cut
+ * finer, into `parts` blocks instead of one.  A head's bits hang on none of it. */
+struct outputs_cut {
+    unsigned full;
+    int heads, parts;
+};
+enum { PROCESSORS = 132 };
+static inline struct outputs_cut outputs_cut_of(int64_t blocks, int heads, int at_once) {
+    const int64_t rest = blocks % PROCESSORS;
+    struct outputs_cut cut = {(unsigned)(blocks - rest), heads, 1};
+    int64_t least_time = INT64_MAX;
+    for (int parts = 1; parts <= heads; parts++) {
+        if (heads % parts) continue;
+        /* in turns of at_once heads; a block begins with what takes one more */
+        const int64_t time = ceil_div(rest * parts, PROCESSORS) * (ceil_div(heads / parts, at_once) + 1);
+        if (time < least_time) least_time = time, cut.parts = parts;
+    }
+    return cut;
+}
+static inline int64_t outputs_blocks(const struct outputs_cut &cut, int64_t blocks) {
+    return cut.full + (blocks - cut.full) * cut.parts;
+}
+
 template <int N, int Q>
 __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
-                             1) static void chunk_outputs(const struct ssd a, int shift, int64_t heads, bool whole,
-                                                          bool whole_y,
+                             1) static void chunk_outputs(const struct ssd a, int shift, const struct outputs_cut cut,
+                                                          bool whole, bool whole_y,
                                                           const __grid_constant__ struct outputs_maps maps) {
     DYNAMIC_PANELS(tiles);
     using shared = outputs_shared<N, Q>;
@@ -319,22 +343,24 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
     bf16_bits(*B)[Q * 64] = (bf16_bits(*)[Q * 64]) & m->head[shared::AT_ONCE - 1].tiles[1];
     static_assert(sizeof m->head[0].tiles[1] + sizeof m->head[0].y >= N / 64 * sizeof *B, "B fits into it");
     const int64_t per_group = a.heads / a.groups;
+    const bool fine = blockIdx.x >= cut.full;
+    const int heads = fine ? cut.heads / cut.parts : cut.heads, own = threadIdx.x / shared::EACH;
     struct place p;
-    if (!place_begin(blockIdx.x, a.range, a.chunk, a.groups, per_group, heads, &p)) return;
+    if (!place_begin(fine ? cut.full * (cut.parts - 1) + blockIdx.x : blockIdx.x, a.range, a.chunk, a.groups, per_group,
+                     heads, &p))
+        return;
     whole = whole && p.n == Q;
-    if (threadIdx.x == 0) outputs_begin<N, Q>(maps, p, whole, (int)heads, a.heads, B, m);
-    if (!whole) outputs_begin_slow<N, Q>(a, p, (int)heads, B, m);
+    if (threadIdx.x == 0) outputs_begin<N, Q>(maps, p, whole, heads, a.heads, B, m);
+    if (!whole) outputs_begin_slow<N, Q>(a, p, heads, B, m);
+    struct outputs_place o = outputs_find(a, p, shift, heads);
+    outputs_fetch_steps<N, Q>(a, o, own, 0, m);
+    outputs_fetch_steps<N, Q>(a, o, own + shared::AT_ONCE, 1, m);
+    cp_commit();
     place_end(a.pos, &p);
-    if (threadIdx.x == 0) {
-        m->place = outputs_find(a, p, shift, (int)heads);
-        m->place.whole = whole, m->place.whole_y = whole_y;
-    }
+    o.n_enter = p.n_enter, o.whole = whole, o.whole_y = whole_y;
+    if (threadIdx.x == 0) m->place = o;
     first_seen(a.pos, p, Q, m->from);
     __syncthreads();
-    const int own = threadIdx.x / shared::EACH;
-    outputs_fetch_steps<N, Q>(a, own, 0, m);
-    outputs_fetch_steps<N, Q>(a, own + shared::AT_ONCE, 1, m);
-    cp_commit();
     cp_wait<0>();
     bulk_wait(&m->first, 0);
     shared_fence();
@@ -346,7 +372,8 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
 template <int N, int Q> static enum status outputs(struct ctx *c, const struct ssd *a, int64_t n) {
     using shared = outputs_shared<N, Q>;
     const struct ssd k = ssd_by_halves(a);
-    const int64_t heads = heads_of_block(k.heads / k.groups, 16), T = a->pos.shape[0];
+    const int64_t heads = heads_of_block(k.heads / k.groups, 16), blocks = n * (k.heads / heads), T = a->pos.shape[0];
+    const struct outputs_cut cut = outputs_cut_of(blocks, (int)heads, shared::AT_ONCE);
     const bool whole = rows_whole(a->x) && rows_whole(a->B) && rows_whole(a->C) && T > 0;
     struct outputs_maps maps = {};
     static_assert(sizeof(shared) <= 227 * 1024, "the tiles fit into a processor's shared memory");
@@ -356,8 +383,8 @@ template <int N, int Q> static enum status outputs(struct ctx *c, const struct s
         TRY(tensor_map_make(&maps.x, a->x.data, a->x.shape[1], T, 1, a->x.pitch, Q));
     }
     if (n > 0) TRY(tensor_map_make(&maps.S, a->states.data, N, SSD_P, n * k.heads, N, SSD_P));
-    LAUNCH_SHARED((chunk_outputs<N, Q>), n * (k.heads / heads), shared::BLOCK, sizeof(shared), k,
-                  ssd_shift(a->head_width), heads, whole, rows_whole(a->y), maps);
+    LAUNCH_SHARED((chunk_outputs<N, Q>), outputs_blocks(cut, blocks), shared::BLOCK, sizeof(shared), k,
+                  ssd_shift(a->head_width), cut, whole, rows_whole(a->y), maps);
     return OK;
 }
 #endif

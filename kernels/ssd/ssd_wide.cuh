@@ -37,17 +37,18 @@ template <int N> struct wide_shared {
     struct wide_owns owns;
 };
 
+/* Of place_begin: last and through are not known yet. */
 static __device__ struct wide_owns wide_find_block(const struct ssd &a, const struct scratch &sc, const struct place &p,
                                                    int64_t heads) {
-    const int64_t part = (p.h0 - p.g * (a.heads / a.groups)) / heads, first = rows_at(a, p.chunk, p.h0);
+    const int64_t part = (unsigned)(p.h0 - p.g * (a.heads / a.groups)) / (unsigned)heads;
+    const int64_t first = rows_at(a, p.chunk, p.h0);
     struct wide_owns o = {};
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.dy = row16(a.dy, p.k.begin) + p.h0 * SSD_P;
     o.G = state16(a.dstates, p.chunk, p.h0), o.dx = row16(a.dx, p.k.begin) + p.h0 * SSD_P;
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin), o.D = (const float *)a.D.data;
     o.da = sc.da + first, o.v = sc.v + first, o.xq = sc.xq + first, o.xdy = sc.xdy + first;
     o.K = weights_at(a, sc, part, p.chunk, p.g);
-    o.n = p.n, o.last = p.last, o.h0 = (int)p.h0, o.shift = sc.shift;
-    o.through = p.k.through;
+    o.n = p.n, o.h0 = (int)p.h0, o.shift = sc.shift;
     return o;
 }
 
@@ -58,8 +59,8 @@ static __device__ void steps_fetch(const struct ssd &a, const struct wide_owns &
     if (t == 0) cp_async4(&to->D, o.D + h);
 }
 /* A head's tiles, by a warpgroup. */
-template <int N> static __device__ void wide_fetch(const struct ssd &a, int head, wide_shared<N> *m) {
-    const struct wide_owns &o = m->owns;
+template <int N>
+static __device__ void wide_fetch(const struct ssd &a, const struct wide_owns &o, int head, wide_shared<N> *m) {
     const int at = head & 1;
     const bool whole = o.whole;
     rows_fetch<WIDE_ROWS, GROUP, true>(m->head[at].x, o.x, head * SSD_P, (int)a.x.pitch, o.n, whole);
@@ -257,7 +258,7 @@ static __device__ void across_heads(const struct ssd &a, int heads, const struct
         barrier_of(0, WIDE_THREADS); /* tiles are there, and nobody reads those of the head before */
         const struct wide_raw raw = wide_read(i, steps);
         product_xdy<N>(i, m, at, xdy);
-        if (head + 1 < heads) wide_fetch<N>(a, head + 1, m);
+        if (head + 1 < heads) wide_fetch<N>(a, m->owns, head + 1, m);
         cp_commit();
         struct wide_two two = wide_begin(raw, on);
         wgmma_wait<0>();
@@ -389,21 +390,21 @@ __global__ __launch_bounds__(WIDE_THREADS, 1) static void wide_heads(const struc
     const int64_t per_group = a.heads / a.groups;
     const struct wide_place i = wide_find();
     struct place p;
-    if (!place_find(a.range, a.pos, a.chunk, a.groups, per_group, heads, &p)) return;
-    if (threadIdx.x == 0) {
-        m->owns = wide_find_block(a, sc, p, heads);
-        m->owns.whole = whole, m->owns.whole_dx = whole_dx;
-    }
+    if (!place_begin(blockIdx.x, a.range, a.chunk, a.groups, per_group, heads, &p)) return;
+    struct wide_owns owns = wide_find_block(a, sc, p, heads);
+    owns.whole = whole, owns.whole_dx = whole_dx;
     for (int k = 0; k < N / 64; k++) {
         const int64_t col = p.g * N + 64 * k;
         if (i.group == 0)
             panel_fetch<WIDE_ROWS, GROUP, true>(m->B[k], row16(a.B, p.k.begin) + col, a.B.pitch, p.n, whole);
         if (i.group == 1) panel_fetch<WIDE_ROWS, GROUP>(C[k], row16(a.C, p.k.begin) + col, a.C.pitch, p.n, whole);
     }
-    first_seen(a.pos, p, WIDE_ROWS, m->from);
-    __syncthreads();
-    if (i.group == 1) wide_fetch<N>(a, 0, m);
+    if (i.group == 2) wide_fetch<N>(a, owns, 0, m);
     cp_commit();
+    place_end(a.pos, &p);
+    owns.last = p.last, owns.through = p.k.through;
+    if (threadIdx.x == 0) m->owns = owns;
+    first_seen(a.pos, p, WIDE_ROWS, m->from);
     cp_wait<0>();
     shared_fence();
     __syncthreads();

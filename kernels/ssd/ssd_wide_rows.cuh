@@ -44,6 +44,7 @@ template <int N> struct wide_rows_shared {
     struct wide_rows_place place;
 };
 
+/* Of place_begin: n_enter and last are not known yet. */
 static __device__ struct wide_rows_place wide_rows_find(const struct ssd &a, const struct scratch &w,
                                                         const struct place &p, int part, int col) {
     struct wide_rows_place o = {};
@@ -53,13 +54,14 @@ static __device__ struct wide_rows_place wide_rows_find(const struct ssd &a, con
     o.cum = row(a.cum, p.k.begin), o.dts = row(a.dts, p.k.begin);
     o.u = w.u + part * w.n_chunks * a.heads * WIDE_ROWS + rows_at(a, p.chunk, p.h0);
     o.products = w.products + (part * w.n_chunks + p.chunk) * a.heads + p.h0;
-    o.n = p.n, o.n_enter = p.n_enter, o.last = p.last;
+    o.n = p.n;
     o.heads = (int)(a.heads / a.groups), o.h0 = (int)p.h0, o.shift = w.shift;
     return o;
 }
 
-template <int N, int parts> static __device__ void wide_rows_fetch(const struct ssd &a, int i, wide_rows_shared<N> *m) {
-    const struct wide_rows_place &o = m->place;
+template <int N, int parts>
+static __device__ void wide_rows_fetch(const struct ssd &a, const struct wide_rows_place &o, int i,
+                                       wide_rows_shared<N> *m) {
     if (i < o.heads) {
         auto *to = &m->head[i & 1];
         const int step = i * SSD_P * (N * parts);
@@ -240,7 +242,7 @@ static __device__ void rows_heads(const struct ssd &a, int half, wide_rows_share
         barrier_of(0, ROWS_THREADS);
         if constexpr (!for_C)
             if (i > 0) products_store<N>(i - 1, m);
-        wide_rows_fetch<N, parts>(a, i + 1, m);
+        wide_rows_fetch<N, parts>(a, m->place, i + 1, m);
         next = raw_take<for_C>(a, o, i + 1, r);
         rows_head<N, for_C>(i, half, strip, f, m, sum);
     }
@@ -266,17 +268,19 @@ __global__ __launch_bounds__(ROWS_THREADS, 1) static void wide_rows(const struct
     const int part_at = blockIdx.x % parts, group = warpgroup_of(), half = group % 2;
     const int64_t heads = a.heads / a.groups;
     struct place p;
-    if (!place_of(blockIdx.x / parts, a.range, a.pos, a.chunk, a.groups, heads, heads, &p)) return;
-    if (threadIdx.x == 0) {
-        m->place = wide_rows_find(a, w, p, part_at, N * part_at);
-        m->place.whole = whole;
-    }
+    if (!place_begin(blockIdx.x / parts, a.range, a.chunk, a.groups, heads, heads, &p)) return;
+    struct wide_rows_place o = wide_rows_find(a, w, p, part_at, N * part_at);
+    o.whole = whole;
     float sum[N / 64][32];
     own_fetch<N>(a, p, p.g * (N * parts) + N * part_at, whole, m);
     for (int64_t part = 0; part < w.parts; part++) {
         weights_fetch<N>(weights_at(a, w, part, p.chunk, p.g), m);
-        __syncthreads(); /* place is there */
-        if (part == 0) wide_rows_fetch<N, parts>(a, 0, m);
+        if (part == 0) {
+            wide_rows_fetch<N, parts>(a, o, 0, m);
+            place_end(a.pos, &p);
+            o.n_enter = p.n_enter, o.last = p.last;
+            if (threadIdx.x == 0) m->place = o;
+        }
         if (part == 0) cp_wait<1>();
         else cp_wait<0>();
         shared_fence();

@@ -11,44 +11,44 @@
 #include "kernels/ssd_local/ssd_local_bf16.h"
 
 /* dts and cum of 32 heads over one chunk, a thread for an eighth of a head's rows: the logarithm in F32, sums in F64.
- */
-__global__ __launch_bounds__(THREADS) static void time_steps(const struct ssd_local a) {
+ * Registers are few, so that many rows are on their way. */
+__global__ __launch_bounds__(THREADS, 4) static void time_steps(const struct ssd_local a) {
     constexpr int MOST = 128 / WARPS;
     __shared__ double sums[WARPS][WARP];
     __shared__ bool restarts[WARPS];
-    const int64_t blocks = ceil_div(a.heads, WARP), h = blockIdx.x % blocks * WARP + threadIdx.x,
-                  each = a.chunk / WARPS;
+    const unsigned blocks = ((unsigned)a.heads + WARP - 1) / WARP;
+    const int h = (int)(blockIdx.x % blocks) * WARP + threadIdx.x, each = (int)a.chunk / WARPS;
     struct device_span k;
     if (!span_find(a.range, a.pos, a.chunk, blockIdx.x / blocks, &k)) return;
-    const int64_t begin = k.begin + threadIdx.y * each, n = h < a.heads ? least(each, k.end - begin) : 0;
-    const double A = h < a.heads ? -exp((double)((const float *)a.A_log.data)[h]) : 0.0;
-    const float bias = h < a.heads ? ((const float *)a.dt_bias.data)[h] : 0.0f;
+    const int64_t begin = k.begin + threadIdx.y * each;
+    const int rows = (int)least(each, k.end - begin), n = h < a.heads ? rows : 0;
+    const bf16_bits *dt = row16(a.dt, begin) + h;
+    const unsigned starts = __ballot_sync(~0u, threadIdx.x < rows && long_at(a.pos, begin + threadIdx.x) == 0);
     float dts[MOST];
-    int64_t pos[MOST];
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        dts[i] = i < n ? bf16_float(row16(a.dt, begin + i)[h]) : 0.0f;
-        pos[i] = begin + i < k.end && i < each ? long_at(a.pos, begin + i) : 1;
+        dts[i] = i < n ? bf16_float(*dt) : 0.0f;
+        dt += a.dt.pitch;
     }
+    const double A = h < a.heads ? -exp((double)((const float *)a.A_log.data)[h]) : 0.0;
+    const float bias = h < a.heads ? ((const float *)a.dt_bias.data)[h] : 0.0f;
     double sum = 0.0;
-    bool restart = false;
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
         dts[i] = i < n ? ssd_dt_fast(dts[i] + bias, a.dt_min, a.dt_max) : 0.0f;
-        restart = restart || pos[i] == 0;
-        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
+        sum = A * (double)dts[i] + (starts >> i & 1 ? 0.0 : sum);
     }
     sums[threadIdx.y][threadIdx.x] = sum;
-    if (threadIdx.x == 0) restarts[threadIdx.y] = restart;
+    if (threadIdx.x == 0) restarts[threadIdx.y] = starts != 0;
     __syncthreads();
     sum = 0.0;
     for (int part = 0; part < (int)threadIdx.y; part++) sum = sums[part][threadIdx.x] + (restarts[part] ? 0.0 : sum);
+    float *own = row(a.dts, begin) + h, *cum = row(a.cum, begin) + h;
 #pragma unroll
     for (int i = 0; i < MOST; i++) {
-        if (i >= n) continue;
-        sum = A * (double)dts[i] + (pos[i] == 0 ? 0.0 : sum);
-        row(a.dts, begin + i)[h] = dts[i];
-        row(a.cum, begin + i)[h] = (float)sum;
+        sum = A * (double)dts[i] + (starts >> i & 1 ? 0.0 : sum);
+        if (i < n) *own = dts[i], *cum = (float)sum;
+        own += a.dts.pitch, cum += a.cum.pitch;
     }
 }
 

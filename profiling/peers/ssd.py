@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunked SSD scan of mamba-ssm (Triton): time forward and forward + backward, and its error.
 
-    PEERS=FOLDER CHUNKS="128 256" python3 profiling/peers/ssd.py [T ...]     FOLDER holds mamba_ssm/ of its source tree
+    PEERS=FOLDER CHUNKS="128 256" SHAPE=H,P,N,G python3 profiling/peers/ssd.py [T ...]
+    PEERS: a folder with mamba_ssm/ of its source tree.  With SHAPE that shape is timed, otherwise 128,64,128,8, and then
+    the error is measured.
     LEAVE=FOLDER: the tensors of the error and their F64 results, for tests/peers_cuda.c
 """
 import os
@@ -97,7 +99,9 @@ def time_one(T, H, P, N, G, Q):
 
 if __name__ == "__main__":
     lengths = [int(t) for t in sys.argv[1:]] or [8192, 65536]
+    shape = [int(n) for n in os.environ.get("SHAPE", "128,64,128,8").split(",")]
     for T in lengths:
         for Q in [int(q) for q in os.environ.get("CHUNKS", "128 256").split()]:
-            attempt("ssd", lambda: time_one(T, 128, 64, 128, 8, Q))
-    attempt("ssd error", lambda: error(32, 64, 128, 8, 128))
+            attempt("ssd", lambda: time_one(T, *shape, Q))
+    if "SHAPE" not in os.environ:
+        attempt("ssd error", lambda: error(32, 64, 128, 8, 128))
