@@ -23,7 +23,7 @@ __global__ __launch_bounds__(THREADS, 4) static void time_steps(const struct ssd
     const int64_t begin = k.begin + threadIdx.y * each;
     const int rows = (int)least(each, k.end - begin), n = h < a.heads ? rows : 0;
     const bf16_bits *dt = row16(a.dt, begin) + h;
-    const unsigned starts = __ballot_sync(~0u, threadIdx.x < rows && long_at(a.pos, begin + threadIdx.x) == 0);
+    const unsigned starts = __ballot_sync(~0u, (int)threadIdx.x < rows && long_at(a.pos, begin + threadIdx.x) == 0);
     float dts[MOST];
 #pragma unroll
     for (int i = 0; i < MOST; i++) {

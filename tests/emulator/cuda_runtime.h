@@ -11,7 +11,8 @@
  * missing wait between them.  EMULATED_DICE=n: other dice.
  *
  * Memory of the device is closed to everybody but kernels and copies: code of the host that reads or writes it ends
- * with SIGSEGV.  Pinned memory of the host that changes before a copy out of it was waited for fails an assertion. */
+ * with SIGSEGV, and so does a kernel that touches what lies behind an allocation (after a piece of 16 bytes).  Pinned
+ * memory of the host that changes before a copy out of it was waited for fails an assertion. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -6,19 +6,22 @@
 #include "base/arena.h"
 #include "tests/emulator/inside.h"
 
-enum { REGIONS = 4096, PINNED = 256, SENDS = 4096 };
+enum { REGIONS = 4096, PINNED = 256, SENDS = 4096, PAGE = 4096 };
 struct region {
     char *base;
-    size_t bytes;     // of the device: whole pages
+    size_t bytes;     // of the device: whole pieces of 16
     bool from_copies; // pinned, and written by copies alone
 };
 static struct region regions[REGIONS], pinned[PINNED];
 static int n_regions;
 static size_t n_taken;
 
+// Memory of the device ends where a page does, before one that is never open: who reads behind its end ends there.
+static size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+static char *first_page(const struct region *r) { return r->base + r->bytes - pages(r->bytes); }
 static void protect_all(int protection) {
     for (int i = 0; i < n_regions; i++)
-        if (regions[i].base) mprotect(regions[i].base, regions[i].bytes, protection);
+        if (regions[i].base) mprotect(first_page(&regions[i]), pages(regions[i].bytes), protection);
 }
 void memory_open(void) { protect_all(PROT_READ | PROT_WRITE); }
 void memory_close(void) { protect_all(PROT_NONE); }
@@ -38,25 +41,27 @@ static size_t device_bytes() {
 
 static cudaError_t take_region(void **out, size_t bytes) {
     int i = 0;
-    bytes = (bytes + 4095) / 4096 * 4096;
+    bytes = (bytes + 15) / 16 * 16;
+    const size_t taken = pages(bytes);
     while (i < n_regions && regions[i].base) i++;
-    if (i == REGIONS || n_taken + bytes > device_bytes()) return cudaErrorMemoryAllocation;
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
-    memset(base, 0xff, bytes < (1 << 20) ? bytes : 1 << 20); // what is read before it is written is NaN
-    mprotect(base, bytes, PROT_NONE);
-    regions[i] = {(char *)base, bytes, false};
+    if (bytes == 0 || i == REGIONS || n_taken + taken > device_bytes()) return cudaErrorMemoryAllocation;
+    void *first = mmap(NULL, taken + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (first == MAP_FAILED) return cudaErrorMemoryAllocation;
+    mprotect(first, taken, PROT_READ | PROT_WRITE);
+    memset(first, 0xff, taken < (1 << 20) ? taken : 1 << 20); // what is read before it is written is NaN
+    mprotect(first, taken, PROT_NONE);
+    regions[i] = {(char *)first + taken - bytes, bytes, false};
     if (i == n_regions) n_regions++;
-    n_taken += bytes;
-    *out = base;
+    n_taken += taken;
+    *out = regions[i].base;
     return cudaSuccess;
 }
 
 static void drop_region(void *p) {
     for (int i = 0; i < n_regions; i++) {
         if (regions[i].base != p) continue;
-        munmap(p, regions[i].bytes);
-        n_taken -= regions[i].bytes;
+        n_taken -= pages(regions[i].bytes);
+        munmap(first_page(&regions[i]), pages(regions[i].bytes) + PAGE);
         regions[i] = {NULL, 0, false};
         return;
     }

@@ -38,7 +38,8 @@ enum mistake {
     HOST_READS_EARLY,
     HOST_WRITES_EARLY,
     FILL_NOT_WAITED_FOR,
-    ODD_PLACE
+    ODD_PLACE,
+    BEHIND_THE_END
 };
 
 static void wrong(const char *what) {
@@ -245,7 +246,7 @@ static void packs(enum mistake m) {
     cudaMalloc(&device, N * sizeof(float));
     cudaMallocHost(&pinned, N * sizeof(float));
     launch_make(&c, (float *)device, 0.0f);
-    launch_packs(&c, (float *)device, m == ODD_PLACE ? 1 : 0);
+    launch_packs(&c, (float *)device, m == ODD_PLACE ? 1 : m == BEHIND_THE_END ? 8 : 0);
     cudaMemcpyAsync(pinned, device, N * sizeof(float), cudaMemcpyDefault, c.stream);
     cudaStreamSynchronize(c.stream);
     const float *x = (const float *)pinned;
@@ -296,6 +297,7 @@ static const struct planted list[] = {
     {"a fill on the stream NULL, for which no other one waits", streams, FILL_NOT_WAITED_FOR, "wrong numbers", 2},
     {"16 bytes at a multiple of 16", packs, NONE, NULL, DICE},
     {"16 bytes at an odd place", packs, ODD_PLACE, "misaligned address", DICE},
+    {"16 bytes behind the end of what was allocated", packs, BEHIND_THE_END, "ended by signal 11", DICE},
 };
 
 // What the process says; whether it ended well.
@@ -317,6 +319,7 @@ static bool in_process(const struct planted *p, int dice, char *said, size_t roo
     said[n] = '\0';
     close(ends[0]);
     waitpid(child, &status, 0);
+    if (WIFSIGNALED(status)) snprintf(said + n, room - n, "ended by signal %d", WTERMSIG(status));
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
