@@ -3,7 +3,8 @@
 /* timeout: 300 */
 /* How long the scan takes in BF16 on a GPU, both halves, forward and forward + backward: medians, one line a shape.
  *   ssd_speed_cuda [--shape=H,P,N,G] [T ...]     default: six shapes, 8192 and 65536
- * A round is three runs behind each other, from the first launch to the end of the last kernel. */
+ * A round is three runs behind each other, of short sequences more, so that it has the tokens of three of 65,536, from
+ * the first launch to the end of the last kernel. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include "profiling/prof.h"
 #include "tests/device_speed.h"
 
-enum { ROUNDS = 7, EACH = 3 };
+enum { ROUNDS = 7, EACH = 3, TOKENS = EACH * 65536 };
 
 struct shape {
     int64_t H, P, N, G, Q;
@@ -91,13 +92,14 @@ static void run(struct scan *s, bool backward) {
 
 static double median_ms(struct scan *s, bool backward) {
     double ms[ROUNDS];
+    const int each = s->T * EACH < TOKENS ? (int)(TOKENS / s->T) : EACH;
     run(s, backward);
     MUST(device_wait());
     for (int i = 0; i < ROUNDS; i++) {
         const double begin = prof_seconds();
-        for (int k = 0; k < EACH; k++) run(s, backward);
+        for (int k = 0; k < each; k++) run(s, backward);
         MUST(device_wait());
-        ms[i] = 1e3 * (prof_seconds() - begin) / EACH;
+        ms[i] = 1e3 * (prof_seconds() - begin) / each;
     }
     qsort(ms, ROUNDS, sizeof *ms, by_size);
     return ms[ROUNDS / 2];
