@@ -105,37 +105,33 @@ static double scalar(struct trial *t, double *size) {
     return sum;
 }
 
-static double scalar_at(struct trial *t, struct ctx *c, struct case_tensor *x, double step, uint64_t direction,
-                        double *size) {
-    trial_fill(t);
+static double scalar_at(struct trial *t, struct ctx *c, const struct shot *filled, struct case_tensor *x, double step,
+                        uint64_t direction, double *size) {
+    shot_restore(filled, t);
     for (int64_t i = 0; i < tensor_count(*x->at); i++)
         trial_set(x, i, trial_get(x, i) + step * rng_normal(direction, 1, (uint64_t)i));
     run(t, c, FORWARD);
     return scalar(t, size);
 }
 
-/* backward's gradient of x, as it left it in dx: what was there before is subtracted where backward adds. */
-static double *gradient(struct trial *t, struct ctx *c, const struct case_tensor *x, const struct case_tensor *dx) {
-    trial_fill(t);
-    double *before = elements_of(dx);
+/* backward's gradient of x, as it left it in dx: what `before` says was there is subtracted where backward adds. */
+static double *gradient(const struct case_tensor *x, const struct case_tensor *dx, const double *before) {
     const bool adds = dx->roles & B_IN && !(x->roles & F_OUT);
-    run(t, c, FORWARD);
-    run(t, c, BACKWARD);
     double *g = elements_of(dx);
     for (int64_t i = 0; adds && i < tensor_count(*dx->at); i++) g[i] -= before[i];
-    mem_free(before);
     return g;
 }
 
-static void grad_input(struct trial *t, struct ctx *c, struct case_tensor *x, const struct case_tensor *dx) {
-    double *g = gradient(t, c, x, dx);
+static void grad_input(struct trial *t, struct ctx *c, const struct shot *filled, struct case_tensor *x,
+                       const double *g) {
     const int64_t n = tensor_count(*x->at);
     double norm = 0.0;
     for (int64_t i = 0; i < n; i++) norm += g[i] * g[i];
     norm = sqrt(norm);
     for (uint64_t way = 1; way <= DIRECTIONS; way++) {
         double slope = 0.0, size = 0.0;
-        const double up = scalar_at(t, c, x, STEP, way, &size), down = scalar_at(t, c, x, -STEP, way, &size);
+        const double up = scalar_at(t, c, filled, x, STEP, way, &size);
+        const double down = scalar_at(t, c, filled, x, -STEP, way, &size);
         const double difference = (up - down) / (2 * STEP);
         for (int64_t i = 0; i < n; i++) slope += g[i] * rng_normal(way, 1, (uint64_t)i);
         /* The slope is of the size of |g|, and the difference cannot resolve its own rounding. */
@@ -144,7 +140,6 @@ static void grad_input(struct trial *t, struct ctx *c, struct case_tensor *x, co
               "%s, %s: along d%s the slope is %.12g, finite differences %.12g: %.3g |g|", t->op->name, t->why, x->name,
               slope, difference, fabs(difference - slope) / norm);
     }
-    mem_free(g);
 }
 
 /* Every output of backward must be the gradient of some input, so that none goes untested. */
@@ -158,15 +153,33 @@ static void all_gradients_named(struct trial *t) {
     }
 }
 
+/* Where backward leaves the gradient of x, if it has one. */
+static const struct case_tensor *left_by_backward(struct trial *t, const struct case_tensor *x) {
+    const struct case_tensor *dx = gradient_of(t, x);
+    return x->roles & F_IN && is_real(x) && dx && dx->roles & B_OUT ? dx : NULL;
+}
+
 static void grad(const struct case_op *op, int row) {
     struct trial t;
     struct ctx c = context(&ops_ref64, NULL);
+    double *g[TRIAL_TENSORS] = {NULL};
+    struct shot filled;
     MUST(trial_open(&t, op, row, F64));
     all_gradients_named(&t);
+    trial_fill(&t);
+    shot_take(&filled, &t); /* random numbers take longer than most ops */
+    for (int i = 0; i < t.n_tensors; i++)
+        if (left_by_backward(&t, &t.tensor[i])) g[i] = elements_of(left_by_backward(&t, &t.tensor[i]));
+    for (enum pass p = FORWARD; p <= last_pass(&t); p++) run(&t, &c, p);
     for (int i = 0; i < t.n_tensors; i++) {
-        struct case_tensor *x = &t.tensor[i], *dx = gradient_of(&t, x);
-        if (x->roles & F_IN && is_real(x) && dx && dx->roles & B_OUT) grad_input(&t, &c, x, dx);
+        double *before = g[i];
+        if (!before) continue;
+        g[i] = gradient(&t.tensor[i], left_by_backward(&t, &t.tensor[i]), before);
+        mem_free(before);
     }
+    for (int i = 0; i < t.n_tensors; i++)
+        if (g[i]) grad_input(&t, &c, &filled, &t.tensor[i], g[i]), mem_free(g[i]);
+    shot_drop(&filled);
     trial_close(&t);
 }
 

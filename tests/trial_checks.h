@@ -22,6 +22,10 @@ static inline void shot_take(struct shot *s, const struct trial *t) {
     }
 }
 
+static inline void shot_restore(const struct shot *s, struct trial *t) {
+    for (int i = 0; i < s->n; i++) memcpy(t->tensor[i].block, s->block[i], (size_t)trial_block_bytes(&t->tensor[i]));
+}
+
 static inline void shot_drop(struct shot *s) {
     for (int i = 0; i < s->n; i++) mem_free(s->block[i]);
     s->n = 0;
