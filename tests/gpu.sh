@@ -104,7 +104,10 @@ peers() {
 }
 
 # scan_peer SHAPE Q: forward, and forward + backward, of Triton's scan at 65,536 tokens
-scan_peer() { SHAPE=$1 CHUNKS=$2 timeout 280 python3 "$root/profiling/peers/ssd.py" 65536; }
+scan_peer() {
+    SHAPE=$1 CHUNKS=$2 timeout 280 python3 "$root/profiling/peers/ssd.py" 65536 ||
+        echo "peer ssd $1, chunk $2: not ended"
+}
 
 # What Triton compiles to choose from takes minutes a shape: all shapes do that at once first, and only what is said
 # after it is a measurement.

@@ -5,9 +5,9 @@
  * forward and backward), guard (nothing outside an output is written, everything inside is), same (two runs bit for
  * bit), errors.  BF16: both sides get rounded inputs, and the F64 backward what the BF16 forward kept.
  *   ops_cuda [--table] [--large] [--own] [--once] [OP ...] [--part=I/N]
- * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --once: match and
- * guard alone, for tools under which a pass takes minutes; --part: every Nth row; --table: a line for every op with the
- * worst error and the longest time of its rows */
+ * --large: the benchmark's rows too, but for those that are for a GPU alone; --own: without cuDNN; --once: without
+ * the second run, for tools under which a pass takes minutes; --part: every Nth row; --table: a line for every op with
+ * the worst error and the longest time of its rows */
 #include "base/pool.h"
 #include "kernels/attention/attention_dnn.h"
 #include "kernels/device.h"
@@ -180,6 +180,7 @@ static void run_again(struct mirror *m, struct ctx *c, struct seen *seen) {
 static void plain_row(struct mirror *m, struct ctx *c, struct trial *t64, struct ctx *c64, struct seen *seen) {
     struct trial *t = m->t;
     struct plain plain;
+    struct seen unseen = {{0.0, 0.0}, {0.0, 0.0}}; /* the table's times are those of kernels of the type */
     plain_init(&plain, c->ops);
     c->plain = &plain;
     c->ops = &plain.table;
@@ -191,7 +192,7 @@ static void plain_row(struct mirror *m, struct ctx *c, struct trial *t64, struct
     MUST(device_arena_init(&m->work, "workspace of one call", work));
     trial_fill(t);
     guard_and_match(m, c, t64, c64, seen->worst);
-    if (!once) run_again(m, c, seen);
+    if (!once) run_again(m, c, &unseen);
 }
 
 static void row_of(const struct case_op *op, int row, enum dtype real, struct pool *pool, struct device *d,

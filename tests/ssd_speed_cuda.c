@@ -117,11 +117,16 @@ static void time_shape(struct device *d, int64_t T, struct shape k) {
     device_arena_term(&s.work);
 }
 
+static void usage(const char *wrong) {
+    fprintf(stderr, "%s: expected [--shape=H,P,N,G] [T ...], all above 0\n", wrong);
+    exit(2);
+}
 /* --shape=H,P,N,G, the first argument where it is given: the only shape then. */
 static bool only_shape(int argc, char **argv, struct shape *k) {
     long long H, P, N, G;
     if (argc < 2 || strncmp(argv[1], "--shape=", 8) != 0) return false;
-    CHECK(sscanf(argv[1], "--shape=%lld,%lld,%lld,%lld", &H, &P, &N, &G) == 4, "%s", argv[1]);
+    if (sscanf(argv[1], "--shape=%lld,%lld,%lld,%lld", &H, &P, &N, &G) != 4 || H < 1 || P < 1 || N < 1 || G < 1)
+        usage(argv[1]);
     *k = (struct shape){H, P, N, G, 128};
     return true;
 }
@@ -133,6 +138,8 @@ int main(int argc, char **argv) {
     const int first = 1 + only_shape(argc, argv, shapes), given = argc - first;
     const int n_shapes = first > 1 ? 1 : (int)(sizeof shapes / sizeof *shapes);
     struct device *d = NULL;
+    for (int i = first; i < argc; i++)
+        if (atoll(argv[i]) < 1) usage(argv[i]);
     if (device_count() == 0) SKIP("no GPU here");
     MUST(device_open(&d, 0));
     for (int i = 0; i < (given > 0 ? given : 2); i++)

@@ -82,6 +82,7 @@ int main(int argc, char **argv) {
     if (!getenv("OPENBLAS_CORETYPE")) { /* the library looks at it before main */
         setenv("OPENBLAS_CORETYPE", "Haswell", 1);
         execv("/proc/self/exe", argv);
+        perror("/proc/self/exe");
         return 1;
     }
     if (!freopen("/dev/null", "w", stdout)) return 1;

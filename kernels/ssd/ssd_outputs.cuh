@@ -26,7 +26,7 @@ struct outputs_place {
 struct outputs_maps {
     tensor_map C, B, x, S;
 };
-/* Of place_begin: n_enter is not known yet. */
+/* Of place_begin: n_enter is not known yet, and what the hardware copies is the caller's to say. */
 static __device__ struct outputs_place outputs_find(const struct ssd &a, const struct place &p, int shift, int heads) {
     struct outputs_place o;
     o.x = row16(a.x, p.k.begin) + p.h0 * SSD_P, o.y = row16(a.y, p.k.begin) + p.h0 * SSD_P;
@@ -309,21 +309,24 @@ static __device__ void outputs_begin_slow(const struct ssd &a, const struct plac
                                      p.n, rows_whole(a.x));
 }
 
-/* The first `full` blocks have `heads` heads; what a last round of blocks would leave multiprocessors idle over is cut
- * finer, into `parts` blocks instead of one.  A head's bits hang on none of it. */
+/* Blocks run in rounds, one to a multiprocessor.  The last round has fewer of them than there are multiprocessors, so
+ * each of its blocks is cut into `parts`; the first `full` blocks have `heads` heads.  A head's bits hang on none of
+ * it, nor on the number of multiprocessors, another of which costs time. */
+#ifndef SSD_PROCESSORS
+#define SSD_PROCESSORS 132
+#endif
 struct outputs_cut {
     unsigned full;
     int heads, parts;
 };
-enum { PROCESSORS = 132 };
 static inline struct outputs_cut outputs_cut_of(int64_t blocks, int heads, int at_once) {
-    const int64_t rest = blocks % PROCESSORS;
+    const int64_t rest = blocks % SSD_PROCESSORS;
     struct outputs_cut cut = {(unsigned)(blocks - rest), heads, 1};
     int64_t least_time = INT64_MAX;
     for (int parts = 1; parts <= heads; parts++) {
         if (heads % parts) continue;
-        /* in turns of at_once heads; a block begins with what takes one more */
-        const int64_t time = ceil_div(rest * parts, PROCESSORS) * (ceil_div(heads / parts, at_once) + 1);
+        /* In turns of at_once heads; what a block begins with takes as long as one more. */
+        const int64_t time = ceil_div(rest * parts, SSD_PROCESSORS) * (ceil_div(heads / parts, at_once) + 1);
         if (time < least_time) least_time = time, cut.parts = parts;
     }
     return cut;
@@ -353,11 +356,12 @@ __global__ __launch_bounds__((outputs_shared<N, Q>::BLOCK),
     if (threadIdx.x == 0) outputs_begin<N, Q>(maps, p, whole, heads, a.heads, B, m);
     if (!whole) outputs_begin_slow<N, Q>(a, p, heads, B, m);
     struct outputs_place o = outputs_find(a, p, shift, heads);
+    o.whole = whole, o.whole_y = whole_y;
     outputs_fetch_steps<N, Q>(a, o, own, 0, m);
     outputs_fetch_steps<N, Q>(a, o, own + shared::AT_ONCE, 1, m);
     cp_commit();
     place_end(a.pos, &p);
-    o.n_enter = p.n_enter, o.whole = whole, o.whole_y = whole_y;
+    o.n_enter = p.n_enter;
     if (threadIdx.x == 0) m->place = o;
     first_seen(a.pos, p, Q, m->from);
     __syncthreads();

@@ -47,7 +47,10 @@ static cudaError_t take_region(void **out, size_t bytes) {
     if (bytes == 0 || i == REGIONS || n_taken + taken > device_bytes()) return cudaErrorMemoryAllocation;
     void *first = mmap(NULL, taken + PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (first == MAP_FAILED) return cudaErrorMemoryAllocation;
-    mprotect(first, taken, PROT_READ | PROT_WRITE);
+    if (mprotect(first, taken, PROT_READ | PROT_WRITE) != 0) {
+        munmap(first, taken + PAGE);
+        return cudaErrorMemoryAllocation;
+    }
     memset(first, 0xff, taken < (1 << 20) ? taken : 1 << 20); // what is read before it is written is NaN
     mprotect(first, taken, PROT_NONE);
     regions[i] = {(char *)first + taken - bytes, bytes, false};

@@ -243,10 +243,10 @@ static void packs(enum mistake m) {
     cudaStream_t s;
     cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
     c.stream = s;
-    cudaMalloc(&device, N * sizeof(float));
+    cudaMalloc(&device, (N + 8) * sizeof(float)); // ends within a page, were it not put at that page's end
     cudaMallocHost(&pinned, N * sizeof(float));
     launch_make(&c, (float *)device, 0.0f);
-    launch_packs(&c, (float *)device, m == ODD_PLACE ? 1 : m == BEHIND_THE_END ? 8 : 0);
+    launch_packs(&c, (float *)device, m == ODD_PLACE ? 1 : m == BEHIND_THE_END ? 16 : 0);
     cudaMemcpyAsync(pinned, device, N * sizeof(float), cudaMemcpyDefault, c.stream);
     cudaStreamSynchronize(c.stream);
     const float *x = (const float *)pinned;
