@@ -2,9 +2,10 @@
 /* labels: gpu1 */
 /* timeout: 480 */
 /* comm_device.c - communicators over memory of GPUs: all cases that host memory passes, exchanges that overlap, faults.
- *   comm_device            several ranks on one GPU; on all GPUs of the host too, by copies and by NCCL, where it has
- * two comm_device one-card   NCCL with several ranks on one GPU: wants a library that allows it comm_device time what a
- * hand-off of 4 MiB takes comm_device_fake is the same program over fake_gpu/, which needs no GPU. */
+ *   - comm_device: several ranks on one GPU; on all GPUs of the host too, by copies and by NCCL, where it has two
+ *   - comm_device one-card: NCCL with several ranks on one GPU, which wants a library that allows it
+ *   - comm_device time: what a hand-off takes
+ *   - comm_device_fake: the same program over fake_gpu/, which needs no GPU */
 #define _POSIX_C_SOURCE 200809L
 #include "tests/check.h"
 #include <signal.h>
